@@ -1,0 +1,152 @@
+"""From a random-access source to batches: clean, aligned, repeatable, the same for any number of workers and hosts.
+
+A batch is `{modality: {"ids": int[B, L], "valid": bool[B, L]}}`, for pixels `{modality: {"pixels": uint8[B, H, W, C],
+"valid": bool[B]}}`, plus `"row": int64[B]`, a stable example number. An absent modality is all `valid=False`.
+Nothing is masked here: corruption is the objective's, on the device.
+"""
+
+import dataclasses
+
+import grain
+import numpy as np
+
+from data_pipeline.image import apply_crop, crop_settings, edges
+from data_pipeline.spec import Modality
+from data_pipeline.text import TextTokenizer, render
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Turns one raw or tokenized example into arrays, modality by modality.
+
+    train=True draws crop, language and order at random from the example's own generator; train=False is the
+    deterministic form: the centre crop, the first language, the given order.
+    """
+
+    modalities: tuple[Modality, ...]
+    text: TextTokenizer | None
+    train: bool
+    min_scale: float = 0.8
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        rng = rng if self.train else None
+        # One crop number for all modalities: their tokens stay aligned.
+        crop = rng.random() if rng else 0.0
+        out = {"row": np.int64(example["row"])}
+        for m in self.modalities:
+            out[m.name] = getattr(self, f"_{m.kind}")(m, example, rng, crop)
+        return out
+
+    def _grid(self, m, example, rng, crop):
+        crops = example.get(m.field)
+        if crops is None:
+            return _pad([], m)
+        return _pad(np.ravel(crops[int(crop * len(crops))]), m)
+
+    def _sequence(self, m, example, rng, crop):
+        text = render(m.field, example, rng)
+        return _pad([] if text is None else self.text.encode(text, m.length), m)
+
+    def _pixels(self, m, example, rng, crop):
+        setting = None
+        if rng is not None:
+            setting = crop_settings(np.random.default_rng(int(crop * 2**32)), 2, m.shape[:2], min_scale=self.min_scale)[1]
+        image = read_image(example, m.field, setting, m.shape[0])
+        if image is None:
+            return {"pixels": np.zeros(m.shape, np.uint8), "valid": np.bool_(False)}
+        if image.shape != m.shape:
+            raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {image.shape}")
+        return {"pixels": image, "valid": np.bool_(True)}
+
+
+def read_image(example: dict, field: str, setting, size: int) -> np.ndarray | None:
+    """An image field of a raw example, cropped by a row of `crop_settings` (None: whole), uint8 `[size, size, C]`.
+
+    `edges:FIELD` is derived: the edges of the crop of FIELD. None if the example lacks the field.
+    """
+    derived, _, base = field.rpartition(":")
+    image = example.get(base)
+    if image is None:
+        return None
+    image = image if setting is None else apply_crop(image, setting, size)
+    if not derived:
+        return image
+    if derived != "edges":
+        raise ValueError(f"field={field!r}: {derived!r} is no derived image; there is `edges:FIELD`")
+    return edges(image)
+
+
+def _pad(ids, m: Modality):
+    ids = np.asarray(ids, np.int64)
+    if len(ids) > m.length or (len(ids) and not 0 <= ids.min() <= ids.max() < m.vocab_size):
+        raise ValueError(
+            f"modality {m.name!r}: {len(ids)} ids of {ids.min()}…{ids.max()} do not fit length {m.length} and "
+            f"vocab_size {m.vocab_size}; tokenize again with this spec"
+        )
+    padded = np.zeros(m.length, m.dtype)
+    padded[: len(ids)] = ids
+    return {"ids": padded, "valid": np.arange(m.length) < len(ids)}
+
+
+class _HostSlice(grain.MapDataset):
+    """Rows [h·B/H, (h+1)·B/H) of every global batch of B: the data do not depend on the number of hosts H."""
+
+    def __init__(self, parent, batch_size, shard_index, shard_count):
+        super().__init__(parent)
+        self._global, self._local = batch_size, batch_size // shard_count
+        self._offset = shard_index * self._local
+
+    def __len__(self):
+        return len(self._parent) // self._global * self._local
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, self._local)
+        return self._parent[batch * self._global + self._offset + row]
+
+
+class _Encode(grain.transforms.RandomMap):
+    def __init__(self, encoder):
+        self._encoder = encoder
+
+    def random_map(self, example, rng):
+        return self._encoder(example, rng)
+
+
+def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, workers: int = 0,
+                  shard_index: int = 0, shard_count: int = 1) -> grain.IterDataset:  # fmt: skip
+    """An endless, shuffled stream of this host's part of the global batches; its iterator's state is checkpointable.
+
+    workers: processes that load beside the trainer; 0 loads on threads.
+    """
+    if batch_size % shard_count:
+        raise ValueError(f"batch_size={batch_size}: must be divisible by the {shard_count} hosts that load it")
+    if len(source) == 0:
+        raise ValueError(f"{source!r} is empty: nothing to train on")
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    dataset = dataset.random_map(_Encode(encoder))
+    dataset = _HostSlice(dataset, batch_size, shard_index, shard_count).batch(batch_size // shard_count)
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)) if workers else dataset
+
+
+def eval_batches(source, encoder: Encoder, *, batch_size: int):
+    """Every example once, in order; the last batch is padded with invalid examples of `row` -1."""
+    for start in range(0, len(source), batch_size):
+        rows = [encoder(source[i], np.random.default_rng(i)) for i in range(start, min(start + batch_size, len(source)))]
+        empty = _invalid(rows[0])
+        rows += [empty] * (batch_size - len(rows))
+        yield _stack(rows)
+
+
+def _invalid(example):
+    out = {k: {f: np.zeros_like(a) for f, a in v.items()} for k, v in example.items() if k != "row"}
+    return out | {"row": np.int64(-1)}
+
+
+def _stack(rows):
+    first = rows[0]
+    if isinstance(first, dict):
+        return {k: _stack([r[k] for r in rows]) for k in first}
+    return np.stack(rows)

@@ -1,0 +1,1 @@
+"""Random-access data sources, one file each."""

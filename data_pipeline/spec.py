@@ -1,0 +1,82 @@
+"""Modality: the one description that data, model, objectives, generation and export share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+KINDS = ("grid", "sequence", "pixels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Modality:
+    """What one modality is and how it becomes tokens.
+
+    kind:
+      `grid`      tokens of a learned tokenizer on a 2-D grid; `shape` is (rows, columns).
+      `sequence`  text-like tokens with sentinels; `shape` is (max_len,), `[EOS]` included.
+      `pixels`    raw images; `shape` is (height, width, channels).
+    field: which field of an example it is made from; `name:en` is field `name` in form `en`.
+    vocab: modalities of the same vocab share one embedding table, hence one `vocab_size`.
+    levels: of the finite scalar quantizer whose ids they are, () if another: nearby codes then start out alike.
+    tokenizer: who makes the ids: a learned tokenizer's name, or `text`.
+    inputs, targets: whether the encoder may see it, and whether the decoder may predict it.
+    fourm: its name in the 4M code base, where it has one.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    field: str
+    vocab: str = ""
+    vocab_size: int = 0
+    levels: tuple[int, ...] = ()
+    tokenizer: str = ""
+    inputs: bool = True
+    targets: bool = True
+    fourm: str = ""
+
+    def __post_init__(self):
+        def fail(key, value, remedy):
+            raise ValueError(f"modality {self.name!r}: {key}={value!r}: {remedy}")
+
+        if self.kind not in KINDS:
+            fail("kind", self.kind, f"must be one of {', '.join(KINDS)}")
+        rank = {"grid": 2, "sequence": 1, "pixels": 3}[self.kind]
+        if len(self.shape) != rank or min(self.shape) < 1:
+            fail("shape", self.shape, f"a {self.kind} modality needs {rank} positive sizes")
+        if self.kind != "pixels":
+            if not self.tokenizer:
+                fail("tokenizer", self.tokenizer, "name the tokenizer that makes its ids (`text` for SentencePiece)")
+            if not self.vocab or self.vocab_size < 1:
+                fail("vocab", (self.vocab, self.vocab_size), "name a vocabulary and give its size")
+            if self.levels and math.prod(self.levels) != self.vocab_size:
+                fail("levels", self.levels, f"their product must be vocab_size={self.vocab_size}")
+
+    @property
+    def length(self) -> int:
+        """Tokens at most: L of `ids [B, L]`."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> str:
+        """The smallest integer type that holds the vocabulary; token ids travel in it."""
+        if self.kind == "pixels":
+            return "uint8"
+        return "int16" if self.vocab_size <= 2**15 else "int32"
+
+
+def check_modalities(modalities) -> tuple[Modality, ...]:
+    """Checks what only the whole list can show: unique names, and one size for a shared vocabulary."""
+    seen, vocabs = set(), {}
+    for m in modalities:
+        if m.name in seen:
+            raise ValueError(f"modalities: the name {m.name!r} occurs twice; give each modality its own name")
+        seen.add(m.name)
+        ours = (m.vocab_size, m.levels)
+        if m.kind != "pixels" and vocabs.setdefault(m.vocab, ours) != ours:
+            raise ValueError(
+                f"modality {m.name!r}: vocab_size, levels = {ours}, but vocabulary {m.vocab!r} has {vocabs[m.vocab]} "
+                "elsewhere; modalities that share a vocabulary share its size and levels"
+            )
+    return tuple(modalities)

@@ -1,0 +1,136 @@
+"""Text: the SentencePiece tokenizer with 4M's special tokens, and the metadata of an example written as text."""
+
+import hashlib
+import importlib.resources
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from data_pipeline.image import palette_text
+
+LANGUAGES = (
+    *("en", "es", "fr", "de", "it", "pt", "nl", "sv", "pl", "cs", "ru", "uk", "el"),
+    *("tr", "ar", "he", "fa", "hi", "bn", "th", "vi", "id", "zh", "ja", "ko", "sw"),
+)
+FIELDS = (*(f"name:{language}" for language in LANGUAGES), "name:random", "keywords", "group", "subgroup", "palette")
+
+N_SENTINELS = 200
+N_NUMBERS = 1000
+SPECIAL_TOKENS = (
+    *("[PAD]", "[UNK]", "[SOS]", "[EOS]"),
+    *(f"[S_{k}]" for k in range(N_SENTINELS)),
+    *(f"v{j}={n}" for j in range(4) for n in range(N_NUMBERS)),
+)
+_WORD_START = "▁"  # SentencePiece's mark of a space
+
+
+class TextTokenizer:
+    """SentencePiece with the ids of 4M: 0 [PAD], 1 [UNK], 2 [SOS], 3 [EOS], 4..203 [S_0]..[S_199],
+    204 + 1000 j + n "vj=n" (j 0..3, n 0..999), then bytes and pieces. Text is case-folded and NFKC-normalised.
+
+    Args:
+      path: a model that `python -m tools.train_text_tokenizer` wrote; None for the packaged one.
+
+    Raises:
+      FileNotFoundError: no such model.
+      ValueError: a SentencePiece model with other special tokens.
+    """
+
+    pad_id, unk_id, sos_id, eos_id = range(4)
+    sentinel_start = 4
+    n_sentinels = N_SENTINELS
+
+    def __init__(self, path: str | Path | None = None):
+        packaged = importlib.resources.files("data_pipeline") / "text_models" / "emoji.model"
+        model = (packaged if path is None else Path(path)).read_bytes()
+        self.digest = hashlib.sha256(model).hexdigest()
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.vocab_size = self._processor.vocab_size()
+        for token_id, token in enumerate(SPECIAL_TOKENS):
+            if token_id >= self.vocab_size or self._processor.id_to_piece(token_id) != token:
+                raise ValueError(
+                    f"path={path!r}: token {token_id} must be {token!r}. "
+                    "Train the model with `python -m tools.train_text_tokenizer`."
+                )
+        self._space_id = self._processor.piece_to_id(_WORD_START)
+
+    def __repr__(self) -> str:
+        return f"TextTokenizer(vocab_size={self.vocab_size}, digest={self.digest[:12]})"
+
+    def encode(self, text: str, max_len: int) -> list[int]:
+        """Token ids and [EOS], cut to `max_len` (which may cut [EOS]); "[S_k]" and "vj=n" become their one token."""
+        ids = self._processor.encode(text)
+        # SentencePiece puts the space before a special token into a piece of its own, which says nothing.
+        pairs = itertools.pairwise([*ids, self.eos_id])
+        ids = [i for i, following in pairs if i != self._space_id or not _is_special(following)]
+        return [*ids, self.eos_id][:max_len]
+
+    def decode(self, ids: Iterable[int], *, sentinels: bool = True) -> str:
+        """Text of the ids up to the first [EOS]. [PAD] and [SOS] are dropped, and sentinels too if asked to.
+
+        Special tokens stand as words of their own: "red [S_1] v0=3".
+        """
+        words, run = [], []
+        for token_id in (int(i) for i in ids):
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"token id {token_id} is outside the vocabulary 0..{self.vocab_size - 1}.")
+            if token_id == self.eos_id:
+                break
+            if not _is_special(token_id):
+                run.append(token_id)
+                continue
+            words, run = [*words, self._processor.decode(run)], []
+            is_sentinel = self.sentinel_start <= token_id < self.sentinel_start + self.n_sentinels
+            if token_id not in (self.pad_id, self.sos_id) and (sentinels or not is_sentinel):
+                words.append(SPECIAL_TOKENS[token_id])
+        words.append(self._processor.decode(run))
+        return " ".join(word for word in words if word)
+
+    def number(self, j: int, n: int) -> int:
+        """Id of the token "vj=n", the n-th value of the j-th coordinate."""
+        if not (0 <= j < 4 and 0 <= n < N_NUMBERS):
+            raise ValueError(f"there is no token v{j}={n}: j must be in 0..3 and n in 0..{N_NUMBERS - 1}.")
+        return self.sentinel_start + self.n_sentinels + N_NUMBERS * j + n
+
+
+def render(field: str, example: dict, rng: np.random.Generator | None = None) -> str | None:
+    """Writes one field of an example as text.
+
+    Args:
+      field: "name:<language>", "name:random" (a language that the example has), "keywords" (joined by ", "), "group",
+        "subgroup", or "palette" (1..7 colours; `example["palettes"]` is a list whose entry k - 1 is uint8[<=k, 3], the
+        k dominant colours).
+      example: the metadata, as a source yields it.
+      rng: draws the language, the order of the keywords and the number of colours. None gives the form for evaluation:
+        English or else the first of LANGUAGES, the given order, 5 colours.
+
+    Returns:
+      The text, or None if the example lacks the field.
+
+    Raises:
+      ValueError: unknown field.
+    """
+    if field not in FIELDS:
+        raise ValueError(f"field={field!r} is unknown: use one of {', '.join(FIELDS)}.")
+    kind, _, language = field.partition(":")
+    if kind == "name":
+        names = example.get("name") or {}
+        if language == "random":
+            known = [candidate for candidate in LANGUAGES if candidate in names]
+            language = known[0 if rng is None else rng.integers(len(known))] if known else None
+        return names.get(language) or None
+    if kind == "keywords":
+        words = list(example.get("keywords") or ())
+        return ", ".join(words if rng is None else rng.permutation(words)) or None
+    if kind == "palette":
+        palettes = example.get("palettes") or ()
+        count = 5 if rng is None else rng.integers(1, 8)
+        return palette_text(palettes[min(count, len(palettes)) - 1]) if len(palettes) else None
+    return example.get(field) or None
+
+
+def _is_special(token_id: int) -> bool:
+    return token_id < len(SPECIAL_TOKENS)

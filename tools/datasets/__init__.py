@@ -1,0 +1,1 @@
+"""Programs that prepare data sets, one file each."""
