@@ -50,7 +50,8 @@ class Encoder:
     def _pixels(self, m, example, rng, crop):
         setting = None
         if rng is not None:
-            setting = crop_settings(np.random.default_rng(int(crop * 2**32)), 2, m.shape[:2], min_scale=self.min_scale)[1]
+            same = np.random.default_rng(int(crop * 2**32))
+            setting = crop_settings(same, 2, m.shape[:2], min_scale=self.min_scale)[1]
         image = read_image(example, m.field, setting, m.shape[0])
         if image is None:
             return {"pixels": np.zeros(m.shape, np.uint8), "valid": np.bool_(False)}
@@ -134,7 +135,8 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
 def eval_batches(source, encoder: Encoder, *, batch_size: int):
     """Every example once, in order; the last batch is padded with invalid examples of `row` -1."""
     for start in range(0, len(source), batch_size):
-        rows = [encoder(source[i], np.random.default_rng(i)) for i in range(start, min(start + batch_size, len(source)))]
+        stop = min(start + batch_size, len(source))
+        rows = [encoder(source[i], np.random.default_rng(i)) for i in range(start, stop)]
         empty = _invalid(rows[0])
         rows += [empty] * (batch_size - len(rows))
         yield _stack(rows)

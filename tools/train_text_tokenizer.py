@@ -42,10 +42,14 @@ def train(vocab_size: int) -> bytes:
         normalization_rule_name="nmt_nfkc_cf",
         byte_fallback=True,
         character_coverage=0.9995,  # the rarest characters fall back to bytes and leave room for words
-        pad_id=0, pad_piece=pad,
-        unk_id=1, unk_piece=unk,
-        bos_id=2, bos_piece=sos,
-        eos_id=3, eos_piece=eos,
+        pad_id=0,
+        pad_piece=pad,
+        unk_id=1,
+        unk_piece=unk,
+        bos_id=2,
+        bos_piece=sos,
+        eos_id=3,
+        eos_piece=eos,
         user_defined_symbols=symbols,
         num_threads=1,  # the order of summation, and with it the pieces, depends on the number of threads
         shuffle_input_sentence=False,

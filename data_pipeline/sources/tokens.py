@@ -72,7 +72,7 @@ def read_manifest(path) -> dict:
     """The manifest; clear errors where there is none, or of another format."""
     file = Path(path) / "manifest.json"
     if not file.exists():
-        raise FileNotFoundError(f"no token store at {path} (no manifest.json): make one with `python -m tools.tokenize`")
+        raise FileNotFoundError(f"no token store at {path}: make one with `python -m tools.tokenize`")
     manifest = json.loads(file.read_text())
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{file}: format={manifest.get('format')!r}, this version reads {FORMAT}; tokenize again")

@@ -1,0 +1,85 @@
+"""Masked multimodal modeling and contrastive learning together on the emoji corpus: the quickstart's run.
+
+Seven image styles as FSQ tokens of two tokenizers, and text, palettes and labels as SentencePiece tokens of one
+vocabulary. `:tiny` is the same in a few seconds, for tests.
+"""
+
+from ml_collections import ConfigDict
+
+STYLES = {
+    **dict.fromkeys(("render3d", "flat", "noto"), "rgb"),
+    **dict.fromkeys(("line", "mono", "mask", "edges"), "gray"),
+}
+TEXTS = {  # name: (field, longest)
+    "caption": ("name:en", 16),
+    "name": ("name:random", 20),
+    "keywords": ("keywords", 32),
+    "group": ("group", 8),
+    "subgroup": ("subgroup", 8),
+    "palette": ("palette", 23),
+}
+FOURM = {"caption": "caption", "palette": "color_palette", "edges": "tok_canny_edge@224"}
+
+
+def modalities():
+    grids = [
+        dict(name=n, kind="grid", shape=(8, 8), field=n, vocab=t, vocab_size=1024, levels=(4,) * 5, tokenizer=t,
+             fourm=FOURM.get(n, ""))
+        for n, t in STYLES.items()
+    ]  # fmt: skip
+    texts = [
+        dict(name=n, kind="sequence", shape=(length,), field=field, vocab="text", vocab_size=8000, tokenizer="text",
+             fourm=FOURM.get(n, ""))
+        for n, (field, length) in TEXTS.items()
+    ]  # fmt: skip
+    return grids + texts
+
+
+def get_config(arg=""):
+    if arg not in ("", "tiny"):
+        raise ValueError(f"configs/emoji.py:{arg}: the argument must be empty or `tiny`")
+    names = [*STYLES, *TEXTS]
+    c = ConfigDict()
+    c.seed = 0
+    c.steps = 1000
+    c.batch_size = 32
+    c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")
+    c.modalities = modalities()
+    c.model = dict(
+        model="models.encdec", dim=128, heads=2, encoder_depth=4, decoder_depth=2, gated=True, bias=False,
+        embed_dim=128, table_std=0.3, dtype="bfloat16", unroll=True,
+    )  # fmt: skip
+    c.objectives = dict(
+        masked=dict(
+            coef=1.0, input_tokens=(0, 64), target_tokens=(48, 48),
+            mixture=[dict(inputs=dict.fromkeys(names, 0.3), targets=dict.fromkeys(names, 0.3))],
+        ),
+        contrastive=dict(
+            coef=2.0, temperature=0.07, grid_tokens=48,
+            edges=[
+                dict(a="render3d", b="noto", weight=4.0), dict(a="flat", b="noto"),
+                dict(a="render3d", b="caption", weight=0.5), dict(a="noto", b="caption", weight=0.5),
+            ],
+        ),
+    )  # fmt: skip
+    c.optim = dict(lr=2e-3, warmup=100, weight_decay=0.2, clip=1.0)
+    c.ema = 0.99
+    c.checkpoint = dict(every=500, keep=2, best="val/loss")
+    c.log = dict(every=50)
+    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=500))
+    c.final_evals = dict(
+        retrieval=dict(
+            pairs=[("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]
+        ),
+        knn=dict(modalities=["render3d", "noto", "line"], labels=["group", "subgroup"]),
+        nll=dict(
+            inputs=["render3d", "noto", "line", "caption", "subgroup"],
+            targets=["render3d", "noto", "line", "caption", "group", "subgroup", "palette"],
+        ),
+    )
+    if arg == "tiny":
+        c.steps, c.batch_size, c.optim.warmup = 6, 8, 2
+        c.model.update(dict(dim=32, encoder_depth=2, decoder_depth=1, embed_dim=16, dtype="float32", unroll=False))
+        c.log.every, c.checkpoint.every = 2, 2
+        c.evals.val.update(dict(batch_size=8, every=2))
+    return c

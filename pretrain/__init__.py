@@ -1,0 +1,1 @@
+"""Tokenloom's trainer: one transformer over many tokenized modalities, in JAX."""

@@ -1,0 +1,249 @@
+"""From a ConfigDict to frozen dataclasses and objects. The only importlib, the only ml_collections.
+
+An unknown, missing or mistyped key fails here with the key, the value and what was allowed.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import json
+import math
+import pkgutil
+import types
+import typing
+
+import ml_collections
+import numpy as np
+
+from data_pipeline.pipeline import Encoder
+from data_pipeline.sources.tokens import read_manifest
+from data_pipeline.spec import Modality, check_modalities
+from data_pipeline.text import TextTokenizer
+from pretrain.optim import Config as OptimConfig
+from pretrain.sharding import BATCH, MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """source: a file of data_pipeline/sources (`emoji`, `tokens`); path: where it lies, for sources that need it."""
+
+    source: str
+    path: str = ""
+    train: str = "train"
+    workers: int = 0
+    min_scale: float = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Save every `every` steps and at the end; keep the last `keep` and the best by the metric `best` (lower wins)."""
+
+    every: int = 1000
+    keep: int = 2
+    best: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """A line, a JSONL row and TensorBoard scalars every `every` steps; `wandb` names a project to log to as well."""
+
+    every: int = 50
+    tensorboard: bool = True
+    wandb: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One whole run. model, objectives, evals are left as dicts: their files say what keys they have."""
+
+    steps: int
+    batch_size: int
+    modalities: tuple[Modality, ...]
+    model: dict
+    objectives: dict
+    data: Data
+    seed: int = 0
+    accum: int = 1
+    ema: float = 0.0
+    mesh: MeshConfig = MeshConfig()
+    optim: OptimConfig = OptimConfig()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    evals: dict = dataclasses.field(default_factory=dict)
+    final_evals: dict = dataclasses.field(default_factory=dict)
+
+
+def parse(config: ml_collections.ConfigDict | dict) -> Run:
+    """Checks a config and freezes it."""
+    config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    run = from_dict(Run, config, "config")
+    check_modalities(run.modalities)
+    for key in ("steps", "batch_size", "accum"):
+        if getattr(run, key) < 1:
+            raise ValueError(f"config.{key}={getattr(run, key)}: must be at least 1")
+    if run.batch_size % run.accum:
+        raise ValueError(f"config.batch_size={run.batch_size}: must be divisible by accum={run.accum}")
+    if not run.objectives:
+        raise ValueError("config.objectives={}: list at least one objective")
+    if not 0 <= run.ema < 1:
+        raise ValueError(f"config.ema={run.ema}: must be at least 0 (none) and below 1")
+    return run
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """What a workdir keeps of a config; read back by `from_json`."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def plain(value):
+    """Dataclasses, ConfigDicts and tuples as plain dicts and lists, for JSON."""
+    if isinstance(value, ml_collections.ConfigDict):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(json.loads(text))
+
+
+def from_dict(cls, values, where: str, **given):
+    """A dataclass from a dict, strictly: `given` fields are not config keys, every other key must be a known field."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{where}={values!r}: expected a dict with the keys of {cls.__name__}")
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in given}
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"{where}.{key}={values[key]!r}: unknown key; {hint}allowed: {', '.join(fields)}")
+    for name, f in fields.items():
+        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{where}.{name}: missing; {cls.__name__} needs it")
+    hints = typing.get_type_hints(cls)
+    return cls(**{k: _cast(v, hints[k], f"{where}.{k}") for k, v in values.items()}, **given)
+
+
+def _cast(value, hint, where):
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{where}={value!r}: expected a list")
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(kinds) != len(value):
+            raise TypeError(f"{where}={value!r}: expected {len(kinds)} values")
+        return tuple(_cast(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds)))
+    if hint is float and type(value) is int:
+        return float(value)
+    expected = hint if isinstance(hint, (type, types.UnionType)) else object
+    if not isinstance(value, expected) or (expected in (int, float) and isinstance(value, bool)):
+        raise TypeError(f"{where}={value!r}: expected {getattr(hint, '__name__', hint)}, got {type(value).__name__}")
+    return value
+
+
+def load(package: str, name: str, key: str):
+    """The module `package.name`; a typo lists the files that exist."""
+    folder = importlib.import_module(package)
+    known = sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
+    if name not in known:
+        raise ValueError(f"{key}={name!r}: there is no {package}.{name}; there are: {', '.join(known)}")
+    return importlib.import_module(f"{package}.{name}")
+
+
+def objectives(run: Run) -> dict:
+    """{name: Objective}; a run's `objectives.NAME.objective` is the file, by default NAME itself."""
+    out = {}
+    for name, values in run.objectives.items():
+        values = dict(values)
+        file = values.pop("objective", name)
+        cls = load("pretrain.objectives", file, f"config.objectives.{name}.objective").Objective
+        if "modalities" not in {f.name for f in dataclasses.fields(cls)}:
+            raise TypeError(f"pretrain/objectives/{file}.py: Objective needs a field `modalities`")
+        given = {"modalities": run.modalities}
+        if "sentinel" in {f.name for f in dataclasses.fields(cls)}:
+            text = TextTokenizer()
+            # 4M numbers its sentinels from [S_1].
+            given |= {"sentinel": text.sentinel_start + 1, "n_sentinels": text.n_sentinels - 1}
+        out[name] = from_dict(cls, values, f"config.objectives.{name}", **given)
+    return out
+
+
+def model(run: Run, objectives: dict):
+    """(module, make): make(rngs) builds the network that the run's config names."""
+    values = dict(run.model)
+    package, _, name = str(values.pop("model", "models.encdec")).rpartition(".")
+    module = load(f"pretrain.{package}", name, "config.model.model")
+    config = from_dict(module.Config, values, "config.model")
+    wanted = {e for o in objectives.values() for e in getattr(o, "embedded", ())}
+    embedded = tuple(m.name for m in run.modalities if m.name in wanted)
+    return lambda rngs: module.Model(config, run.modalities, embedded, rngs)
+
+
+def text_tokenizer(run: Run) -> TextTokenizer | None:
+    """The text tokenizer if some modality needs it, checked against the specs."""
+    sequences = [m for m in run.modalities if m.kind == "sequence"]
+    if not sequences:
+        return None
+    text = TextTokenizer()
+    for m in sequences:
+        if m.vocab_size != text.vocab_size:
+            raise ValueError(
+                f"modality {m.name!r}: vocab_size={m.vocab_size}, but the text tokenizer has {text.vocab_size}"
+            )
+    return text
+
+
+def source(data: Data, split):
+    """A random-access source of examples."""
+    module = load("data_pipeline.sources", data.source, "config.data.source")
+    return module.Source(data.path, split) if data.path else module.Source(split)
+
+
+def check_tokens(run: Run):
+    """The token store must hold every grid modality, made by the tokenizer that its spec names."""
+    if run.data.source != "tokens":
+        return
+    tokenizers = read_manifest(run.data.path)["tokenizers"]
+    for m in run.modalities:
+        if m.kind != "grid":
+            continue
+        about = tokenizers.get(m.tokenizer)
+        if about is None or m.field not in about["modalities"]:
+            raise ValueError(
+                f"modality {m.name!r}: tokenizer={m.tokenizer!r}, field={m.field!r}: {run.data.path} has "
+                f"{ {name: t['modalities'] for name, t in tokenizers.items()} }; make it with tools.tokenize"
+            )
+        if about["vocab_size"] != m.vocab_size or math.prod(about["shape"]) != m.length:
+            raise ValueError(
+                f"modality {m.name!r}: vocab_size={m.vocab_size}, shape={m.shape}, but its tokenizer makes "
+                f"{about['vocab_size']} codes on a grid of {about['shape']}; change the spec or tokenize again"
+            )
+
+
+def encoder(run: Run, *, train: bool) -> Encoder:
+    return Encoder(run.modalities, text_tokenizer(run), train, run.data.min_scale)
+
+
+def evaluators(specs: dict, context) -> dict:
+    """{name: Evaluator}; `evals.NAME.evaluator` is a file of pretrain/evals, by default NAME itself."""
+    out = {}
+    for name, values in specs.items():
+        values = dict(values)
+        every = values.pop("every", 0)
+        module = load("pretrain.evals", values.pop("evaluator", name), f"config.evals.{name}.evaluator")
+        out[name] = (every, from_dict(module.Evaluator, values, f"config.evals.{name}", context=context))
+    return out
+
+
+def check_batch(run: Run, mesh):
+    """The batch must split evenly over the devices that share it, at every microbatch."""
+    ways = int(np.prod([mesh.shape[a] for a in BATCH]))
+    micro = run.batch_size // run.accum
+    if micro % ways:
+        raise ValueError(
+            f"config.batch_size={run.batch_size}: batch_size / accum = {micro} must be divisible by "
+            f"data × fsdp = {ways} of the mesh"
+        )

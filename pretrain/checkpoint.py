@@ -1,0 +1,107 @@
+"""Orbax, in one file: state and data position saved together, asynchronously; the last few and the best are kept."""
+
+import json
+from pathlib import Path
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+from orbax.checkpoint.experimental.v1.training import preservation_policies as keep
+from orbax.checkpoint.experimental.v1.training import save_decision_policies as when
+
+from pretrain.step import TrainState
+
+METRIC = "metric"
+
+
+class _Position:
+    """The data iterator as Orbax saves it: one small JSON that does not depend on hosts or workers."""
+
+    def __init__(self, iterator):
+        self.iterator = iterator
+
+    async def save(self, directory):
+        text = json.dumps(self.iterator.get_state())
+
+        async def write():
+            path = await directory.await_creation()
+            if jax.process_index() == 0:
+                (path / "position.json").write_text(text)
+
+        return write()
+
+    async def load(self, directory):
+        async def read():
+            self.iterator.set_state(json.loads((directory / "position.json").read_text()))
+
+        return read()
+
+
+class Checkpointer:
+    """Checkpoints under `workdir/checkpoints/STEP`; a context manager that waits for the last save when it closes."""
+
+    def __init__(self, workdir, *, every: int = 0, last: int = 1, best: bool = False, info: dict | None = None):
+        policies = [keep.LatestN(last)]
+        if best:  # ascending order keeps the largest: reversed, the lowest wins
+            policies.append(
+                keep.BestN(get_metric_fn=lambda m: m[METRIC], reverse=True, n=1, keep_checkpoints_without_metrics=False)
+            )
+        self._orbax = ocp.training.Checkpointer(
+            Path(workdir).absolute() / "checkpoints",
+            save_decision_policy=when.FixedIntervalPolicy(every) if every else None,
+            preservation_policy=keep.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+        )
+        self._info = info
+
+    def due(self, step: int) -> bool:
+        return self._orbax.should_save(step)
+
+    def save(self, state: TrainState, iterator, *, metric: float | None = None):
+        """Returns as soon as the state is copied; writing goes on beside the training."""
+        self._orbax.save_checkpointables_async(
+            int(state.step),
+            {"state": state._asdict(), "data": _Position(iterator)},
+            force=True,
+            metrics=None if metric is None else {METRIC: metric},
+            custom_metadata=self._info,
+        )
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step."""
+        return None if self._orbax.latest is None else self._orbax.latest.step
+
+    def steps(self) -> list[int]:
+        return [c.step for c in self._orbax.checkpoints]
+
+    def restore(self, like: TrainState, iterator, step: int | None = None) -> TrainState:
+        """The state laid out as `like` (arrays or shapes with shardings); the iterator moves to its position."""
+        wanted = {"state": like._asdict(), "data": _Position(iterator)}
+        return TrainState(**self._orbax.load_checkpointables(step, wanted)["state"])
+
+    def info(self, step: int | None = None) -> dict:
+        return self._orbax.checkpointables_metadata(step).custom_metadata
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._orbax.close()
+
+
+def load_params(workdir, step: int | None = None, *, ema: bool = True) -> dict:
+    """The parameters of a checkpoint as a plain dict on one device, their moving average if there is one and `ema`."""
+    with Checkpointer(workdir) as checkpointer:
+        if checkpointer.latest() is None:
+            raise FileNotFoundError(f"{workdir} holds no checkpoint: train it first with `python -m pretrain`")
+        step = checkpointer.latest() if step is None else step
+        if step not in checkpointer.steps():
+            raise ValueError(f"step={step}: {workdir} has checkpoints {checkpointer.steps()}")
+    path = Path(workdir).absolute() / "checkpoints" / str(step)
+    saved = ocp.metadata(path, checkpointable_name="state").metadata
+    which = "ema" if ema and saved["ema"] is not None else "params"
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved[which])
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True  # the optimizer's state stays where it is
+    with context:
+        return ocp.load(path, {which: wanted}, checkpointable_name="state")[which]

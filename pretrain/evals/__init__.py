@@ -1,0 +1,1 @@
+"""The transfer harness: evaluators, and the program `python -m pretrain.evals`."""

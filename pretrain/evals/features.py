@@ -1,0 +1,38 @@
+"""Frozen features of whole modalities: what retrieval, k-NN and probes are computed from."""
+
+import functools
+
+import jax
+import numpy as np
+from flax import nnx
+
+from pretrain.evals.base import Context
+from pretrain.models.tokens import whole
+
+
+@functools.lru_cache(maxsize=32)
+def _embedder(context: Context, modality: str):
+    def embed(params, batch):
+        model = nnx.merge(context.graph, params["model"])
+        tokens = whole(batch, modality, context.modalities)
+        pooled = model.pool(model.encode(tokens))
+        z = model.project_pooled(pooled, modality) if modality in model.embedded else pooled
+        return pooled, z, tokens.valid.any(1)
+
+    return jax.jit(embed)
+
+
+def features(context: Context, params, modality: str, splits, batch_size: int = 64) -> dict:
+    """Encodes one modality alone, all its tokens, for every example of the splits.
+
+    Returns {"row" `[n]`, "pooled" `[n, D]` (mean of the encoder output), "z" `[n, embed_dim]` (the contrastive
+    embedding; the pooled output where the modality has no projection)}; examples that lack it are left out.
+    """
+    embed, rows, parts = _embedder(context, modality), [], []
+    for batch in context.batches(splits, batch_size):
+        pooled, z, present = jax.device_get(embed(params, batch))
+        keep = present & (batch["row"] >= 0)
+        rows.append(batch["row"][keep])
+        parts.append((pooled[keep], z[keep]))
+    pooled, z = (np.concatenate(p) for p in zip(*parts))
+    return {"row": np.concatenate(rows), "pooled": pooled, "z": z}

@@ -1,0 +1,48 @@
+"""The training objectives on held-out examples, with the same corruption every time."""
+
+import dataclasses
+import functools
+
+import jax
+
+from pretrain.evals.base import Context
+from pretrain.step import evaluate_objectives, example_keys
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Per objective term the mean over a split, and their weighted sum as `loss`.
+
+    Contrastive terms compare examples inside batches of `batch_size`; the incomplete last batch is left out, so that
+    every batch has the same chance level.
+    """
+
+    context: Context
+    split: str = "val"
+    batch_size: int = 64
+    repeats: int = 2
+
+    def run(self, params):
+        context, sums, shares = self.context, {}, {}
+        for repeat in range(self.repeats):
+            for i, batch in enumerate(context.batches(self.split, self.batch_size)):
+                if (batch["row"] < 0).any():
+                    continue
+                keys = example_keys(repeat, i, self.batch_size)
+                _, terms = self._step(params, batch, keys)
+                for name, t in jax.device_get(terms).items():
+                    total, weight = sums.get(name, (0.0, 0.0))
+                    sums[name] = (total + float(t.total), weight + float(t.weight))
+        if not sums:
+            raise ValueError(f"split {self.split!r} has fewer examples than batch_size={self.batch_size}: lower it")
+        means = {name: total / weight for name, (total, weight) in sums.items() if weight}
+        for name in means:
+            objective, term = name.split("/", 1)
+            shares[name] = context.objectives[objective].coef * context.objectives[objective].share(term)
+        yield "loss", sum(means[n] * shares[n] for n in means)
+        yield from means.items()
+
+    @functools.cached_property
+    def _step(self):
+        graph, objectives = self.context.graph, self.context.objectives
+        return jax.jit(lambda p, b, k: evaluate_objectives(graph, p, objectives, b, k, train=False))

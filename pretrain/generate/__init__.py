@@ -1,0 +1,1 @@
+"""Any-to-any sampling from a pretrained model."""

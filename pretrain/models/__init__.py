@@ -1,0 +1,1 @@
+"""Layers, stacked blocks, token embeddings and the networks built of them."""

@@ -1,0 +1,122 @@
+"""4M's encoder-decoder over token sets (arXiv 2312.06647, section 2), with pooled embeddings per modality."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from data_pipeline.spec import Modality
+from pretrain.models.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear
+from pretrain.models.stack import REMAT, make_stack, run_stack
+from pretrain.models.tokens import TokenEmbedding, TokenSet
+from pretrain.ops.cross_entropy import grouped_nll
+from pretrain.ops.matmul import matmul
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes of the trunk. `dtype` is that of the matmul operands; `embed_dim` the width of the pooled embeddings.
+
+    table_std: initial standard deviation of the token tables, 0.02 in 4M. Beside position embeddings of about 0.7 that
+    hides what a token says; contrastive objectives, which pool, then hardly start: give them more.
+    """
+
+    dim: int = 768
+    heads: int = 12
+    encoder_depth: int = 12
+    decoder_depth: int = 12
+    mlp_ratio: float = 4.0
+    gated: bool = True
+    bias: bool = False
+    embed_dim: int = 512
+    table_std: float = 0.02
+    dtype: str = "bfloat16"
+    remat: str = "none"
+    unroll: bool = False
+
+    def __post_init__(self):
+        if self.dim % self.heads or self.dim % 4:
+            raise ValueError(f"model.dim={self.dim}: must be divisible by model.heads={self.heads} and by 4")
+        if self.remat not in REMAT:
+            raise ValueError(f"model.remat={self.remat!r}: must be one of {', '.join(REMAT)}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"model.dtype={self.dtype!r}: must be float32 or bfloat16")
+
+
+class Encoded(NamedTuple):
+    """Encoder output x `[B, N, D]`, its token set, that set's embedding, and `layers [depth, B, N, D]` if asked for."""
+
+    x: jax.Array
+    tokens: TokenSet
+    placed: jax.Array
+    layers: jax.Array | None
+
+
+class Model(nnx.Module):
+    """Encoder-decoder; `embedded` names the modalities that get a projection for contrastive objectives."""
+
+    def __init__(self, config: Config, modalities: tuple[Modality, ...], embedded: tuple[str, ...], rngs: nnx.Rngs):
+        c, dtype = config, jnp.dtype(config.dtype)
+        args = dict(mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, dtype=dtype)
+        self.config, self.modalities, self.embedded = c, modalities, embedded
+        self.tokens = TokenEmbedding(modalities, c.dim, c.table_std, rngs)
+        self.encoder = make_stack(lambda r: EncoderBlock(c.dim, c.heads, rngs=r, **args), c.encoder_depth, rngs)
+        self.encoder_norm = LayerNorm(c.dim, bias=c.bias)
+        self.context = Linear(c.dim, c.dim, bias=True, dtype=dtype, rngs=rngs)
+        self.decoder = make_stack(lambda r: DecoderBlock(c.dim, c.heads, rngs=r, **args), c.decoder_depth, rngs)
+        self.decoder_norm = LayerNorm(c.dim, bias=c.bias)
+        self.project = nnx.Dict(
+            {name: Linear(c.dim, c.embed_dim, bias=False, dtype=dtype, rngs=rngs) for name in embedded}
+        )
+
+    def encode(self, tokens: TokenSet, *, inserted=None, bias=None, layers: bool = False) -> Encoded:
+        """tokens `[B, N]` → Encoded. `inserted [B, N, D]` replaces token embeddings; `bias` adds to attention."""
+        placed = self.tokens.place(tokens)
+        content = self.tokens.content(tokens) if inserted is None else inserted
+        x = jnp.where(tokens.valid[..., None], content + placed, 0.0)
+        mask = tokens.valid[:, None, None, :]
+        x, hidden = run_stack(self.encoder, x, mask, bias, layers=layers, **self._run)
+        return Encoded(self.encoder_norm(x), tokens, placed, hidden)
+
+    def decode(self, encoded: Encoded, queries: TokenSet):
+        """queries `[B, M]` → `[B, M, D]`. A modality's queries never see another modality's (4M, section 2.2)."""
+        y = self.tokens.queries(queries) + self.tokens.place(queries)
+        y = jnp.where(queries.valid[..., None], y, 0.0)
+        context = self.context(encoded.x) + encoded.placed
+        cross_mask = encoded.tokens.valid[:, None, None, :]
+        y, _ = run_stack(self.decoder, y, context, self_mask(queries, self.modalities), cross_mask, **self._run)
+        return self.decoder_norm(y)
+
+    def nll(self, y, queries: TokenSet, labels):
+        """−log p of each label under its own modality's vocabulary, `[B, M]`; 0 in empty slots."""
+        tables = [t[...] for t in self.tokens.tables.values()]
+        vocab = self.tokens.vocab_of(queries.modality)
+        return grouped_nll(y, tables, vocab, labels, queries.valid, dtype=jnp.dtype(self.config.dtype))
+
+    def logits(self, y, vocab: str):
+        """`[…, D]` → `[…, V]` over one vocabulary; the head is the transposed embedding table."""
+        return matmul(y, self.tokens.tables[vocab][...].T, jnp.dtype(self.config.dtype))
+
+    def pool(self, encoded: Encoded):
+        """Mean of the encoder output over valid tokens, `[B, D]`; zeros where there is none."""
+        valid = encoded.tokens.valid[..., None]
+        return jnp.where(valid, encoded.x, 0.0).sum(1) / jnp.maximum(valid.sum(1), 1)
+
+    def project_pooled(self, pooled, modality: str):
+        """pooled `[B, D]` → the L2-normalised embedding of one modality, `[B, embed_dim]`."""
+        z = self.project[modality](pooled)
+        return z * jax.lax.rsqrt(jnp.square(z).sum(-1, keepdims=True) + 1e-12)
+
+    @property
+    def _run(self):
+        return dict(remat=self.config.remat, unroll=True if self.config.unroll else 1)
+
+
+def self_mask(queries: TokenSet, modalities) -> jax.Array:
+    """Decoder self-attention mask `[B, 1, M, M]`: own modality only; grids see all of it, sequences their past."""
+    is_grid = jnp.asarray([m.kind == "grid" for m in modalities])[queries.modality]
+    same = queries.modality[:, :, None] == queries.modality[:, None, :]
+    past = queries.position[:, None, :] <= queries.position[:, :, None]
+    return (same & (past | is_grid[:, :, None]) & queries.valid[:, None, :])[:, None]

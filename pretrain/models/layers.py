@@ -1,0 +1,114 @@
+"""Linear, LayerNorm, attention, MLP and the pre-LN blocks of 4M (arXiv 2312.06647, appendix A).
+
+Parameters are fp32. `dtype` is the type of the matmul operands; every matmul accumulates in fp32, and norms, softmax
+and the residual stream stay fp32.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pretrain.ops.attention import attend
+from pretrain.ops.matmul import matmul
+
+xavier_uniform = jax.nn.initializers.xavier_uniform()
+
+
+class Linear(nnx.Module):
+    """y = x·kernel + bias; kernel `[d_in, d_out]`. Each of `parts` packed matrices is initialised alone."""
+
+    def __init__(self, d_in: int, d_out: int, *, bias: bool, dtype, rngs: nnx.Rngs, parts: int = 1):
+        keys = jax.random.split(rngs.params(), parts)
+        kernels = [xavier_uniform(k, (d_in, d_out // parts), jnp.float32) for k in keys]
+        self.kernel = nnx.Param(jnp.concatenate(kernels, axis=1))
+        self.bias = nnx.Param(jnp.zeros(d_out)) if bias else None
+        self.dtype = dtype
+
+    def __call__(self, x):
+        y = matmul(x, self.kernel[...], self.dtype)
+        return y if self.bias is None else y + self.bias[...]
+
+
+class LayerNorm(nnx.Module):
+    """fp32 layer normalisation over the last axis, eps 1e-6 (arXiv 1607.06450)."""
+
+    def __init__(self, dim: int, *, bias: bool):
+        self.scale = nnx.Param(jnp.ones(dim))
+        self.bias = nnx.Param(jnp.zeros(dim)) if bias else None
+
+    def __call__(self, x):
+        mean = x.mean(-1, keepdims=True)
+        centred = x - mean
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + 1e-6) * self.scale[...]
+        return y if self.bias is None else y + self.bias[...]
+
+
+class Attention(nnx.Module):
+    """Multi-head attention; with `context` it is cross-attention. Packed projections as 4M packs them: q|k|v."""
+
+    def __init__(self, dim: int, heads: int, *, cross: bool, bias: bool, dtype, rngs: nnx.Rngs):
+        self.heads, self.dtype = heads, dtype
+        if cross:
+            self.q = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+            self.kv = Linear(dim, 2 * dim, bias=bias, dtype=dtype, rngs=rngs, parts=2)
+        else:
+            self.qkv = Linear(dim, 3 * dim, bias=bias, dtype=dtype, rngs=rngs, parts=3)
+        self.proj = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, context=None, *, mask=None, bias=None):
+        """x `[B, N, D]`, context `[B, M, D]`, mask and bias as in `attend`; returns `[B, N, D]`."""
+        if context is None:
+            q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
+        else:
+            q, (k, v) = self.q(x), jnp.split(self.kv(context), 2, axis=-1)
+        q, k, v = (a.reshape(*a.shape[:2], self.heads, -1).astype(self.dtype) for a in (q, k, v))
+        y = attend(q, k, v, mask=mask, bias=bias)
+        return self.proj(y.reshape(*y.shape[:2], -1))
+
+
+class Mlp(nnx.Module):
+    """fc2(gelu(fc1 x)), or gated: fc2(silu(fc1 x) · fc3 x) with two thirds of the width (arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, ratio: float, *, gated: bool, bias: bool, dtype, rngs: nnx.Rngs):
+        hidden = int(ratio * dim * 2 / 3) if gated else int(ratio * dim)
+        self.fc1 = Linear(dim, hidden, bias=bias, dtype=dtype, rngs=rngs)
+        self.fc3 = Linear(dim, hidden, bias=bias, dtype=dtype, rngs=rngs) if gated else None
+        self.fc2 = Linear(hidden, dim, bias=bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        if self.fc3 is None:
+            return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(jax.nn.silu(self.fc1(x)) * self.fc3(x))
+
+
+class EncoderBlock(nnx.Module):
+    """x += attention(norm1 x); x += mlp(norm2 x)."""
+
+    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, dtype, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(dim, bias=bias)
+        self.attn = Attention(dim, heads, cross=False, bias=bias, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(dim, bias=bias)
+        self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, mask=None, bias=None):
+        x = x + self.attn(self.norm1(x), mask=mask, bias=bias)
+        return x + self.mlp(self.norm2(x))
+
+
+class DecoderBlock(nnx.Module):
+    """x += self-attention(norm1 x); x += cross-attention(query_norm x, context_norm c); x += mlp(norm2 x)."""
+
+    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, dtype, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(dim, bias=bias)
+        self.self_attn = Attention(dim, heads, cross=False, bias=bias, dtype=dtype, rngs=rngs)
+        self.query_norm = LayerNorm(dim, bias=bias)
+        self.context_norm = LayerNorm(dim, bias=bias)
+        self.cross_attn = Attention(dim, heads, cross=True, bias=bias, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(dim, bias=bias)
+        self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, context, self_mask, cross_mask):
+        x = x + self.self_attn(self.norm1(x), mask=self_mask)
+        x = x + self.cross_attn(self.query_norm(x), self.context_norm(context), mask=cross_mask)
+        return x + self.mlp(self.norm2(x))

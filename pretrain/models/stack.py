@@ -1,0 +1,34 @@
+"""Blocks stacked along a leading layer axis and run by `lax.scan`, rematerialised by policy."""
+
+import jax
+from flax import nnx
+
+from pretrain.sharding import constrain
+
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "block": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def make_stack(make_block, depth: int, rngs: nnx.Rngs):
+    """One module whose parameters carry a leading axis `[depth, …]`; `make_block(rngs)` builds one block."""
+    keys = jax.random.split(rngs.params(), depth)
+    return jax.vmap(lambda key: make_block(nnx.Rngs(key)))(keys)
+
+
+def run_stack(blocks, x, *args, remat: str = "none", layers: bool = False, unroll: int | bool = 1):
+    """Runs stacked blocks on x `[B, N, D]`; every block gets the same further arguments.
+
+    Returns (x, hidden): hidden is `[depth, B, N, D]`, the output of every block, if `layers`, else None.
+    `unroll=True` writes the blocks out one by one.
+    """
+
+    def body(x, block):
+        x = constrain(block(x, *args))
+        return x, x if layers else None
+
+    if REMAT[remat] is not None:
+        body = jax.checkpoint(body, policy=REMAT[remat])
+    return jax.lax.scan(body, constrain(x), blocks, unroll=unroll)

@@ -1,0 +1,65 @@
+"""What an objective is: corruption on the device, then sums whose denominators are known before the forward pass.
+
+loss = Σ_k coef · total_k / W_k over all terms k of all objectives, W_k the weight of the *global* batch: exact under
+accumulation, padding and sharding. An objective is a frozen dataclass `Objective` in a file of its own; its fields are
+its config keys, except `modalities`, which the build fills in.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+class Objective(Protocol):
+    """A per-example objective."""
+
+    coef: float
+    tokens_per_example: int  # that pass through the network, to report a rate
+
+    def init(self, key) -> dict:
+        """Own learnable scalars; {} if none."""
+
+    def view(self, batch, keys) -> Any:
+        """Corruption and selection: data only, every leaf with leading axis B. keys `[B]`, one an example."""
+
+    def weights(self, view) -> dict[str, jax.Array]:
+        """The coefficient-free denominators W_k, from data alone."""
+
+    def totals(self, model, own, view, keys, *, train: bool) -> dict[str, jax.Array]:
+        """Sums of the same names as the weights."""
+
+    def share(self, name: str) -> float:
+        """coef of one term inside this objective; the shares usually sum to 1."""
+
+
+class CrossExample(Protocol):
+    """An objective that compares examples: it embeds each alone, then pairs all embeddings of the global batch.
+
+    The split lets `gradcache` accumulate exactly. `init`, `view` and `weights` are as in Objective.
+    """
+
+    coef: float
+
+    def embed(self, model, own, view, keys) -> dict[str, jax.Array]:
+        """Embeddings, every leaf with leading axis B."""
+
+    def pair(self, own, z) -> dict[str, jax.Array]:
+        """Sums of the same names as the weights, from the embeddings of the global batch."""
+
+
+def is_cross_example(objective) -> bool:
+    return hasattr(objective, "pair")
+
+
+class Term(NamedTuple):
+    """total and weight of one loss term or metric: merged by adding, read as total / weight."""
+
+    total: jax.Array
+    weight: jax.Array
+
+
+def weighted_sum(objective, totals: dict, weights: dict):
+    """Σ_k total_k / W_k · coef · share_k: this objective's part of the loss."""
+    terms = (totals[k] / jnp.maximum(weights[k], 1e-9) * objective.share(k) for k in weights)
+    return objective.coef * sum(terms)

@@ -1,0 +1,1 @@
+"""Numerical building blocks, each with a plain reference beside it."""

@@ -1,0 +1,71 @@
+"""AdamW (arXiv 1711.05101) with warm-up and cosine decay, clipping, and per-path rules, as one optax chain."""
+
+import dataclasses
+import re
+
+import jax
+import optax
+
+from pretrain.sharding import path_str
+
+# Norms, biases and an objective's scalars are not decayed, as in 4M; tables, positions and the mask token are.
+NO_DECAY = r"(norm\w*/(scale|bias)|/bias)$|^objective/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Parameters whose path matches `pattern` (re.search) train with lr · lr_scale; 0 freezes them."""
+
+    pattern: str
+    lr_scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """lr is the peak, reached after `warmup` steps; then a cosine to `final_lr` · lr at the run's last step."""
+
+    lr: float = 1e-3
+    warmup: int = 0
+    final_lr: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    clip: float = 0.0
+    rules: tuple[Rule, ...] = ()
+    max_skipped: int = 20
+
+
+def schedule(config: Config, steps: int):
+    """Step → learning rate."""
+    if not 0 <= config.warmup < steps:
+        raise ValueError(f"optim.warmup={config.warmup}: must be at least 0 and below steps={steps}")
+    return optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup, steps, config.final_lr * config.lr)
+
+
+def make_optimizer(config: Config, params, steps: int) -> optax.GradientTransformation:
+    """The chain for this tree of parameters (or of their shapes).
+
+    A step whose gradient is not finite changes nothing and is counted (`optax.apply_if_finite`); the training loop
+    stops the run after `max_skipped` of them in a row.
+    """
+    paths = [path_str(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for rule in config.rules:
+        if not any(re.search(rule.pattern, p) for p in paths):
+            raise ValueError(f"optim.rules: {rule.pattern!r} matches no parameter; paths look like {paths[0]!r}")
+
+    def lr_scale(path, _):
+        return next((r.lr_scale for r in config.rules if re.search(r.pattern, path_str(path))), 1.0)
+
+    scales = jax.tree_util.tree_map_with_path(lr_scale, params)
+    decay = jax.tree_util.tree_map_with_path(lambda p, _: not re.search(NO_DECAY, path_str(p)), params)
+    chain = [
+        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=decay),
+        optax.scale_by_learning_rate(schedule(config, steps)),
+    ]
+    if config.rules:
+        chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, s: u * s, updates, scales)))
+    # The limit is out of reach on purpose: beyond its own limit optax would apply the bad update.
+    return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=2**31 - 1)

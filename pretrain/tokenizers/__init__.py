@@ -1,0 +1,1 @@
+"""Learned tokenizers: quantizers and the autoencoders around them."""

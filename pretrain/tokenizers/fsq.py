@@ -1,0 +1,50 @@
+"""Finite scalar quantization (arXiv 2309.15505): bound each of d channels, round it to one of L_i levels.
+
+The codebook is the grid of all levels: nothing is learned, and no code can die. Ids are mixed-radix numbers, the first
+channel the least significant.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def codebook_size(levels) -> int:
+    return int(np.prod(levels))
+
+
+def bound(z, levels):
+    """z `[…, d]` → values whose rounding gives L_i integers (arXiv 2309.15505, appendix A.1)."""
+    levels = jnp.asarray(levels, jnp.float32)
+    half = (levels - 1) * (1 + 1e-3) / 2
+    offset = jnp.where(levels % 2 == 0, 0.5, 0.0)
+    return jnp.tanh(z + jnp.arctanh(offset / half)) * half - offset
+
+
+def quantize(z, levels):
+    """z `[…, d]` → codes `[…, d]` in [-1, 1]; the gradient passes the rounding straight through."""
+    bounded = bound(z.astype(jnp.float32), levels)
+    rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
+    return rounded / _half_width(levels)
+
+
+def to_ids(codes, levels):
+    """codes `[…, d]` in [-1, 1] → ids `[…]`."""
+    half = _half_width(levels)
+    digits = jnp.round(codes * half + half).astype(jnp.int32)
+    return (digits * _basis(levels)).sum(-1)
+
+
+def to_codes(ids, levels):
+    """ids `[…]` → codes `[…, d]`: the inverse of `to_ids`."""
+    half = _half_width(levels)
+    digits = ids[..., None] // _basis(levels) % jnp.asarray(levels)
+    return (digits - half) / half
+
+
+def _half_width(levels):
+    return jnp.asarray([n // 2 for n in levels], jnp.float32)
+
+
+def _basis(levels):
+    return jnp.asarray(np.cumprod([1, *levels[:-1]]), jnp.int32)

@@ -1,0 +1,83 @@
+"""python -m tools.export --workdir=DIR --out=DIR: weights for PyTorch, and a check that it computes the same.
+
+Writes model.safetensors, config.json and tokenloom_torch.py, the module that loads them. Where torch is installed,
+64 held-out examples go through both and the largest absolute differences are printed; above the tolerance it fails.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import sys
+
+import jax
+import numpy as np
+from flax import nnx
+
+from pretrain.evals.base import Context
+from pretrain.interop.torch import export
+from pretrain.restore import Restored, restore
+from pretrain.step import example_keys
+
+
+def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
+    """Largest |JAX − PyTorch| of logits and embeddings over test examples, both in fp32."""
+    import torch
+
+    spec = importlib.util.spec_from_file_location("tokenloom_torch", f"{folder}/tokenloom_torch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    theirs, ours = module.load(folder), fp32(restored)
+    batch = next(Context(restored.run, restored.graph, restored.objectives).batches("test", examples))
+    masked = next(o for o in restored.objectives.values() if hasattr(o, "input_tokens"))
+    inputs, queries, _ = masked.view(batch, example_keys(0, 0, examples))
+
+    def torch_set(tokens):
+        return tuple(torch.from_numpy(np.asarray(f).astype(bool if f.dtype == bool else np.int64)) for f in tokens)
+
+    encoded = ours.encode(inputs)
+    y = ours.decode(encoded, queries)
+    worst = {}
+    with torch.no_grad():
+        x_t = theirs.encode(*torch_set(inputs))
+        y_t = theirs.decode(x_t, torch_set(inputs), torch_set(queries))
+        valid = np.asarray(queries.valid)
+        for vocab in theirs.vocabs:
+            logits = np.asarray(ours.logits(y, vocab)), theirs.logits(y_t, vocab).numpy()
+            worst[f"logits/{vocab}"] = float(np.abs(logits[0] - logits[1])[valid].max())
+        for name in ours.embedded:
+            z = np.asarray(ours.project_pooled(ours.pool(encoded), name))
+            worst[f"embedding/{name}"] = float(np.abs(z - theirs.embed(x_t, torch_set(inputs)[3], name).numpy()).max())
+    return worst
+
+
+def fp32(restored: Restored):
+    """The same network computing in fp32."""
+    config = dataclasses.replace(restored.model.config, dtype="float32")
+    model = type(restored.model)(config, restored.model.modalities, restored.model.embedded, nnx.Rngs(0))
+    return nnx.merge(nnx.split(model)[0], restored.params["model"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--step", type=int, help="which checkpoint; the newest if not given")
+    parser.add_argument("--tolerance", type=float, default=1e-4)
+    args = parser.parse_args()
+    jax.config.update("jax_default_matmul_precision", "highest")
+    restored = restore(args.workdir, args.step)
+    folder = export(restored, args.out)
+    print(f"wrote {folder}: model.safetensors, config.json, tokenloom_torch.py")
+    if importlib.util.find_spec("torch") is None:
+        print("skipped the comparison with PyTorch: torch is not installed (`make quickstart EXTRAS=torch`)")
+        return
+    worst = compare(restored, folder)
+    for name, difference in worst.items():
+        print(f"{name}: max |JAX − PyTorch| = {difference:.1e}")
+    if max(worst.values()) > args.tolerance:
+        sys.exit(f"PyTorch differs from JAX by {max(worst.values()):.1e} > {args.tolerance:.0e}")
+    print(f"PyTorch and JAX agree to {args.tolerance:.0e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""python -m tools.report --workdir=DIR --out=report.html: one self-contained page on a finished run.
+
+Loss curves, the evaluation table, and what the model does with held-out examples: masked images filled in, one
+modality made from another, captions written, neighbours found.
+"""
+
+import argparse
+import base64
+import html
+import io
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+
+from data_pipeline.sources.tokens import read_manifest
+from data_pipeline.text import TextTokenizer
+from pretrain.evals.base import Context
+from pretrain.evals.features import features
+from pretrain.generate.sample import cosine_schedule, generate_grid, generate_sequence
+from pretrain.models.tokens import TokenSet, whole
+from pretrain.restore import load_tokenizer, restore
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+GRID_PAIRS = (("caption", "render3d"), ("line", "render3d"), ("render3d", "noto"), ("noto", "line"))
+TEXT_PAIRS = (("render3d", "caption"), ("noto", "caption"), ("render3d", "group"))
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem;color:#222}
+img{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.85rem}td,th{padding:.15rem .6rem;
+border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left;word-break:break-word}
+.wide{overflow-x:auto}h2{margin-top:2.2rem}p.note{color:#666;font-size:.9rem}"""
+
+
+class Painter:
+    """A restored run, its tokenizers, and one batch of held-out examples."""
+
+    def __init__(self, workdir, examples: int):
+        self.restored = restore(workdir)
+        self.context = Context(self.restored.run, self.restored.graph, self.restored.objectives)
+        self.modalities = self.restored.run.modalities
+        self.text = TextTokenizer()
+        self.tokenizers = {}
+        for name, about in read_manifest(self.restored.run.data.path)["tokenizers"].items():
+            tokenizer = load_tokenizer(about["workdir"])
+            if tokenizer.digest != about["digest"]:
+                raise ValueError(f"{about['workdir']} has changed since the tokens were made: run tools.tokenize again")
+            self.tokenizers[name] = tokenizer
+        joined = jax.tree.map(lambda *x: np.concatenate(x), *self.context.batches(("val", "test"), 64))
+        held_out = np.flatnonzero(joined["row"] >= 0)
+        chosen = held_out[np.linspace(0, len(held_out) - 1, examples).round().astype(int)]
+        self.batch = jax.tree.map(lambda x: jnp.asarray(x[chosen]), joined)
+        self.key = jax.random.key(0)
+
+    def index(self, name):
+        return [m.name for m in self.modalities].index(name)
+
+    def pixels(self, name, ids):
+        """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`."""
+        return self.tokenizers[self.modalities[self.index(name)].tokenizer].decode(np.asarray(ids))
+
+    def truth(self, name):
+        return self.pixels(name, self.batch[name]["ids"])
+
+    def words(self, name, ids=None, valid=None):
+        ids, valid = (self.batch[name]["ids"], self.batch[name]["valid"]) if ids is None else (ids, valid)
+        return [self.text.decode(np.asarray(i)[np.asarray(v)], sentinels=False) for i, v in zip(ids, valid)]
+
+    def make_grid(self, given: TokenSet, target, steps=8, temperature=0.7):
+        schedule = tuple(cosine_schedule(self.modalities[self.index(target)].length, steps))
+        return generate_grid(
+            self.restored.graph, self.restored.params["model"], given, self.key, target=self.index(target),
+            schedule=schedule, temperature=temperature,
+        )  # fmt: skip
+
+    def make_text(self, given: TokenSet, target):
+        ids, valid = generate_sequence(
+            self.restored.graph, self.restored.params["model"], given, self.key, target=self.index(target),
+            sentinel=self.text.sentinel_start + 1, eos=self.text.eos_id,
+        )  # fmt: skip
+        return self.words(target, ids, valid)
+
+    def given(self, name):
+        return whole(self.batch, name, self.modalities)
+
+
+def masked_figure(p: Painter, name="render3d", shown=0.25):
+    """The truth, the quarter of the tokens that the model saw, and the whole picture that it made of them."""
+    tokens = p.given(name)
+    seen = jax.random.uniform(p.key, tokens.ids.shape) < shown
+    filled = p.make_grid(tokens._replace(valid=seen), name)
+    filled = jnp.where(seen, tokens.ids, filled)
+    truth = p.truth(name)
+    side = p.modalities[p.index(name)].shape[0]
+    mask = np.asarray(seen).reshape(-1, side, side).repeat(truth.shape[1] // side, 1).repeat(truth.shape[2] // side, 2)
+    hidden = np.where(mask[..., None], truth, 200).astype(np.uint8)
+    return image_rows([("tokenized", truth), ("shown: a quarter", hidden), ("filled in", p.pixels(name, filled))])
+
+
+def pair_figure(p: Painter, source, target):
+    """source → target for every example, above the true target."""
+    made = p.pixels(target, p.make_grid(p.given(source), target))
+    rows = [(f"made: {target}", made), (f"true: {target}", p.truth(target))]
+    if p.modalities[p.index(source)].kind == "grid":
+        return image_rows([(f"given: {source}", p.truth(source)), *rows])
+    return image_rows(rows, titles=p.words(source))
+
+
+def retrieval_figure(p: Painter, query="caption", gallery="render3d", nearest=5):
+    """For each query the nearest images among all held-out examples, the right one framed."""
+    z = {n: features(p.context, p.restored.params, n, ("val", "test")) for n in (query, gallery)}
+    images = {}
+    for batch in p.context.batches(("val", "test"), 64):
+        images |= dict(zip(batch["row"].tolist(), p.pixels(gallery, batch[gallery]["ids"])))
+    rows = np.asarray(p.batch["row"])[:6]
+    where = {r: i for i, r in enumerate(z[query]["row"])}
+    similarity = z[query]["z"][[where[r] for r in rows]] @ z[gallery]["z"].T
+    best = np.argsort(-similarity, axis=1)[:, :nearest]
+    figure, axes = plt.subplots(len(rows), nearest, figsize=(nearest * 1.1, len(rows) * 1.35))
+    for i, row in enumerate(rows):
+        for j, k in enumerate(best[i]):
+            found = z[gallery]["row"][k]
+            axes[i, j].imshow(images[int(found)].squeeze(), cmap="gray", vmin=0, vmax=255)
+            bare(axes[i, j], frame="tab:green" if found == row else None)
+        axes[i, 0].set_title(p.words(query)[i], fontsize=8, loc="left")
+    return png(figure)
+
+
+def image_rows(rows, titles=None):
+    """rows: list of (label, images uint8 `[n, H, W, C]`)."""
+    n = len(rows[0][1])
+    figure, axes = plt.subplots(len(rows), n, figsize=(n * 1.15, len(rows) * 1.25), squeeze=False)
+    for i, (label, images) in enumerate(rows):
+        for j, image in enumerate(images):
+            axes[i, j].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+            bare(axes[i, j])
+        axes[i, 0].set_title(label, fontsize=8, loc="left")
+    for axis, title in zip(axes[-1], titles or ()):
+        axis.set_xlabel("\n".join(title[k : k + 16] for k in range(0, min(len(title), 48), 16)), fontsize=6)
+    return png(figure)
+
+
+def bare(axis, frame=None):
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set(visible=frame is not None, color=frame or "none", linewidth=3)
+
+
+def curves_figure(rows):
+    """Training and validation losses over steps, the masked and the contrastive terms apart."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+    for axis, part in zip(axes, ("masked", "contrastive")):
+        names = sorted({k for r in rows for k in r if k.startswith(f"{part}/")})
+        for color, name in zip(plt.cm.tab20.colors, names):
+            train = [(r["step"], r[name]) for r in rows if name in r]
+            val = [(r["step"], r[f"val/{name}"]) for r in rows if f"val/{name}" in r]
+            axis.plot(*zip(*train), color=color, label=name.split("/")[1], lw=1)
+            if val:
+                axis.plot(*zip(*val), "o", color=color, ms=3)
+        axis.set(title=f"{part} (line: training, dots: validation)", xlabel="step", ylabel="nats")
+        axis.title.set_fontsize(9)
+        axis.legend(fontsize=6, ncol=2)
+    return png(figure)
+
+
+def png(figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def matrix_table(scores) -> str:
+    """The NLL matrix: a row for each input, a column for each target."""
+    cells = {tuple(k[4:].split("→")): v["value"] for k, v in scores.items() if k.startswith("nll/")}
+    targets, inputs = (list(dict.fromkeys(k[i] for k in cells)) for i in (1, 0))
+    inputs.sort(key=lambda a: ("unigram", "none").index(a) if a in ("unigram", "none") else 2)
+    rows = [[a, *(f"{cells[a, b]:.2f}" if (a, b) in cells else "" for b in targets)] for a in inputs]
+    return table(["given ↓ predicted →", *targets], rows)
+
+
+def table(head, rows) -> str:
+    def line(tag, cells):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+
+    return f'<div class="wide"><table>{line("th", head)}{"".join(line("td", r) for r in rows)}</table></div>'
+
+
+def page(workdir, examples: int) -> str:
+    p = Painter(workdir, examples)
+    scores = json.loads((Path(workdir) / "eval.json").read_text())
+    metrics = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    names = {m.name for m in p.modalities}
+    parts = ["<h2>Losses</h2>", curves_figure(metrics)]
+    plain = [(k, f"{v['value']:.3f}", f"{v['untrained']:.3f}") for k, v in scores.items() if not k.startswith("nll/")]
+    candidates = scores.get("retrieval/candidates", {}).get("value", 0)
+    parts += ["<h2>Held-out scores</h2>", table(["", "trained", "untrained network"], plain)]
+    parts += [f'<p class="note">{candidates:.0f} candidates: chance of R@k is k / {candidates:.0f}.</p>']
+    parts += ["<h2>How well one modality predicts another</h2>", matrix_table(scores)]
+    parts += ['<p class="note">Nats a token, lower is better. unigram: token frequencies of the training split.</p>']
+    parts += ["<h2>Masked tokens filled in</h2>", masked_figure(p)]
+    for source, target in GRID_PAIRS:
+        if {source, target} <= names:
+            parts += [f"<h2>{source} → {target}</h2>", pair_figure(p, source, target)]
+    rows, columns = [], [("", p.words("caption"))]
+    for source, target in TEXT_PAIRS:
+        if {source, target} <= names:
+            columns.append((f"{source} → {target}", p.make_text(p.given(source), target)))
+    rows = list(zip(*(c for _, c in columns)))
+    parts += ["<h2>Words for pictures</h2>", table(["true caption", *(h for h, _ in columns[1:])], rows)]
+    parts += ["<h2>Retrieval: caption → render3d</h2>", retrieval_figure(p)]
+    run = p.restored.run
+    intro = (
+        f"<p>{run.steps} steps of {run.batch_size} examples; {len(run.modalities)} modalities: "
+        f"{', '.join(m.name for m in run.modalities)}. Everything below is on examples the model never saw.</p>"
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf8"><meta name="viewport" content="width=device-width">'
+        f"<title>Tokenloom run</title><style>{STYLE}</style><h1>What this model learned</h1>{intro}{''.join(parts)}"
+        "</html>"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, help="a finished run with its eval.json")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--examples", type=int, default=10)
+    args = parser.parse_args()
+    Path(args.out).write_text(page(args.workdir, args.examples), encoding="utf8")
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()
