@@ -9,6 +9,7 @@ import dataclasses
 
 import grain
 import numpy as np
+from absl import flags
 
 from data_pipeline.image import apply_crop, crop_settings, edges
 from data_pipeline.spec import Modality
@@ -129,7 +130,11 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
     dataset = dataset.random_map(_Encode(encoder))
     dataset = _HostSlice(dataset, batch_size, shard_index, shard_count).batch(batch_size // shard_count)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
-    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)) if workers else dataset
+    if not workers:
+        return dataset
+    if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which a script or notebook never parses
+        flags.FLAGS.mark_as_parsed()
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
 
 
 def eval_batches(source, encoder: Encoder, *, batch_size: int):

@@ -144,13 +144,15 @@ def _cast(value, hint, where):
     return value
 
 
-def load(package: str, name: str, key: str):
-    """The module `package.name`; a typo lists the files that exist."""
+def load(package: str, name: str, key: str, holds: str):
+    """The class `holds` of the file `package.name`; a typo lists the files that have one."""
     folder = importlib.import_module(package)
-    known = sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
-    if name not in known:
+    files = [m.name for m in pkgutil.iter_modules(folder.__path__) if m.name not in ("base", "__main__")]
+    module = importlib.import_module(f"{package}.{name}") if name in files else None
+    if not hasattr(module, holds):
+        known = [f for f in files if hasattr(importlib.import_module(f"{package}.{f}"), holds)]
         raise ValueError(f"{key}={name!r}: there is no {package}.{name}; there are: {', '.join(known)}")
-    return importlib.import_module(f"{package}.{name}")
+    return module
 
 
 def objectives(run: Run) -> dict:
@@ -159,7 +161,7 @@ def objectives(run: Run) -> dict:
     for name, values in run.objectives.items():
         values = dict(values)
         file = values.pop("objective", name)
-        cls = load("pretrain.objectives", file, f"config.objectives.{name}.objective").Objective
+        cls = load("pretrain.objectives", file, f"config.objectives.{name}.objective", "Objective").Objective
         if "modalities" not in {f.name for f in dataclasses.fields(cls)}:
             raise TypeError(f"pretrain/objectives/{file}.py: Objective needs a field `modalities`")
         given = {"modalities": run.modalities}
@@ -174,8 +176,10 @@ def objectives(run: Run) -> dict:
 def model(run: Run, objectives: dict):
     """(module, make): make(rngs) builds the network that the run's config names."""
     values = dict(run.model)
-    package, _, name = str(values.pop("model", "models.encdec")).rpartition(".")
-    module = load(f"pretrain.{package}", name, "config.model.model")
+    package, _, name = values.pop("model", "models.encdec").rpartition(".")
+    if package not in ("models", "tokenizers"):
+        raise ValueError(f"config.model.model={name!r}: write models.FILE or tokenizers.FILE, such as models.encdec")
+    module = load(f"pretrain.{package}", name, "config.model.model", "Model")
     config = from_dict(module.Config, values, "config.model")
     wanted = {e for o in objectives.values() for e in getattr(o, "embedded", ())}
     embedded = tuple(m.name for m in run.modalities if m.name in wanted)
@@ -198,7 +202,7 @@ def text_tokenizer(run: Run) -> TextTokenizer | None:
 
 def source(data: Data, split):
     """A random-access source of examples."""
-    module = load("data_pipeline.sources", data.source, "config.data.source")
+    module = load("data_pipeline.sources", data.source, "config.data.source", "Source")
     return module.Source(data.path, split) if data.path else module.Source(split)
 
 
@@ -233,7 +237,7 @@ def evaluators(specs: dict, context) -> dict:
     for name, values in specs.items():
         values = dict(values)
         every = values.pop("every", 0)
-        module = load("pretrain.evals", values.pop("evaluator", name), f"config.evals.{name}.evaluator")
+        module = load("pretrain.evals", values.pop("evaluator", name), f"config.evals.{name}.evaluator", "Evaluator")
         out[name] = (every, from_dict(module.Evaluator, values, f"config.evals.{name}", context=context))
     return out
 

@@ -73,7 +73,10 @@ def read_manifest(path) -> dict:
     file = Path(path) / "manifest.json"
     if not file.exists():
         raise FileNotFoundError(f"no token store at {path}: make one with `python -m tools.tokenize`")
-    manifest = json.loads(file.read_text())
+    try:
+        manifest = json.loads(file.read_text())
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{file}: not valid JSON ({e}); remove the store and tokenize again") from e
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{file}: format={manifest.get('format')!r}, this version reads {FORMAT}; tokenize again")
     return manifest

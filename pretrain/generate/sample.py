@@ -54,6 +54,7 @@ def generate_grid(graph, params, given: TokenSet, key, *, target: int, schedule:
 def generate_sequence(graph, params, given: TokenSet, key, *, target: int, sentinel: int, eos: int, temperature=0.0):
     """Writes a sequence modality after `[S_1]` until `[S_2]` or `[EOS]`; returns (ids `[B, L]`, valid `[B, L]`).
 
+    Valid are the tokens up to `[EOS]`, itself included; a closing `[S_2]` is no part of the text.
     The encoder runs once; the decoder runs over the whole prefix for every token (no cache yet).
     """
     model = nnx.merge(graph, params)
@@ -76,5 +77,6 @@ def generate_sequence(graph, params, given: TokenSet, key, *, target: int, senti
     start = jnp.zeros((size, length + 1), jnp.int32).at[:, 0].set(sentinel)
     prefix, _, _ = jax.lax.fori_loop(0, length, body, (start, jnp.zeros(size, bool), key))
     ids = prefix[:, 1:]
-    ended = jnp.cumsum((ids == eos) | (ids == sentinel + 1), axis=1)
-    return ids, (ended - ((ids == eos) | (ids == sentinel + 1))) == 0
+    last = (ids == eos) | (ids == sentinel + 1)
+    before = jnp.cumsum(last, axis=1) - last == 0
+    return ids, before & (ids != sentinel + 1)

@@ -40,12 +40,12 @@ def from_state_dict(state: dict[str, np.ndarray], like: dict) -> dict:
         if missing := [n for n in names if n not in state]:
             raise ValueError(f"{missing[0]}: missing in the state dict")
         used.update(names)
-        parts = [np.asarray(state[n]) for n in names]
-        parts = [p.T if transposed else p for p in parts]
-        value = np.stack(parts) if stacked else parts[0]
-        if value.shape != leaf.shape:
-            raise ValueError(f"{names[0]}: makes shape {value.shape}, but the model has {leaf.shape}")
-        return value
+        parts = [np.asarray(state[n]).T if transposed else np.asarray(state[n]) for n in names]
+        wanted = leaf.shape[1:] if stacked else leaf.shape
+        for name, part in zip(names, parts):
+            if part.shape != wanted:
+                raise ValueError(f"{name}: shape {np.asarray(state[name]).shape} does not fit {wanted} of the model")
+        return np.stack(parts) if stacked else parts[0]
 
     out = jax.tree_util.tree_map_with_path(take, like)
     if extra := sorted(set(state) - used):

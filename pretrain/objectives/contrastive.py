@@ -35,15 +35,20 @@ class Objective:
     coef: float = 1.0
 
     def __post_init__(self):
-        names = [m.name for m in self.modalities]
+        names = [m.name for m in self.modalities if m.kind != "pixels"]
         if not self.edges:
             raise ValueError("objectives.contrastive.edges=(): list at least one pair of modalities")
         for i, edge in enumerate(self.edges):
+            where = f"objectives.contrastive.edges[{i}]={edge.a, edge.b, edge.weight}"
             for end in (edge.a, edge.b):
                 if end not in names:
-                    raise ValueError(
-                        f"objectives.contrastive.edges[{i}]: no modality {end!r}; the run has {', '.join(names)}"
-                    )
+                    raise ValueError(f"{where}: no tokenized modality {end!r}; the run has {', '.join(names)}")
+            if edge.a == edge.b or not edge.weight > 0:
+                raise ValueError(f"{where}: an edge joins two modalities with a positive weight")
+        if len({_name(e) for e in self.edges}) < len(self.edges):
+            raise ValueError("objectives.contrastive.edges: the same pair occurs twice; give it one weight")
+        if self.grid_tokens < 0:
+            raise ValueError(f"objectives.contrastive.grid_tokens={self.grid_tokens}: 0 takes all, else a number")
         if self.temperature <= 0:
             raise ValueError(f"objectives.contrastive.temperature={self.temperature}: must be positive")
 

@@ -48,6 +48,14 @@ class Objective:
                         raise ValueError(f"{where}: the modality's spec says {side}=False")
                 if not any(a > 0 for a in alphas.values()):
                     raise ValueError(f"objectives.masked.mixture[{i}].{side}: needs at least one positive alpha")
+        longest = max((m.length for m in self.modalities if m.kind == "sequence"), default=0)
+        if longest // 2 + 2 > self.n_sentinels:
+            raise ValueError(
+                f"objectives.masked: a sequence of {longest} tokens can need {longest // 2 + 2} sentinels, the text "
+                f"tokenizer has {self.n_sentinels}; shorten the modality"
+            )
+        if not sum(c.weight for c in self.mixture) > 0:
+            raise ValueError("objectives.masked.mixture: needs a component of positive weight")
         for key in ("input_tokens", "target_tokens"):
             low, high = getattr(self, key)
             if not 0 <= low <= high or high < 1:

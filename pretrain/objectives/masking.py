@@ -128,7 +128,9 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
             is_sentinel = (target >= sentinel) & (target < sentinel + n_sentinels)
             begin = window_start(next(keys), target, n_target, predicted[i] + 1, is_sentinel)
             target, at = jnp.roll(target, -begin), jnp.arange(len(target) - 1)
-            asked.append((*_entries(at < predicted[i], target[:-1], i, at), target[1:]))
+            # 4M's rule may start the window so late that fewer tokens follow than were asked for.
+            count = jnp.minimum(predicted[i], n_target - begin - 1)
+            asked.append((*_entries(at < count, target[:-1], i, at), target[1:]))
         else:
             ids, at = example[m.name]["ids"].astype(jnp.int32), jnp.arange(m.length)
             rank = jnp.zeros_like(at).at[jax.random.permutation(next(keys), m.length)].set(at)
@@ -144,7 +146,8 @@ def _dirichlet(key, alpha, present):
     """A Dirichlet draw over the modalities that are present and have alpha > 0; zeros elsewhere."""
     allowed = (alpha > 0) & present
     log_gamma = jax.random.loggamma(key, jnp.where(alpha > 0, alpha, 1.0))
-    return jnp.where(allowed, jax.nn.softmax(jnp.where(allowed, log_gamma, -jnp.inf)), 0.0)
+    # Not quite zero: a small alpha may underflow, but what is left over may still go there.
+    return jnp.where(allowed, jnp.maximum(jax.nn.softmax(jnp.where(allowed, log_gamma, -jnp.inf)), 1e-30), 0.0)
 
 
 def _entries(flag, ids, modality, position):

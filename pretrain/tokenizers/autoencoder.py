@@ -49,8 +49,8 @@ class Config:
     def __post_init__(self):
         if self.dim % self.heads or self.dim % 4:
             raise ValueError(f"model.dim={self.dim}: must be divisible by model.heads={self.heads} and by 4")
-        if not self.levels or min(self.levels) < 2:
-            raise ValueError(f"model.levels={self.levels}: every channel needs at least 2 levels")
+        if not self.levels or min(self.levels) < 3:
+            raise ValueError(f"model.levels={self.levels}: every channel needs at least 3 levels")
 
 
 class Model(nnx.Module):

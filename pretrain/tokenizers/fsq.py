@@ -14,7 +14,11 @@ def codebook_size(levels) -> int:
 
 
 def bound(z, levels):
-    """z `[…, d]` → values whose rounding gives L_i integers (arXiv 2309.15505, appendix A.1)."""
+    """z `[…, d]` → values whose rounding gives L_i integers (arXiv 2309.15505, appendix A.1).
+
+    The paper's listing shifts even levels by tan where arctanh, used here, puts z = 0 exactly on the boundary of the
+    two middle levels.
+    """
     levels = jnp.asarray(levels, jnp.float32)
     half = (levels - 1) * (1 + 1e-3) / 2
     offset = jnp.where(levels % 2 == 0, 0.5, 0.0)

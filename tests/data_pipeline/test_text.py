@@ -53,6 +53,7 @@ def test_special_tokens_take_exactly_one_id(tokenizer):
 
 def test_names_in_all_languages_round_trip(tokenizer):
     """Up to case and NFKC; SentencePiece's normaliser also makes a zero-width non-joiner a space."""
+
     def normal(text):
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
         return " ".join(text.replace("\u200c", " ").split())
@@ -143,5 +144,5 @@ def test_render_of_a_missing_field(field):
 
 @pytest.mark.parametrize("field", ["name", "name:tlh", "keyword", "group:en"])
 def test_render_of_an_unknown_field(field):
-    with pytest.raises(ValueError, match="name:en, name:es.*palette"):
+    with pytest.raises(ValueError, match=r"name:en, name:es.*palette"):
         render(field, EXAMPLE)

@@ -1,0 +1,55 @@
+"""Eight fake CPU devices, a compilation cache, and a small token store made of real emoji."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(".cache/jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import numpy as np
+import pytest
+
+from data_pipeline.image import palette
+from data_pipeline.pipeline import read_image
+from data_pipeline.sources.emoji import Source
+from data_pipeline.sources.tokens import Writer
+
+STYLES = {
+    "render3d": "rgb",
+    "flat": "rgb",
+    "noto": "rgb",
+    "line": "gray",
+    "mono": "gray",
+    "mask": "gray",
+    "edges": "gray",
+}
+
+
+def toy_tokens(image) -> np.ndarray:
+    """uint8 `[64, 64, C]` → `[64]`: an 8×8 grid of patch means, a tokenizer that needs no training."""
+    patches = image.reshape(8, 8, 8, 8, -1).mean((1, 3, 4))
+    return (patches.ravel() * 4).astype(np.int16)
+
+
+@pytest.fixture(scope="session")
+def token_store(tmp_path_factory):
+    """64 training, 16 validation and 16 test emoji under toy tokenizers of 1024 codes."""
+    path = tmp_path_factory.mktemp("store") / "tokens"
+    modalities = {t: [m for m, owner in STYLES.items() if owner == t] for t in ("rgb", "gray")}
+    about = {t: {"workdir": "none", "digest": "toy", "vocab_size": 1024, "shape": [8, 8], "modalities": m}
+             for t, m in modalities.items()}  # fmt: skip
+    writer = Writer(path, tokenizers=about, licence="see data_pipeline/emoji_corpus/LICENSES")
+    for split, count in (("train", 64), ("val", 16), ("test", 16)):
+        source = Source(split)
+        writer.write_split(split, (record(source[i]) for i in range(count)))
+    writer.close()
+    return path
+
+
+def record(example):
+    out = {k: v for k, v in example.items() if not isinstance(v, np.ndarray)}
+    for name in STYLES:
+        field = "edges:render3d" if name == "edges" else name
+        out[name] = toy_tokens(read_image(example, field, None, 64))[None]
+    return out | {"palettes": [palette(example["render3d"][::4, ::4], n) for n in (1, 2, 3)]}

@@ -1,0 +1,261 @@
+"""Batches: the same for any number of workers and hosts, every evaluation row once; and token stores."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+
+from data_pipeline.pipeline import Encoder, eval_batches, train_batches
+from data_pipeline.sources import tokens
+from data_pipeline.spec import Modality, check_modalities
+
+MODALITIES = (
+    Modality("code", "grid", (2, 2), "code", "code", 50, tokenizer="fsq"),
+    Modality("depth", "grid", (1, 3), "depth", "depth", 40_000, tokenizer="fsq"),
+    Modality("label", "sequence", (4,), "group", "text", 300, tokenizer="text"),
+    Modality("rgb", "pixels", (6, 6, 3), "rgb"),
+)
+
+
+class Letters:
+    """A text tokenizer: one id a letter, 3 at the end."""
+
+    def encode(self, text, max_len):
+        return [*(ord(c) for c in text), 3][:max_len]
+
+
+class Memory:
+    """13 examples; every third lacks the depth, and number 5 the label. Two crops of each grid."""
+
+    size = 13
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        example = {
+            "row": np.int64(100 + index),
+            "code": index % 25 + np.asarray([0, 25])[:, None, None] + np.zeros((2, 2, 2), np.int64),
+            "rgb": rng.integers(0, 256, (6, 6, 3), dtype=np.uint8),
+        }
+        if index % 3:
+            example["depth"] = rng.integers(39_000, 40_000, (2, 1, 3))
+        return example | ({"group": "abcdefgh"[: 1 + index % 8]} if index != 5 else {})
+
+    def __repr__(self):
+        return "Memory()"
+
+
+def encoder(train=True):
+    return Encoder(MODALITIES, Letters(), train)
+
+
+def take(count, **options):
+    batches = iter(train_batches(Memory(), encoder(), **dict(batch_size=4, seed=3) | options))
+    return [next(batches) for _ in range(count)]
+
+
+def equal(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    return a.dtype == b.dtype and np.array_equal(a, b)
+
+
+def joined(parts):
+    first = parts[0]
+    return {k: joined([p[k] for p in parts]) for k in first} if isinstance(first, dict) else np.concatenate(parts)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_the_hosts_slices_make_up_the_global_batch(hosts):
+    parts = [take(9, shard_index=h, shard_count=hosts) for h in range(hosts)]
+    for whole, *slices in zip(take(9), *parts):
+        assert len(slices[0]["row"]) == 4 // hosts
+        assert equal(whole, joined(slices))
+
+
+def test_workers_do_not_change_the_data():
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags, which `python -m pretrain` has parsed
+    for alone, beside in zip(take(5), take(5, workers=1)):
+        assert equal(alone, beside)
+
+
+def test_seed_and_epochs():
+    one, again, other = (np.concatenate([b["row"] for b in take(13, seed=s)]) for s in (3, 3, 4))
+    assert (one == again).all() and (one != other).any()
+    assert all(len(set(one[13 * e : 13 * (e + 1)])) == 13 for e in range(4)), "an epoch shows every example once"
+    assert one[:13].tolist() != one[13:26].tolist(), "every epoch has an order of its own"
+
+
+def test_the_iterators_state_continues_the_stream():
+    stream = iter(train_batches(Memory(), encoder(), batch_size=4, seed=3))
+    for _ in range(3):
+        next(stream)
+    state = json.loads(json.dumps(stream.get_state()))
+    want = [next(stream) for _ in range(3)]
+    fresh = iter(train_batches(Memory(), encoder(), batch_size=4, seed=3))
+    fresh.set_state(state)
+    assert all(equal(next(fresh), w) for w in want)
+
+
+def test_a_batch_is_as_the_design_says():
+    batch = take(1, batch_size=12)[0]
+    assert {k: v["ids"].dtype for k, v in batch.items() if k not in ("row", "rgb")} == {
+        "code": np.int16, "depth": np.int32, "label": np.int16
+    }  # fmt: skip
+    assert batch["row"].dtype == np.int64 and batch["rgb"]["pixels"].shape == (12, 6, 6, 3)
+    assert batch["rgb"]["pixels"].dtype == np.uint8 and batch["rgb"]["valid"].shape == (12,)
+    for b, row in enumerate(batch["row"]):
+        example = Memory()[row - 100]
+        assert batch["code"]["valid"][b].all() and batch["depth"]["valid"][b].all() == ("depth" in example)
+        assert batch["depth"]["valid"][b].any() == ("depth" in example)
+        text = Letters().encode(example["group"], 4) if "group" in example else []
+        assert batch["label"]["ids"][b].tolist() == text + [0] * (4 - len(text))
+        assert batch["label"]["valid"][b].tolist() == [i < len(text) for i in range(4)]
+
+
+def test_all_grids_of_an_example_come_from_the_same_crop_and_crops_vary():
+    chosen = set()
+    for batch in take(13):
+        for b, row in enumerate(batch["row"]):
+            example = Memory()[row - 100]
+            crop = int(batch["code"]["ids"][b, 0] >= 25)
+            chosen.add(crop)
+            assert batch["code"]["ids"][b].tolist() == example["code"][crop].ravel().tolist()
+            if "depth" in example:
+                assert batch["depth"]["ids"][b].tolist() == example["depth"][crop].ravel().tolist()
+    assert chosen == {0, 1}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 13, 20])
+def test_evaluation_sees_every_row_once_and_marks_the_padding(batch_size):
+    batches = list(eval_batches(Memory(), encoder(train=False), batch_size=batch_size))
+    assert all(len(b["row"]) == batch_size for b in batches)
+    rows = np.concatenate([b["row"] for b in batches])
+    assert rows[:13].tolist() == list(range(100, 113)) and (rows[13:] == -1).all() and len(rows) < 13 + batch_size
+    for batch in batches:
+        for m in MODALITIES:
+            assert not batch[m.name]["valid"][batch["row"] < 0].any()
+        real = batch["row"] >= 0
+        assert (batch["code"]["ids"][real] < 25).all(), "the first crop, always"
+    again = list(eval_batches(Memory(), encoder(train=False), batch_size=batch_size))
+    assert all(equal(a, b) for a, b in zip(batches, again))
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"batch_size=4: must be divisible by the 3 hosts"):
+        take(1, shard_count=3)
+    empty = Memory()
+    empty.size = 0
+    with pytest.raises(ValueError, match=r"Memory\(\) is empty"):
+        train_batches(empty, encoder(), batch_size=4, seed=0)
+    narrow = Encoder((Modality("code", "grid", (2, 2), "code", "code", 5, tokenizer="fsq"),), None, False)
+    with pytest.raises(ValueError, match=r"modality 'code': 4 ids of 7…7 do not fit .* vocab_size 5"):
+        narrow(Memory()[7], np.random.default_rng(0))
+    small = Encoder((Modality("rgb", "pixels", (5, 5, 3), "rgb"),), None, False)
+    with pytest.raises(ValueError, match=r"modality 'rgb': shape=\(5, 5, 3\), but row 100 has \(6, 6, 3\)"):
+        small(Memory()[0], np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(kind="video"), "modality 'code': kind='video': must be one of grid"),
+        (dict(shape=(4,)), r"shape=\(4,\): a grid modality needs 2 positive sizes"),
+        (dict(shape=(0, 4)), "shape"),
+        (dict(tokenizer=""), "name the tokenizer"),
+        (dict(vocab=""), "name a vocabulary"),
+    ],
+    ids=str,
+)
+def test_specs_that_make_no_sense(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Modality(
+            **dict(name="code", kind="grid", shape=(2, 2), field="c", vocab="v", vocab_size=9, tokenizer="t") | changes
+        )
+
+
+def test_lists_of_specs_that_make_no_sense():
+    code = MODALITIES[0]
+    with pytest.raises(ValueError, match=r"'code' occurs twice"):
+        check_modalities([code, code])
+    with pytest.raises(ValueError, match=r"modality 'other': vocab_size.*9.*vocabulary 'code' has .*50.* elsewhere"):
+        check_modalities([code, Modality("other", "grid", (2, 2), "o", "code", 9, tokenizer="fsq")])
+
+
+# -- Token stores ----------------------------------------------------------------------------------------------------
+
+
+def examples(count, start=0):
+    for i in range(start, start + count):
+        ids = np.arange(8, dtype=np.int16).reshape(2, 2, 2) + i
+        yield {
+            "row": np.int64(i),
+            "code": ids,
+            "name": {"en": f"Wort {i} ü"},
+            "keywords": ["a", "b"],
+            "empty": np.zeros((0, 3)),
+        }
+
+
+@pytest.fixture
+def store(tmp_path):
+    writer = tokens.Writer(tmp_path / "store", tokenizers={"fsq": "abc"}, licence="CC0")
+    writer.write_split("train", examples(5))
+    writer.write_split("val", examples(2, start=5))
+    assert not (tmp_path / "store" / "manifest.json").exists(), "nothing is visible before close"
+    writer.close()
+    return tmp_path / "store"
+
+
+def test_a_store_gives_back_what_was_written(store):
+    for split, want in (("train", examples(5)), ("val", examples(2, 5)), (("train", "val"), examples(7))):
+        source, want = tokens.Source(store, split), list(want)
+        assert len(source) == len(want)
+        for i, example in enumerate(want):
+            got = source[i]
+            assert got.keys() == example.keys() and got["row"] == i + want[0]["row"]
+            assert equal({k: got[k] for k in ("code", "empty")}, {k: example[k] for k in ("code", "empty")})
+            assert got["name"] == example["name"] and got["keywords"] == ["a", "b"]
+    manifest = tokens.read_manifest(store)
+    assert manifest["tokenizers"] == {"fsq": "abc"} and manifest["licence"] == "CC0"
+    assert manifest["splits"]["train"]["count"] == 5 and len(manifest["splits"]["train"]["sha256"]) == 64
+
+
+def test_a_store_feeds_the_pipeline(store):
+    specs = (Modality("code", "grid", (2, 2), "code", "code", 50, tokenizer="fsq"),)
+    batch = next(iter(train_batches(tokens.Source(store), Encoder(specs, None, True), batch_size=5, seed=0)))
+    assert sorted(batch["row"]) == list(range(5))
+
+
+def test_repr_tells_stores_apart(store):
+    assert repr(tokens.Source(store)) == repr(tokens.Source(store)) != repr(tokens.Source(store, "val"))
+
+
+def test_store_errors(store, tmp_path):
+    with pytest.raises(ValueError, match=r"split='test': the store .* has train, val"):
+        tokens.Source(store, "test")
+    with pytest.raises(FileNotFoundError, match=r"no token store at .*nowhere.*tools.tokenize"):
+        tokens.Source(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match=r"already holds a token store"):
+        tokens.Writer(store, tokenizers={}, licence="")
+    with pytest.raises(TypeError, match=r"cannot hold set"):
+        tokens.encode_record({"x": {1, 2}})
+    file = store / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
+    with pytest.raises(ValueError, match=r"format=99, this version reads 1"):
+        tokens.Source(store)
+
+
+def test_a_corrupt_manifest_is_named(store):
+    (store / "manifest.json").write_text('{"format": 1, "spl')
+    with pytest.raises(ValueError, match=r"manifest.json"):
+        tokens.Source(store)
+
+
+def test_a_missing_shard_is_named(store):
+    (store / "train-00000-of-00001.array_record").unlink()
+    with pytest.raises((RuntimeError, ValueError, FileNotFoundError), match=r"train-00000"):
+        len(tokens.Source(store))

@@ -1,0 +1,117 @@
+"""The laws of DESIGN section 4, each a function that a test calls on a config."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from pretrain import build, optim
+from pretrain.checkpoint import load_params
+from pretrain.restore import init_function
+from pretrain.step import init_state, make_train_step
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(config: str, workdir, overrides: dict) -> list[str]:
+    flags = [f"--config.{k}={v}" for k, v in overrides.items()]
+    return [sys.executable, "-m", "pretrain", f"--config={config}", f"--workdir={workdir}", *flags]
+
+
+def launch(config, workdir, overrides, *, devices=1, **kwargs):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        command(config, workdir, overrides), cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, **kwargs,
+    )  # fmt: skip
+
+
+def run_cli(config, workdir, overrides, *, devices=1) -> str:
+    """Trains through the command line; returns what it printed."""
+    process = launch(config, workdir, overrides, devices=devices)
+    out, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, out
+    return out
+
+
+def losses(workdir) -> dict[int, dict]:
+    """{step: scalars} of a run's training lines."""
+    rows = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    return {r["step"]: r for r in rows if "loss" in r}
+
+
+def resumed_equals_uninterrupted(config, tmp_path, overrides, kill_after: int):
+    """Kills a run with SIGKILL once it has logged step `kill_after`, continues it, and compares every bit."""
+    run_cli(config, tmp_path / "whole", overrides)
+    killed = tmp_path / "killed"
+    process = launch(config, killed, overrides)
+    log, deadline = killed / "metrics.jsonl", time.time() + 300
+    while not (log.exists() and any(s >= kill_after for s in losses(killed))):
+        assert process.poll() is None, f"the run ended before it could be killed:\n{process.stdout.read()}"
+        assert time.time() < deadline, "the run never reached the step at which to kill it"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    out = run_cli(config, killed, overrides)
+    for ema in (False, True):
+        a, b = (load_params(tmp_path / name, ema=ema) for name in ("whole", "killed"))
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+    return out
+
+
+def meshes_agree(config, tmp_path, overrides, mesh: dict, tolerance=1e-5):
+    """Every logged loss term of a run on one device equals that on eight with this mesh."""
+    run_cli(config, tmp_path / "one", overrides)
+    out = run_cli(config, tmp_path / "eight", overrides | {f"mesh.{k}": v for k, v in mesh.items()}, devices=8)
+    assert "Involuntary full rematerialization" not in out
+    one, eight = losses(tmp_path / "one"), losses(tmp_path / "eight")
+    assert one.keys() == eight.keys()
+    for step in one:
+        for name, value in one[step].items():
+            if name == "loss" or ("/" in name and not name.endswith("/s")):
+                np.testing.assert_allclose(eight[step][name], value, rtol=tolerance, err_msg=f"{name} at step {step}")
+
+
+class Built:
+    """A run's parts on one device, without a workdir: for laws of the step itself."""
+
+    def __init__(self, config):
+        self.run = build.parse(config)
+        self.objectives = build.objectives(self.run)
+        self.graph, init = init_function(build.model(self.run, self.objectives), self.objectives, self.run.seed)
+        self.params = jax.jit(init)()
+        self.optimizer = optim.make_optimizer(self.run.optim, self.params, self.run.steps)
+
+    def batch(self):
+        source = build.source(self.run.data, "train")
+        encode = build.encoder(self.run, train=True)
+        rows = [encode(source[i], np.random.default_rng(i)) for i in range(self.run.batch_size)]
+        return jax.tree.map(lambda *x: np.stack(x), *rows)
+
+    def step(self, batch, steps=1):
+        """(state, metrics) after some steps on one batch."""
+        step = make_train_step(
+            self.graph, self.objectives, self.optimizer, seed=self.run.seed, accum=self.run.accum, ema=self.run.ema
+        )
+        step, state = jax.jit(step), init_state(self.params, self.optimizer, ema=self.run.ema > 0)
+        for _ in range(steps):
+            state, metrics = step(state, batch)
+        return state, metrics
+
+
+def close_trees(a, b, tolerance):
+    """Two trees agree leaf by leaf, relative to the largest entry of each leaf."""
+
+    def check(path, x, y):
+        scale = max(np.abs(x).max(initial=0), 1e-8)
+        assert np.abs(np.asarray(x) - np.asarray(y)).max(initial=0) <= tolerance * scale, jax.tree_util.keystr(path)
+
+    jax.tree_util.tree_map_with_path(check, a, b)

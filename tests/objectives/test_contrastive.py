@@ -1,0 +1,149 @@
+"""Softmax InfoNCE against an independent NumPy writing, missing examples included; and the objective around it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from tiny import MODALITIES
+
+from pretrain.objectives.contrastive import Edge, Objective, info_nce
+from pretrain.step import evaluate_objectives
+
+B, D = 7, 5
+
+
+def unit(rng, *shape):
+    x = rng.normal(size=shape)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def numpy_info_nce(a, b, present, scale):
+    """Drops the absent examples, then CLIP's two cross-entropies, summed over the examples that are left."""
+    a, b = a[present], b[present]
+    total = 0.0
+    for i in range(len(a)):
+        row, column = np.exp(scale * (b @ a[i])), np.exp(scale * (a @ b[i]))
+        total += 0.5 * (-np.log(row[i] / row.sum()) - np.log(column[i] / column.sum()))
+    return total
+
+
+@pytest.mark.parametrize("count", [B, 4, 1])
+@pytest.mark.parametrize("scale", [1.0, 14.3])
+def test_equals_numpy(count, scale):
+    rng = np.random.default_rng(count)
+    a, b = unit(rng, B, D), unit(rng, B, D)
+    present = rng.permutation(np.arange(B) < count)
+    got = info_nce(jnp.float32(a), jnp.float32(b), jnp.asarray(present), scale)
+    np.testing.assert_allclose(got, numpy_info_nce(a, b, present, scale), rtol=2e-6, atol=1e-6)
+    assert count == 1 or got > 0.1
+
+
+def test_gradient_equals_finite_differences():
+    rng = np.random.default_rng(0)
+    a, b, present, step = unit(rng, B, D), unit(rng, B, D), np.arange(B) != 2, 1e-6
+    got = jax.grad(info_nce, argnums=(0, 1, 3))(jnp.float32(a), jnp.float32(b), jnp.asarray(present), 5.0)
+    for which in (0, 1):
+        want = np.zeros((B, D))
+        for i in np.ndindex(B, D):
+            moved = []
+            for sign in (1, -1):
+                ab = [a.copy(), b.copy()]
+                ab[which][i] += sign * step
+                moved.append(numpy_info_nce(*ab, present, 5.0))
+            want[i] = (moved[0] - moved[1]) / (2 * step)
+        np.testing.assert_allclose(got[which], want, atol=1e-4)
+        assert not np.asarray(got[which])[2].any(), "an absent example gets no gradient"
+    d_scale = (numpy_info_nce(a, b, present, 5 + step) - numpy_info_nce(a, b, present, 5 - step)) / (2 * step)
+    np.testing.assert_allclose(got[2], d_scale, atol=1e-4)
+
+
+def test_none_present_is_zero_without_nan():
+    rng = np.random.default_rng(0)
+    a, b = jnp.float32(unit(rng, B, D)), jnp.float32(unit(rng, B, D))
+    value, grads = jax.value_and_grad(info_nce, argnums=(0, 1, 3))(a, b, jnp.zeros(B, bool), 5.0)
+    assert value == 0 and not any(np.asarray(g).any() for g in grads)
+
+
+def test_what_an_absent_example_holds_does_not_matter():
+    rng = np.random.default_rng(0)
+    a, b, present = jnp.float32(unit(rng, B, D)), jnp.float32(unit(rng, B, D)), jnp.arange(B) != 2
+    assert info_nce(a, b, present, 5.0) == info_nce(a.at[2].set(0), b.at[2].set(9), present, 5.0)
+
+
+def objective(**changes):
+    edges = (Edge("image", "caption", 3.0), Edge("image", "depth", 1.0))
+    return Objective(**dict(modalities=MODALITIES, edges=edges, grid_tokens=5) | changes)
+
+
+def test_loss_is_the_weighted_mean_over_edges():
+    one, batch, keys = objective(coef=0.5), tiny.batch(8), jax.random.split(jax.random.key(0), 8)
+    graph, params = nnx.split(tiny.model(embedded=one.embedded))
+    own = one.init(jax.random.key(0))
+    np.testing.assert_allclose(own["log_scale"], np.log(1 / 0.07), rtol=1e-6)
+
+    @jax.jit
+    def run(p):
+        loss = evaluate_objectives(graph, {"model": p, "objective": {"c": own}}, {"c": one}, batch, keys, train=True)
+        return loss, one.embed(nnx.merge(graph, p), own, one.view(batch, keys), keys)
+
+    (loss, terms), z = jax.device_get(run(params))
+    want = 0.0
+    for edge in one.edges:
+        present = batch[edge.a]["valid"].any(1) & batch[edge.b]["valid"].any(1)
+        total = numpy_info_nce(*(np.asarray(z[e]["z"], np.float64) for e in (edge.a, edge.b)), present, 1 / 0.07)
+        term = terms[f"c/{edge.a}~{edge.b}"]
+        assert term.weight == present.sum() and 1 < present.sum() < 8
+        np.testing.assert_allclose(term.total, total, rtol=1e-4)
+        want += 0.5 * total / present.sum() * edge.weight / 4
+    np.testing.assert_allclose(loss, want, rtol=1e-4)
+
+
+def test_embeddings_are_unit_and_those_of_one_modality_alone():
+    """Modalities that share an encoder call do not mix, and what an absent modality holds does not matter."""
+    one, batch, keys = objective(grid_tokens=0), tiny.batch(8), jax.random.split(jax.random.key(0), 8)
+    graph, params = nnx.split(tiny.model(embedded=one.embedded))
+    embed = jax.jit(lambda b: one.embed(nnx.merge(graph, params), {}, one.view(b, keys), keys))
+    z, other = embed(batch), embed(tiny.only(batch, depth=tiny.batch(8, seed=9)["depth"]))
+    for name in one.embedded:
+        present = np.asarray(z[name]["present"]) > 0
+        assert (present == batch[name]["valid"].any(1)).all()
+        np.testing.assert_allclose(np.linalg.norm(z[name]["z"], axis=1)[present], 1, atol=1e-4)
+        assert np.allclose(z[name]["z"], other[name]["z"], atol=1e-6) == (name != "depth")
+
+
+def test_thinned_grids_are_random_tokens_of_their_own_example():
+    one, batch = objective(), tiny.batch(8, missing=0.0)
+    views = [one.view(batch, jax.random.split(jax.random.key(seed), 8)) for seed in (0, 1)]
+    for view in views:
+        tokens = jax.device_get(view["image"])
+        assert tokens.ids.shape == (8, 5) and tokens.valid.all() and (np.diff(tokens.position) > 0).all()
+        assert (tokens.ids == np.take_along_axis(batch["image"]["ids"], tokens.position, 1)).all()
+    assert not np.array_equal(views[0]["image"].position, views[1]["image"].position)
+    assert len(np.unique(views[0]["image"].position, axis=0)) > 1
+    assert view["caption"].ids.shape == (8, 10)
+
+
+def test_scale_is_clamped_at_100():
+    one, rng = objective(edges=(Edge("image", "caption"),)), np.random.default_rng(0)
+    z = {n: {"z": jnp.float32(unit(rng, B, D)), "present": jnp.ones(B)} for n in ("image", "caption")}
+    at, above = (one.pair({"log_scale": jnp.float32(np.log(s))}, z)["image~caption"] for s in (100.0, 5000.0))
+    assert at == above != one.pair({"log_scale": jnp.float32(np.log(50.0))}, z)["image~caption"]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(edges=()), "list at least one pair"),
+        (dict(edges=(Edge("image", "sound"),)), r"edges\[0\]=.*no tokenized modality 'sound'; the run has image"),
+        (dict(edges=(Edge("image", "image"),)), "joins two modalities"),
+        (dict(edges=(Edge("image", "depth", 0.0),)), "with a positive weight"),
+        (dict(edges=(Edge("image", "depth"), Edge("image", "depth"))), "the same pair occurs twice"),
+        (dict(temperature=0.0), "temperature=0.0: must be positive"),
+    ],
+    ids=["no edge", "unknown", "loop", "weight", "twice", "temperature"],
+)
+def test_config_errors(changes, message):
+    with pytest.raises(ValueError, match=message):
+        objective(**changes)

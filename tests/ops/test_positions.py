@@ -1,0 +1,41 @@
+"""Sine-cosine tables against their formula, entry by entry."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pretrain.ops.positions import sincos_1d, sincos_2d
+
+
+def entry(position, k, dim):
+    """Entry k of `dim`: sines in the first half, cosines in the second."""
+    angle = position / 10000 ** ((k % (dim // 2)) / (dim / 2))
+    return math.sin(angle) if k < dim // 2 else math.cos(angle)
+
+
+def test_1d():
+    want = [[entry(p, k, 8) for k in range(8)] for p in range(50)]
+    np.testing.assert_allclose(sincos_1d(50, 8), want, atol=1e-6)
+
+
+def test_2d_is_row_then_column_in_raster_order():
+    rows, columns, dim = 3, 5, 12
+    want = [
+        [*(entry(r, k, dim // 2) for k in range(dim // 2)), *(entry(c, k, dim // 2) for k in range(dim // 2))]
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    table = sincos_2d(rows, columns, dim)
+    assert table.dtype == np.float32
+    np.testing.assert_allclose(table, want, atol=1e-6)
+
+
+def test_all_positions_differ():
+    for table in (sincos_1d(500, 16), sincos_2d(14, 14, 16)):
+        assert len(np.unique(table, axis=0)) == len(table)
+
+
+def test_2d_needs_a_multiple_of_four():
+    with pytest.raises(ValueError, match=r"dim=10: .*multiple of 4"):
+        sincos_2d(2, 2, 10)

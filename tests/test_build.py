@@ -1,0 +1,180 @@
+"""From config to objects: every mistake fails at once, with the key, the value and what was allowed."""
+
+import copy
+import types
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from pretrain import build, optim, sharding
+from pretrain.train import check_best
+
+GRID = dict(name="code", kind="grid", shape=(2, 2), field="code", vocab="code", vocab_size=9, tokenizer="fsq")
+TEXT = dict(name="label", kind="sequence", shape=(4,), field="group", vocab="text", vocab_size=8000, tokenizer="text")
+BOTH = {"code": 1.0, "label": 1.0}
+CONFIG = dict(
+    steps=10,
+    batch_size=8,
+    modalities=[GRID, TEXT],
+    model=dict(dim=16, heads=2, encoder_depth=1, decoder_depth=1, embed_dim=8),
+    objectives=dict(masked=dict(input_tokens=(0, 4), target_tokens=(4, 4), mixture=[dict(inputs=BOTH, targets=BOTH)])),
+    data=dict(source="emoji"),
+)
+
+
+def config(**changes):
+    """CONFIG with keys set, `a__b` for a.b; a value of None removes the key."""
+    out = copy.deepcopy(CONFIG)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        at = out
+        for p in parents:
+            at = at.setdefault(p, {})
+        if value is None:
+            del at[last]
+        else:
+            at[last] = value
+    return out
+
+
+def everything(config):
+    """All that a run builds of its config before it compiles."""
+    run = build.parse(config)
+    objectives = build.objectives(run)
+    build.model(run, objectives)
+    build.encoder(run, train=True)
+    build.source(run.data, run.data.train)
+    return run
+
+
+def test_a_good_config_builds():
+    run = everything(CONFIG)
+    assert run.modalities[0].shape == (2, 2) and run.model["dim"] == 16 and run.mesh.data == -1
+    assert build.parse(ConfigDict(CONFIG)) == run
+    again = build.parse(build.from_json(build.to_json(ConfigDict(CONFIG))))
+    assert build.objectives(again) == build.objectives(run) and again.modalities == run.modalities
+
+
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        (dict(step=3), ValueError, r"config.step=3: unknown key; did you mean 'steps'\? allowed: steps, batch_size"),
+        (
+            dict(optim__learning_rate=1.0),
+            ValueError,
+            "config.optim.learning_rate=1.0: unknown key; .*allowed: lr, warmup",
+        ),
+        (dict(model__dmi=3), ValueError, r"config.model.dmi=3: unknown key; did you mean 'dim'\?"),
+        (dict(objectives__masked__coeff=3), ValueError, r"config.objectives.masked.coeff=3: .*did you mean 'coef'\?"),
+        (dict(modalities=[GRID | {"size": 3}]), ValueError, r"config.modalities\[0\].size=3: unknown key"),
+        (dict(steps=None), ValueError, "config.steps: missing; Run needs it"),
+        (dict(data__source=None), ValueError, "config.data.source: missing; Data needs it"),
+        (dict(objectives__masked__mixture=None), ValueError, "config.objectives.masked.mixture: missing"),
+        (dict(steps="many"), TypeError, "config.steps='many': expected int, got str"),
+        (dict(steps=1.5), TypeError, "config.steps=1.5: expected int, got float"),
+        (dict(seed=True), TypeError, "config.seed=True: expected int, got bool"),
+        (dict(optim__lr="1e-3"), TypeError, "config.optim.lr='1e-3': expected float, got str"),
+        (dict(optim=3), TypeError, "config.optim=3: expected a dict with the keys of Config"),
+        (dict(modalities=[GRID | {"shape": 4}]), TypeError, r"config.modalities\[0\].shape=4: expected a list"),
+        (dict(objectives__masked__input_tokens=(1, 2, 3)), TypeError, r"input_tokens=\(1, 2, 3\): expected 2 values"),
+        (dict(model__dim="wide"), TypeError, "config.model.dim='wide': expected int"),
+        (dict(steps=0), ValueError, "config.steps=0: must be at least 1"),
+        (dict(accum=3), ValueError, "config.batch_size=8: must be divisible by accum=3"),
+        (dict(ema=1.0), ValueError, "config.ema=1.0"),
+        (dict(objectives={}), ValueError, "list at least one objective"),
+        (dict(objectives__maskd={}), ValueError, "config.objectives.maskd.objective='maskd': .*masked"),
+        (dict(objectives__mine={"objective": "clip"}), ValueError, "objectives.mine.objective='clip': .*contrastive"),
+        (dict(model__model="models.encdecc"), ValueError, "config.model.model='encdecc': .*there are: .*encdec"),
+        (dict(data__source="webdata"), ValueError, "config.data.source='webdata': .*there are: emoji, tokens"),
+        (dict(modalities=[GRID | {"tokenizer": ""}]), ValueError, "modality 'code': tokenizer=''"),
+        (dict(modalities=[GRID, GRID]), ValueError, "'code' occurs twice"),
+        (
+            dict(modalities=[GRID, GRID | {"name": "b", "vocab_size": 7}]),
+            ValueError,
+            "modality 'b': vocab_size.*7.*but .*9",
+        ),
+        (
+            dict(modalities=[GRID, TEXT | {"vocab_size": 99}]),
+            ValueError,
+            "'label': vocab_size=99, but the text tokenizer has 8000",
+        ),
+        (dict(model__heads=3), ValueError, "model.dim=16: must be divisible by model.heads=3"),
+        (dict(model__dtype="fp8"), ValueError, "model.dtype='fp8': must be float32 or bfloat16"),
+        (dict(model__remat="all"), ValueError, "model.remat='all': must be one of none, dots, block"),
+    ],
+    ids=lambda x: str(x)[:50] if isinstance(x, dict) else "",
+)
+def test_mistakes(changes, error, message):
+    with pytest.raises(error, match=message):
+        everything(config(**changes))
+
+
+def test_loading_lists_real_files_only():
+    """What is listed can be loaded and is what was asked for: every listed objective has an `Objective`."""
+    with pytest.raises(ValueError) as e:
+        build.load("pretrain.objectives", "masking", "key", "Objective")
+    assert {"masked", "contrastive", "reconstruction"} == set(str(e.value).split("there are: ")[1].split(", "))
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        (dict(data=3), r"mesh: data=3, fsdp=1, tensor=1 does not fit 4 device"),
+        (dict(data=-1, fsdp=3), "does not fit 4 device"),
+        (dict(data=-1, fsdp=-1), "at most one of them -1"),
+        (dict(data=0), "sizes must be positive"),
+        (dict(data=8), "does not fit 4 device"),
+    ],
+    ids=str,
+)
+def test_meshes_that_do_not_fit(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(sharding.MeshConfig(**sizes), [types.SimpleNamespace(id=i) for i in range(4)])
+
+
+def test_a_batch_that_does_not_split_over_the_devices():
+    mesh = types.SimpleNamespace(shape={"data": 2, "fsdp": 2, "tensor": 1})
+    build.check_batch(build.parse(config(batch_size=8, accum=2)), mesh)
+    with pytest.raises(ValueError, match=r"batch_size=8: batch_size / accum = 2 must be divisible by data × fsdp = 4"):
+        build.check_batch(build.parse(config(accum=4)), mesh)
+
+
+def test_optimizer_mistakes():
+    params = {"model": {"kernel": jax.numpy.ones(3)}}
+    with pytest.raises(ValueError, match=r"optim.warmup=10: must be at least 0 and below steps=10"):
+        optim.make_optimizer(optim.Config(warmup=10), params, 10)
+    with pytest.raises(ValueError, match=r"optim.rules: 'bias' matches no parameter; paths look like 'model/kernel'"):
+        optim.make_optimizer(optim.Config(rules=(optim.Rule("bias", 0.0),)), params, 10)
+
+
+def evaluators(specs):
+    run = build.parse(CONFIG)
+    context = types.SimpleNamespace(run=run, modalities=run.modalities, graph=None, objectives={})
+    return build.evaluators(specs, context)
+
+
+@pytest.mark.parametrize(
+    "specs, message",
+    [
+        (dict(loss={}), "config.evals.loss.evaluator='loss': .*losses"),
+        (dict(losses=dict(bach_size=3)), r"evals.losses.bach_size=3: unknown key; did you mean 'batch_size'\?"),
+        (
+            dict(retrieval=dict(pairs=[("code", "sound")])),
+            "retrieval.pairs: no modality 'sound'; the run has code, label",
+        ),
+        (dict(knn=dict(modalities=["code"], labels=["group"], features="x")), "knn.features='x': must be pooled or z"),
+        (dict(nll=dict(inputs=["x"], targets=["code"])), "nll.inputs: no modality 'x'"),
+    ],
+    ids=["file", "key", "retrieval", "knn", "nll"],
+)
+def test_evaluator_mistakes(specs, message):
+    with pytest.raises(ValueError, match=message):
+        evaluators(specs)
+
+
+def test_best_metric_of_an_unknown_evaluation():
+    made = evaluators(dict(val=dict(evaluator="losses", every=5)))
+    check_best(build.Checkpoint(every=5, best="val/loss"), made)
+    with pytest.raises(ValueError, match=r"checkpoint.best='test/loss'.*val"):
+        check_best(build.Checkpoint(every=5, best="test/loss"), made)

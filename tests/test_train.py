@@ -1,0 +1,119 @@
+"""The trainer as a whole: the laws on the tiny emoji run, refusals, and the finite guard."""
+
+import random
+
+import jax
+import jax.numpy as jnp
+import laws
+import numpy as np
+import pytest
+
+from configs import emoji
+from pretrain import runtime
+from pretrain.step import accumulate, evaluate_objectives, example_keys
+
+CONFIG = "configs/emoji.py:tiny"
+
+
+@pytest.fixture
+def config(token_store):
+    c = emoji.get_config("tiny")
+    c.data.path = str(token_store)
+    return c
+
+
+def test_resumed_equals_uninterrupted(token_store, tmp_path):
+    overrides = {"data.path": token_store, "steps": 40, "log.every": 1, "evals.val.every": 20, "checkpoint.every": 20}
+    kill_after = random.randint(21, 35)
+    out = laws.resumed_equals_uninterrupted(CONFIG, tmp_path, overrides, kill_after)
+    assert "resuming" in out and "from step 20" in out
+
+
+def test_eight_devices_equal_one(token_store, tmp_path):
+    overrides = {"data.path": token_store, "steps": 20, "log.every": 1, "evals.val.every": 20, "checkpoint.every": 20}
+    laws.meshes_agree(CONFIG, tmp_path, overrides, {"data": 2, "fsdp": 2, "tensor": 2})
+
+
+def test_accumulation_equals_one_batch(config):
+    built = laws.Built(config)
+    batch, keys = built.batch(), example_keys(0, 0, config.batch_size)
+
+    def whole(params, batch):
+        return evaluate_objectives(built.graph, params, built.objectives, batch, keys, train=True)
+
+    (loss, terms), grads = jax.jit(jax.value_and_grad(whole, has_aux=True))(built.params, batch)
+    split = jax.jit(lambda p, batch: accumulate(built.graph, p, built.objectives, batch, keys, 4))
+    loss_4, terms_4, grads_4 = split(built.params, batch)
+    np.testing.assert_allclose(loss_4, loss, rtol=1e-5)
+    laws.close_trees(terms, terms_4, 1e-5)
+    laws.close_trees(grads, grads_4, 1e-5)
+
+
+def test_scan_equals_unrolled_and_remat(config):
+    def grads():
+        built = laws.Built(config)
+        batch, keys = built.batch(), example_keys(0, 0, config.batch_size)
+
+        def loss(params, batch):
+            return evaluate_objectives(built.graph, params, built.objectives, batch, keys, train=True)[0]
+
+        return jax.jit(jax.grad(loss))(built.params, batch)
+
+    plain = grads()
+    config.model.unroll = True
+    laws.close_trees(plain, grads(), 1e-5)
+    for remat in ("block", "dots"):
+        config.model.update(dict(unroll=False, remat=remat))
+        laws.close_trees(plain, grads(), 1e-5)
+
+
+def test_every_term_has_a_gradient(config):
+    """Each loss term reaches the trunk, and every parameter is reached by some term."""
+    config.batch_size = 32
+    built = laws.Built(config)
+    batch, keys = built.batch(), example_keys(0, 0, 32)
+
+    def terms(params, batch):
+        found = evaluate_objectives(built.graph, params, built.objectives, batch, keys, train=True)[1]
+        return {name: term.total for name, term in found.items()}
+
+    @jax.jit
+    def gradient(params, batch, weights):
+        return jax.grad(lambda p: sum(weights[n] * t for n, t in terms(p, batch).items()))(params)
+
+    total = jax.tree.map(jnp.zeros_like, built.params)
+    names = list(jax.eval_shape(terms, built.params, batch))
+    for name in names:
+        g = gradient(built.params, batch, {n: jnp.float32(n == name) for n in names})
+        assert np.abs(g["model"]["encoder"]["attn"]["qkv"]["kernel"]).max() > 0, name
+        total = jax.tree.map(lambda t, x: t + jnp.abs(x), total, g)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(total):
+        assert leaf.max() > 0, jax.tree_util.keystr(path)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_named(config):
+    built = laws.Built(config)
+    batch = built.batch()
+    before, _ = built.step(batch)
+    broken = dict(built.params, objective={"masked": {}, "contrastive": {"log_scale": jnp.float32(jnp.nan)}})
+    built.params = broken
+    state, metrics = built.step(batch, steps=2)
+    assert metrics["skipped"] == 2 and metrics["skipped_in_a_row"] == 2
+    jax.tree.map(np.testing.assert_array_equal, state.params["model"], broken["model"])
+    bad = [name for name, ok in metrics["finite"].items() if not ok]
+    assert "loss contrastive/render3d~noto" in bad and not any("masked" in b for b in bad)
+    assert not np.array_equal(before.params["model"]["tokens"]["mask_token"], broken["model"]["tokens"]["mask_token"])
+
+
+def test_the_seed_and_the_step_fix_the_corruption():
+    a, b = (jax.random.key_data(example_keys(1, step, 4)) for step in (0, 1))
+    assert not np.array_equal(a, b)
+    np.testing.assert_array_equal(a, jax.random.key_data(example_keys(1, 0, 4)))
+    np.testing.assert_array_equal(a[:2], jax.random.key_data(example_keys(1, 0, 2)))
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
+    assert not runtime.claim_workdir(tmp_path / "run", '{"steps": 1, "log": {"every": 1}}')
+    assert runtime.claim_workdir(tmp_path / "run", '{"steps": 1, "log": {"every": 2}}')
+    with pytest.raises(ValueError, match=r'(?s)belongs to a run of another config.*-\s*"steps": 1.*\+\s*"steps": 2'):
+        runtime.claim_workdir(tmp_path / "run", '{"steps": 2, "log": {"every": 1}}')

@@ -1,0 +1,91 @@
+"""The image tokenizer: patches, shapes, the round trip of ids, locality of the encoder, and chunked use on the host."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from data_pipeline.spec import Modality
+from pretrain.tokenizers import fsq
+from pretrain.tokenizers.autoencoder import Config, Model, Tokenizer, patchify, unpatchify
+
+LEVELS = (4, 3, 3)
+PIXELS = Modality("rgb", "pixels", (8, 16, 3), "rgb")
+
+
+def model(modalities=(PIXELS,), embedded=(), **changes):
+    config = Config(**dict(patch=4, levels=LEVELS, dim=16, encoder_mlps=1, dtype="float32") | changes)
+    return Model(config, modalities, embedded, nnx.Rngs(0))
+
+
+def images(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 16, 3), dtype=np.uint8)
+
+
+def test_patches_are_raster_ordered_and_invert():
+    x = images(2)
+    patches = np.asarray(patchify(jnp.asarray(x), 4))
+    assert patches.shape == (2, 8, 48)
+    np.testing.assert_array_equal(patches[1, 5], x[1, 4:8, 4:8].ravel())  # 2 × 4 patches: number 5 is row 1, column 1
+    np.testing.assert_array_equal(unpatchify(jnp.asarray(patches), 4, (2, 4)), x)
+
+
+def test_tokenize_and_detokenize():
+    m, x = model(), images(3)
+    ids = np.asarray(m.tokenize(x))
+    assert ids.shape == (3, 8) and ids.dtype == np.int32 and 0 <= ids.min() <= ids.max() < fsq.codebook_size(LEVELS)
+    assert len(np.unique(ids)) > 1
+    out = np.asarray(m.detokenize(ids))
+    assert out.shape == x.shape and out.dtype == np.uint8
+    # Detokenizing the ids is decoding the codes.
+    direct = np.clip(np.asarray(m.decode(m.encode(x))) * 127.5 + 127.5, 0, 255)
+    np.testing.assert_allclose(out, direct, atol=0.51)
+
+
+def test_a_token_depends_on_its_own_patch_only():
+    m, x = model(), images(1)
+    changed = x.copy()
+    changed[0, 4:8, 4:8] = 255 - changed[0, 4:8, 4:8]
+    difference = np.abs(np.asarray(m.encode(x)) - np.asarray(m.encode(changed)))[0].max(-1)
+    assert difference[5] > 0 and not np.delete(difference, 5).any()
+
+
+def test_the_gradient_reaches_every_parameter():
+    graph, params = nnx.split(model())
+
+    def loss(p):
+        m = nnx.merge(graph, p)
+        return jnp.square(m.decode(m.encode(images(2))) - 0.3).mean()
+
+    grads = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params))
+    assert all(np.asarray(g).any() for _, g in grads), [p for p, g in grads if not np.asarray(g).any()]
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_chunks_give_the_same_as_one_batch(count):
+    m, x = model(), images(count)
+    small, big = Tokenizer(m, "abc", chunk=3), Tokenizer(m, "abc", chunk=16)
+    ids = small.encode(x)
+    np.testing.assert_array_equal(ids, big.encode(x))
+    np.testing.assert_array_equal(ids, m.tokenize(x))
+    np.testing.assert_array_equal(small.decode(ids), big.decode(ids))
+    assert (
+        small.decode(ids).shape == x.shape and small.vocab_size == 36 and small.grid == (2, 4) and small.channels == 3
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(patch=3), "model.patch=3: must divide the image size 8×16"),
+        (dict(dim=18), "model.dim=18: must be divisible by model.heads=2 and by 4"),
+        (dict(levels=(4, 1)), r"model.levels=\(4, 1\)"),
+        (dict(embedded=("rgb",)), "no contrastive objective"),
+        (dict(modalities=(PIXELS, Modality("g", "pixels", (8, 8, 1), "g"))), "of one shape"),
+    ],
+    ids=str,
+)
+def test_config_errors(changes, message):
+    with pytest.raises(ValueError, match=message):
+        model(**changes)
