@@ -15,7 +15,7 @@ OUT = flags.DEFINE_string("out", None, "Where the JSON goes; WORKDIR/eval.json i
 
 
 def evaluate(workdir, step=None) -> dict:
-    """{name: {"value", "untrained"}} over the final evaluators of the restored run."""
+    """{name: {"value", "untrained"}} over the final evaluators; untrained is None where they bring a baseline."""
     from pretrain import build
     from pretrain.evals.base import Context
     from pretrain.restore import restore, untrained
@@ -27,9 +27,10 @@ def evaluate(workdir, step=None) -> dict:
     baseline, table = untrained(restored), {}
     for name, (_, evaluator) in build.evaluators(restored.run.final_evals, context).items():
         print(f"evaluating {name}", flush=True)
-        before = dict(evaluator.run(baseline.params))
+        # An untrained network's likelihoods say less than the baseline that the evaluator brings, and cost as much.
+        before = {} if hasattr(evaluator, "own_baseline") else dict(evaluator.run(baseline.params))
         for key, value in evaluator.run(restored.params):
-            table[f"{name}/{key}"] = {"value": float(value), "untrained": float(before[key])}
+            table[f"{name}/{key}"] = {"value": float(value), "untrained": before.get(key)}
     return table
 
 
@@ -40,7 +41,8 @@ def main(argv):
     width = max(map(len, table))
     print(f"{'':{width}}  {'value':>8}  {'untrained':>9}   on {jax.devices()[0].device_kind}")
     for name, row in table.items():
-        print(f"{name:{width}}  {row['value']:8.3f}  {row['untrained']:9.3f}")
+        untrained = "" if row["untrained"] is None else f"{row['untrained']:.3f}"
+        print(f"{name:{width}}  {row['value']:8.3f}  {untrained:>9}")
     out = Path(OUT.value or Path(WORKDIR.value) / "eval.json")
     out.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {out}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ class Evaluator:
     splits: tuple[str, ...] = ("val", "test")
     train: str = "train"
     batch_size: int = 64
+    own_baseline: ClassVar[str] = "unigram"
 
     def __post_init__(self):
         known = [m.name for m in self.context.modalities]
