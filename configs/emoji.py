@@ -41,7 +41,7 @@ def get_config(arg=""):
     names = [*STYLES, *TEXTS]
     c = ConfigDict()
     c.seed = 0
-    c.steps = 900
+    c.steps = 1000
     c.batch_size = 32
     c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")
     c.modalities = modalities()
@@ -64,9 +64,9 @@ def get_config(arg=""):
     )  # fmt: skip
     c.optim = dict(lr=2e-3, warmup=100, weight_decay=0.2, clip=1.0)
     c.ema = 0.99
-    c.checkpoint = dict(every=450, keep=2, best="val/loss")
+    c.checkpoint = dict(every=500, keep=2, best="val/loss")
     c.log = dict(every=50)
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=450))
+    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=500))
     c.final_evals = dict(
         retrieval=dict(
             pairs=[("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]

@@ -1,4 +1,4 @@
-"""The laws of DESIGN section 4, each a function that a test calls on a config."""
+"""The laws that every run must keep, each a function that a test calls on a config."""
 
 import json
 import os

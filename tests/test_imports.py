@@ -1,4 +1,4 @@
-"""Imports point one way (DESIGN, section 2), read from the syntax trees of all files."""
+"""Imports point one way, read from the syntax trees of all files."""
 
 import ast
 import sys

@@ -55,7 +55,7 @@ def main():
     parser.add_argument("--tokenizers", required=True, help="NAME=WORKDIR,… of trained image tokenizers")
     parser.add_argument("--out", required=True, help="directory of the token store; must not hold one yet")
     parser.add_argument("--splits", default="train,val,test")
-    parser.add_argument("--crops", type=int, default=4, help="aligned crops of a training example, the first one whole")
+    parser.add_argument("--crops", type=int, default=8, help="aligned crops of a training example, the first one whole")
     parser.add_argument("--palette", default="render3d", help="the image field whose palette is taken")
     parser.add_argument("--licence", default="see data_pipeline/emoji_corpus/LICENSES")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification on frozen features, as DINO and 4M-21 do it (4m.md section 8: k=20, τ=0.07)."""
+"""k-nearest-neighbour classification on frozen features, as DINO and 4M-21 do it (k=20, τ=0.07)."""
 
 import dataclasses
 

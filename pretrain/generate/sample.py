@@ -1,4 +1,4 @@
-"""Any-to-any sampling: grids in parallel by confidence (MaskGIT, arXiv 2202.04200), sequences token by token.
+"""Any-to-any sampling: grids in random order, some tokens a step (4M's ROAR), sequences token by token.
 
 Both take a TokenSet of what is given and add to it; nothing is given twice, so outputs can be chained as inputs.
 """
@@ -14,7 +14,7 @@ from pretrain.models.tokens import TokenSet, concat
 
 
 def cosine_schedule(count: int, steps: int) -> list[int]:
-    """How many of `count` tokens each step commits: few at first, as MaskGIT's cosine schedule."""
+    """How many of `count` tokens each step commits: few at first (MaskGIT's cosine schedule, arXiv 2202.04200)."""
     steps = min(steps, count)
     left = np.round(count * np.cos(np.pi / 2 * np.arange(1, steps + 1) / steps)).astype(int)
     left = np.minimum(left, count - np.arange(1, steps + 1))  # at least one a step
@@ -27,8 +27,9 @@ def cosine_schedule(count: int, steps: int) -> list[int]:
 def generate_grid(graph, params, given: TokenSet, key, *, target: int, schedule: tuple, temperature: float = 1.0):
     """Fills a grid modality. given `[B, N]`; target: its index; returns ids int32 `[B, L]`.
 
-    Each step predicts all open positions from everything known, samples them, and commits those with the highest
-    log-probability plus Gumbel noise that fades with the steps (MaskGIT, section 3.2); temperature 0 takes the arg-max.
+    Each step predicts the open positions from everything known, samples them, and commits a random part of them
+    ("roar" in apple/ml-4m). Committing the most confident instead would paint the background first, and then
+    more background. Temperature 0 takes the arg-max.
     """
     model = nnx.merge(graph, params)
     modality = model.modalities[target]
@@ -40,11 +41,9 @@ def generate_grid(graph, params, given: TokenSet, key, *, target: int, schedule:
         k_id, k_order, key = jax.random.split(jax.random.fold_in(key, step), 3)
         encoded = model.encode(concat([given, TokenSet(ids, own, at, known)]))
         logits = model.logits(model.decode(encoded, TokenSet(ids, own, at, ~known)), modality.vocab)
-        log_p = jax.nn.log_softmax(logits)
-        drawn = log_p.argmax(-1) if temperature == 0 else jax.random.categorical(k_id, logits / temperature)
-        confidence = jnp.take_along_axis(log_p, drawn[..., None], -1)[..., 0]
-        noise = jax.random.gumbel(k_order, confidence.shape) * temperature * (1 - (step + 1) / len(schedule))
-        rank = jnp.argsort(jnp.argsort(-jnp.where(known, -jnp.inf, confidence + noise)))
+        drawn = logits.argmax(-1) if temperature == 0 else jax.random.categorical(k_id, logits / temperature)
+        order = jnp.where(known, jnp.inf, jax.random.uniform(k_order, known.shape))
+        rank = jnp.argsort(jnp.argsort(order))
         new = (rank < commit) & ~known
         ids, known = jnp.where(new, drawn, ids), known | new
     return ids

@@ -1,4 +1,4 @@
-"""Softmax InfoNCE between listed pairs of modalities (CLIP, arXiv 2103.00020; contrastive.md)."""
+"""Softmax InfoNCE between listed pairs of modalities (CLIP, arXiv 2103.00020)."""
 
 import dataclasses
 import math

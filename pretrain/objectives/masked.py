@@ -23,7 +23,7 @@ class Objective:
     """loss = mean over the target modalities m of CE_m, CE_m the mean over the predicted tokens of m (4M's `mod`).
 
     input_tokens, target_tokens: (smallest, largest) token budget; the largest is the static size. Here a modality's
-    mean is over the global batch; 4M takes it per rank and averages the ranks (4m.md section 1.5).
+    mean is over the global batch; 4M takes it per rank and averages the ranks.
     """
 
     modalities: tuple[Modality, ...]

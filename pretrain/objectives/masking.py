@@ -1,4 +1,4 @@
-"""4M's input and target selection (arXiv 2312.06647, section 2.3; 4m.md section 3.1), on the device.
+"""4M's input and target selection (arXiv 2312.06647, section 2.3, and the masking of apple/ml-4m), on the device.
 
 Budgets are drawn from Dirichlet distributions over modalities; grid tokens are masked at random, sequences by spans
 with sentinels. Everything is per example with static shapes; the objective vmaps it over the batch.
@@ -71,7 +71,7 @@ def _run_starts(masked):
 
 
 def window_start(key, target_ids, n_target, size, is_sentinel):
-    """Where to cut a target that is longer than `size` tokens: 4M's rule (4m.md section 3.1).
+    """Where to cut a target that is longer than `size` tokens: the rule of apple/ml-4m.
 
     A random sentinel but the last; if fewer than `size` tokens follow it, the earliest sentinel whose tail fits.
     """
