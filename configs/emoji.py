@@ -41,6 +41,8 @@ def get_config(arg=""):
     names = [*STYLES, *TEXTS]
     c = ConfigDict()
     c.seed = 0
+    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.accum = 1
     c.steps = 1000
     c.batch_size = 32
     c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")

@@ -14,6 +14,8 @@ def get_config(arg="rgb"):
     fields, channels = STYLES[arg]
     c = ConfigDict()
     c.seed = 0
+    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.accum = 1
     c.steps = 2500
     c.batch_size = {"rgb": 3, "gray": 2}[arg]  # examples; every style of them is an image
     c.data = dict(source="emoji", train="train")
