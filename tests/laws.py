@@ -68,15 +68,16 @@ def resumed_equals_uninterrupted(config, tmp_path, overrides, kill_after: int):
 
 
 def meshes_agree(config, tmp_path, overrides, mesh: dict, tolerance=1e-5):
-    """Every logged loss term of a run on one device equals that on eight with this mesh."""
+    """Every logged loss term of a run on one device equals that on eight with this mesh; returns what that printed."""
     run_cli(config, tmp_path / "one", overrides)
-    run_cli(config, tmp_path / "eight", overrides | {f"mesh.{k}": v for k, v in mesh.items()}, devices=8)
+    out = run_cli(config, tmp_path / "eight", overrides | {f"mesh.{k}": v for k, v in mesh.items()}, devices=8)
     one, eight = losses(tmp_path / "one"), losses(tmp_path / "eight")
     assert one.keys() == eight.keys()
     for step in one:
         for name, value in one[step].items():
             if name == "loss" or ("/" in name and not name.endswith("/s")):
                 np.testing.assert_allclose(eight[step][name], value, rtol=tolerance, err_msg=f"{name} at step {step}")
+    return out
 
 
 class Built:

@@ -42,8 +42,8 @@ class Objective:
                     where = f"objectives.masked.mixture[{i}].{side}[{name!r}]={alpha}"
                     if name not in names:
                         raise ValueError(f"{where}: no such modality; the run has {', '.join(names)}")
-                    if alpha < 0:
-                        raise ValueError(f"{where}: a Dirichlet alpha must not be negative")
+                    if not isinstance(alpha, (int, float)) or alpha < 0:
+                        raise ValueError(f"{where}: a Dirichlet alpha must not be negative, and a number")
                     if not getattr(names[name], side):
                         raise ValueError(f"{where}: the modality's spec says {side}=False")
                 if not any(a > 0 for a in alphas.values()):
