@@ -43,32 +43,32 @@ def get_config(arg=""):
     c.seed = 0
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.accum = 1
-    c.steps = 1000
-    c.batch_size = 32
+    c.steps = 500
+    c.batch_size = 128
     c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")
     c.modalities = modalities()
     c.model = dict(
-        model="models.encdec", dim=128, heads=2, encoder_depth=4, decoder_depth=2, gated=True, bias=False,
-        embed_dim=128, table_std=0.3, dtype="bfloat16", unroll=True,
+        model="models.encdec", dim=128, heads=2, encoder_depth=2, decoder_depth=2, gated=True, bias=False,
+        embed_dim=128, probes=8, table_std=0.1, position_base=30.0, dtype="bfloat16", unroll=True,
     )  # fmt: skip
     c.objectives = dict(
         masked=dict(
-            coef=1.0, input_tokens=(0, 64), target_tokens=(48, 48),
+            coef=1.0, input_tokens=(0, 48), target_tokens=(32, 32),
             mixture=[dict(inputs=dict.fromkeys(names, 0.3), targets=dict.fromkeys(names, 0.3))],
         ),
         contrastive=dict(
-            coef=2.0, temperature=0.07, grid_tokens=48,
+            coef=2.0, temperature=0.07, grid_tokens=24,
             edges=[
                 dict(a="render3d", b="noto", weight=4.0), dict(a="flat", b="noto"),
-                dict(a="render3d", b="caption", weight=0.5), dict(a="noto", b="caption", weight=0.5),
+                dict(a="render3d", b="caption", weight=0.25), dict(a="noto", b="caption", weight=0.25),
             ],
         ),
     )  # fmt: skip
-    c.optim = dict(lr=2e-3, warmup=100, weight_decay=0.2, clip=1.0)
+    c.optim = dict(lr=3e-3, warmup=50, weight_decay=0.7, clip=1.0)
     c.ema = 0.99
-    c.checkpoint = dict(every=500, keep=2, best="val/loss")
-    c.log = dict(every=50)
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=500))
+    c.checkpoint = dict(every=250, keep=2, best="val/loss")
+    c.log = dict(every=25)
+    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=250))
     c.final_evals = dict(
         retrieval=dict(
             pairs=[("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]
@@ -76,7 +76,7 @@ def get_config(arg=""):
         knn=dict(modalities=["render3d", "noto", "line"], labels=["group", "subgroup"]),
         nll=dict(
             inputs=["render3d", "noto", "line", "caption", "subgroup"],
-            targets=["render3d", "noto", "line", "caption", "group", "subgroup", "palette"],
+            targets=names,
         ),
     )
     if arg == "tiny":

@@ -69,6 +69,18 @@ def constrain(x):
     return jax.lax.with_sharding_constraint(x, P(BATCH))
 
 
+def gather_rows(table):
+    """A table `[V, D]` whole along D, for looking rows up: `fsdp` is gathered, a vocabulary split over `tensor` stays.
+
+    Rows cut along D would make XLA replicate the whole looked-up activation to lay it out by batch.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return table
+    split = len(table) % mesh.shape["tensor"] == 0
+    return jax.lax.with_sharding_constraint(table, P("tensor" if split else None))
+
+
 def param_spec(path: str, shape: tuple[int, ...], mesh) -> P:
     """The layout of one parameter, or of optimizer or EMA state of the same path and shape."""
     spec = [None] * len(shape)

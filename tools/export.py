@@ -26,7 +26,7 @@ def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
     spec = importlib.util.spec_from_file_location("tokenloom_torch", f"{folder}/tokenloom_torch.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    theirs, ours = module.load(folder), fp32(restored)
+    theirs, graph = module.load(folder), fp32_graph(restored)
     batch = next(Context(restored.run, restored.graph, restored.objectives).batches("test", examples))
     masked = next(o for o in restored.objectives.values() if hasattr(o, "input_tokens"))
     inputs, queries, _ = masked.view(batch, example_keys(0, 0, examples))
@@ -34,27 +34,35 @@ def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
     def torch_set(tokens):
         return tuple(torch.from_numpy(np.asarray(f).astype(bool if f.dtype == bool else np.int64)) for f in tokens)
 
-    encoded = ours.encode(inputs)
-    y = ours.decode(encoded, queries)
+    @jax.jit
+    def ours(params):
+        model = nnx.merge(graph, params)
+        encoded = model.encode(inputs)
+        y, pooled = model.decode(encoded, queries), model.pool(encoded)
+        logits = {v: model.logits(y, v) for v in model.tokens.tables}
+        return logits, {name: model.project_pooled(pooled, name) for name in model.embedded}
+
+    logits, z = jax.device_get(ours(restored.params["model"]))
     worst = {}
     with torch.no_grad():
         x_t = theirs.encode(*torch_set(inputs))
         y_t = theirs.decode(x_t, torch_set(inputs), torch_set(queries))
         valid = np.asarray(queries.valid)
         for vocab in theirs.vocabs:
-            logits = np.asarray(ours.logits(y, vocab)), theirs.logits(y_t, vocab).numpy()
-            worst[f"logits/{vocab}"] = float(np.abs(logits[0] - logits[1])[valid].max())
-        for name in ours.embedded:
-            z = np.asarray(ours.project_pooled(ours.pool(encoded), name))
-            worst[f"embedding/{name}"] = float(np.abs(z - theirs.embed(x_t, torch_set(inputs)[3], name).numpy()).max())
+            difference = logits[vocab] - theirs.logits(y_t, vocab).numpy()
+            worst[f"logits/{vocab}"] = float(np.abs(difference)[valid].max())
+        for name in z:
+            worst[f"embedding/{name}"] = float(
+                np.abs(z[name] - theirs.embed(x_t, torch_set(inputs), name).numpy()).max()
+            )
     return worst
 
 
-def fp32(restored: Restored):
-    """The same network computing in fp32."""
-    config = dataclasses.replace(restored.model.config, dtype="float32")
-    model = type(restored.model)(config, restored.model.modalities, restored.model.embedded, nnx.Rngs(0))
-    return nnx.merge(nnx.split(model)[0], restored.params["model"])
+def fp32_graph(restored: Restored):
+    """The graph of the same network computing in fp32."""
+    model = restored.model
+    config = dataclasses.replace(model.config, dtype="float32")
+    return nnx.split(nnx.eval_shape(lambda: type(model)(config, model.modalities, model.embedded, nnx.Rngs(0))))[0]
 
 
 def main():

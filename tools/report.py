@@ -84,15 +84,20 @@ class Painter:
         return self.words(target, ids, valid)
 
     def given(self, name):
-        return whole(self.batch, name, self.modalities)
+        """All of a modality, padded to the length of the longest, so that one compilation serves all."""
+        tokens = whole(self.batch, name, self.modalities)
+        longest = max(m.length for m in self.modalities)
+        return TokenSet(*(jnp.pad(f, ((0, 0), (0, longest - f.shape[1]))) for f in tokens))
 
 
 def masked_figure(p: Painter, name="render3d", shown=0.25):
     """The truth, the quarter of the tokens that the model saw, and the whole picture that it made of them."""
     tokens = p.given(name)
-    seen = jax.random.uniform(p.key, tokens.ids.shape) < shown
+    seen = tokens.valid & (jax.random.uniform(p.key, tokens.ids.shape) < shown)
+    length = p.modalities[p.index(name)].length
     filled = p.make_grid(tokens._replace(valid=seen), name)
-    filled = jnp.where(seen, tokens.ids, filled)
+    seen = seen[:, :length]
+    filled = jnp.where(seen, tokens.ids[:, :length], filled)
     truth = p.truth(name)
     side = p.modalities[p.index(name)].shape[0]
     mask = np.asarray(seen).reshape(-1, side, side).repeat(truth.shape[1] // side, 1).repeat(truth.shape[2] // side, 2)

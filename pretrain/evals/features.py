@@ -25,7 +25,7 @@ def _embedder(context: Context, modality: str):
 def features(context: Context, params, modality: str, splits, batch_size: int = 64) -> dict:
     """Encodes one modality alone, all its tokens, for every example of the splits.
 
-    Returns {"row" `[n]`, "pooled" `[n, D]` (mean of the encoder output), "z" `[n, embed_dim]` (the contrastive
+    Returns {"row" `[n]`, "pooled" `[n, P]` (the pooled encoder output), "z" `[n, embed_dim]` (the contrastive
     embedding; the pooled output where the modality has no projection)}; examples that lack it are left out.
     """
     embed, rows, parts = _embedder(context, modality), [], []

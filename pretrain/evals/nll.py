@@ -11,7 +11,7 @@ from flax import nnx
 
 from data_pipeline.text import TextTokenizer
 from pretrain.evals.base import Context
-from pretrain.models.tokens import TokenSet, whole
+from pretrain.models.tokens import TokenSet, concat, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,48 +39,65 @@ class Evaluator:
                     raise ValueError(f"nll.{key}: no modality {name!r}; the run has {', '.join(known)}")
 
     def run(self, params):
-        sums, baseline = {}, {b: np.zeros(2) for b in self.targets}
-        unigram = {b: self._unigram(b) for b in self.targets}
+        names = [m.name for m in self.context.modalities]
+        of = np.asarray([names.index(b) for b in self.targets])
+        frequency = self._log_frequencies(of)
+        sums = dict.fromkeys((*self.inputs, "none"), 0.0)
+        baseline = 0.0
         for batch in self.context.batches(self.splits, self.batch_size):
-            given = {a: whole(batch, a, self.context.modalities) for a in self.inputs}
-            # Nothing shown is an input too: any modality's tokens, none of them valid.
-            given["none"] = given[self.inputs[0]]._replace(valid=np.zeros(given[self.inputs[0]].ids.shape, bool))
-            for b in self.targets:
-                for a in given:
-                    if a != b:
-                        found = np.asarray(jax.device_get(self._score(b)(params, given[a], batch, a == "none")))
-                        sums[a, b] = sums.get((a, b), 0) + found
-                _, labels, valid = jax.device_get(self._queries(b)(batch))
-                baseline[b] += (-unigram[b][labels[valid]].sum(), valid.sum())
-        for (a, b), (total, count) in sums.items():
-            yield f"{a}→{b}", total / max(count, 1)
-        for b, (total, count) in baseline.items():
-            yield f"unigram→{b}", total / max(count, 1)
+            asked = queries, labels, valid = self._queries(batch)
+            for a in sums:
+                sums[a] += np.stack(self._score(params, self._given(batch, a), asked, a == "none"))
+            labels, valid, modality = jax.device_get((labels, valid, queries.modality))
+            nll = [-frequency[i][labels[valid & (modality == m)]].sum() for i, m in enumerate(of)]
+            baseline += np.stack([nll, [(valid & (modality == m)).sum() for m in of]])
+        for a, (total, count) in {**sums, "unigram": baseline}.items():
+            for i, b in enumerate(self.targets):
+                if a != b:
+                    yield f"{a}→{b}", float(total[i] / max(count[i], 1))
 
-    def _unigram(self, target):
-        """log frequency of each id among the labels of the training split, `[V]`."""
-        modality = next(m for m in self.context.modalities if m.name == target)
-        counts = np.ones(modality.vocab_size)
+    def _log_frequencies(self, of) -> list[np.ndarray]:
+        """For each target the log frequency of each id among its labels in the training split, `[V]`."""
+        counts = [np.ones(self.context.modalities[m].vocab_size) for m in of]
         for batch in self.context.batches(self.train, self.batch_size):
-            _, labels, valid = jax.device_get(self._queries(target)(batch))
-            np.add.at(counts, labels[valid], 1)
-        return np.log(counts / counts.sum())
+            queries, labels, valid = jax.device_get(self._queries(batch))
+            for i, m in enumerate(of):
+                np.add.at(counts[i], labels[valid & (queries.modality == m)], 1)
+        return [np.log(c / c.sum()) for c in counts]
 
-    @functools.cache  # noqa: B019 - evaluators live as long as the process
-    def _queries(self, target):
-        return jax.jit(lambda batch: full_queries(batch, target, self.context.modalities, self._sentinel))
+    def _given(self, batch, name) -> TokenSet:
+        """All of one input modality, padded to one length for all of them, so that one compilation serves all."""
+        modalities = self.context.modalities
+        longest = max(m.length for m in modalities if m.name in self.inputs)
+        tokens = whole(batch, self.inputs[0] if name == "none" else name, modalities)
+        if name == "none":  # nothing shown is an input too: any modality's tokens, none of them valid
+            tokens = tokens._replace(valid=np.zeros(tokens.ids.shape, bool))
+        return TokenSet(*(np.pad(f, ((0, 0), (0, longest - f.shape[1]))) for f in tokens))
 
-    @functools.cache  # noqa: B019
-    def _score(self, target):
-        """(params, given TokenSet, batch, whether nothing is shown) → (Σ −log p, tokens), compiled for each length."""
+    @functools.cached_property
+    def _queries(self):
+        """batch → (queries, labels, valid) of all targets side by side, which the decoder keeps apart."""
 
-        def score(params, given, batch, nothing):
+        def queries(batch):
+            parts = [full_queries(batch, b, self.context.modalities, self._sentinel) for b in self.targets]
+            sets, *rest = zip(*parts)
+            return concat(sets), *(jnp.concatenate(r, axis=1) for r in rest)
+
+        return jax.jit(queries)
+
+    @functools.cached_property
+    def _score(self):
+        """(params, given TokenSet, asked, whether nothing is shown) → (Σ −log p, tokens), each per target."""
+        of = jnp.asarray([[m.name for m in self.context.modalities].index(b) for b in self.targets])
+
+        def score(params, given, asked, nothing):
+            queries, labels, valid = asked
             model = nnx.merge(self.context.graph, params["model"])
-            queries, labels, valid = full_queries(batch, target, self.context.modalities, self._sentinel)
             # An example that lacks the input says nothing of how well the input predicts.
             queries = queries._replace(valid=valid & (given.valid.any(1, keepdims=True) | nothing))
             nll = model.nll(model.decode(model.encode(given), queries), queries, labels)
-            return nll.sum(), queries.valid.sum()
+            mine = (queries.modality == of[:, None, None]) & queries.valid
+            return (nll * mine).sum((1, 2)), mine.sum((1, 2))
 
         return jax.jit(score)
 

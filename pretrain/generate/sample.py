@@ -35,9 +35,11 @@ def generate_grid(graph, params, given: TokenSet, key, *, target: int, schedule:
     modality = model.modalities[target]
     size, length = given.ids.shape[0], modality.length
     at = jnp.broadcast_to(jnp.arange(length), (size, length))
-    ids, known = jnp.zeros((size, length), jnp.int32), jnp.zeros((size, length), bool)
     own = jnp.full((size, length), target)
-    for step, commit in enumerate(schedule):
+
+    def commit_some(carry, step_and_count):
+        ids, known, key = carry
+        step, commit = step_and_count
         k_id, k_order, key = jax.random.split(jax.random.fold_in(key, step), 3)
         encoded = model.encode(concat([given, TokenSet(ids, own, at, known)]))
         logits = model.logits(model.decode(encoded, TokenSet(ids, own, at, ~known)), modality.vocab)
@@ -45,7 +47,10 @@ def generate_grid(graph, params, given: TokenSet, key, *, target: int, schedule:
         order = jnp.where(known, jnp.inf, jax.random.uniform(k_order, known.shape))
         rank = jnp.argsort(jnp.argsort(order))
         new = (rank < commit) & ~known
-        ids, known = jnp.where(new, drawn, ids), known | new
+        return (jnp.where(new, drawn, ids), known | new, key), None
+
+    start = jnp.zeros((size, length), jnp.int32), jnp.zeros((size, length), bool), key
+    (ids, _, _), _ = jax.lax.scan(commit_some, start, (jnp.arange(len(schedule)), jnp.asarray(schedule)))
     return ids
 
 

@@ -2,7 +2,7 @@
 
     model = load("EXPORT_DIR")
     x = model.encode(ids, modality, position, valid)          # each [B, N] -> [B, N, D]
-    z = model.embed(x, valid, "caption")                      # [B, embed_dim], unit length
+    z = model.embed(x, (ids, modality, position, valid), "caption")   # [B, embed_dim], unit length
     y = model.decode(x, (ids, modality, position, valid), queries)   # queries: the same four, [B, M] -> [B, M, D]
     logits = model.logits(y, "text")                          # [B, M, V]
 
@@ -99,10 +99,13 @@ class EncDec(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(*args) for _ in range(c["decoder_depth"]))
         self.encoder_norm, self.decoder_norm = LayerNorm(dim, c["bias"]), LayerNorm(dim, c["bias"])
         self.context = nn.Linear(dim, dim)
-        self.project = nn.ModuleDict({m: nn.Linear(dim, c["embed_dim"], bias=False) for m in config["embedded"]})
+        probes = c["probes"] if config["embedded"] else 0
+        self.probes = nn.Parameter(torch.zeros(probes, dim)) if probes else None
+        pooled = max(probes, 1) * dim
+        self.project = nn.ModuleDict({m: nn.Linear(pooled, c["embed_dim"], bias=False) for m in config["embedded"]})
         self.register_buffer("vocab_of", torch.tensor([self.vocabs.index(m["vocab"]) for m in mods]), persistent=False)
         self.register_buffer("is_grid", torch.tensor([m["kind"] == "grid" for m in mods]), persistent=False)
-        self.register_buffer("positions", position_tables(mods, dim), persistent=False)
+        self.register_buffer("positions", position_tables(mods, dim, c["position_base"]), persistent=False)
 
     def place(self, modality, position):
         return self.positions[modality, position] + self.modality[modality]
@@ -120,9 +123,15 @@ class EncDec(nn.Module):
             x = block(x, valid[:, None, None, :])
         return self.encoder_norm(x)
 
-    def embed(self, x, valid, modality):
-        pooled = (x * valid[..., None]).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
-        return F.normalize(self.project[modality](pooled), dim=-1)
+    def embed(self, x, inputs, name):
+        _, modality, position, valid = inputs
+        valid = valid[:, None]
+        if self.probes is None:
+            weights = valid / valid.sum(-1, keepdim=True).clamp(min=1)
+        else:
+            scores = self.probes @ (x + self.place(modality, position)).transpose(1, 2)
+            weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(-1) * valid
+        return F.normalize(self.project[name]((weights @ x).flatten(1)), dim=-1)
 
     def decode(self, x, inputs, queries):
         _, in_modality, in_position, in_valid = inputs
@@ -143,11 +152,11 @@ class EncDec(nn.Module):
         return y @ self.tables[vocab].T
 
 
-def position_tables(mods, dim):
+def position_tables(mods, dim, base):
     """[modalities, longest, D]: 2-D sine-cosine on grids, 1-D on sequences (and on what masking makes of them)."""
 
     def sincos(position, dim):
-        omega = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+        omega = base ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
         angle = position[:, None] * omega
         return torch.cat([angle.sin(), angle.cos()], 1)
 

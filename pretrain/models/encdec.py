@@ -19,8 +19,12 @@ from pretrain.ops.matmul import matmul
 class Config:
     """Sizes of the trunk. `dtype` is that of the matmul operands; `embed_dim` the width of the pooled embeddings.
 
-    table_std: initial standard deviation of the token tables, 0.02 in 4M. Beside position embeddings of about 0.7 that
-    hides what a token says; contrastive objectives, which pool, then hardly start: give them more.
+    table_std: initial standard deviation of the token tables, as in 4M; code_std: of those of FSQ vocabularies. Beside
+    position embeddings of about 0.7 a deviation of 0.02 hides what a token says, and a contrastive objective hardly
+    starts; a word that training never shows should stay as quiet as that.
+    position_base: the slowest wave of the position tables is this long (times 2π tokens). 4M's 10000 leaves few waves
+    that tell neighbours on a small grid apart.
+    probes: learned queries that pool the encoder output by attention; 0 takes its mean.
     """
 
     dim: int = 768
@@ -32,6 +36,9 @@ class Config:
     bias: bool = False
     embed_dim: int = 512
     table_std: float = 0.02
+    code_std: float = 0.3
+    probes: int = 0
+    position_base: float = 10000.0
     dtype: str = "bfloat16"
     remat: str = "none"
     unroll: bool = False
@@ -61,14 +68,17 @@ class Model(nnx.Module):
         c, dtype = config, jnp.dtype(config.dtype)
         args = dict(mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, dtype=dtype)
         self.config, self.modalities, self.embedded = c, modalities, embedded
-        self.tokens = TokenEmbedding(modalities, c.dim, c.table_std, rngs)
+        self.tokens = TokenEmbedding(modalities, c.dim, (c.table_std, c.code_std), c.position_base, rngs)
         self.encoder = make_stack(lambda r: EncoderBlock(c.dim, c.heads, rngs=r, **args), c.encoder_depth, rngs)
         self.encoder_norm = LayerNorm(c.dim, bias=c.bias)
         self.context = Linear(c.dim, c.dim, bias=True, dtype=dtype, rngs=rngs)
         self.decoder = make_stack(lambda r: DecoderBlock(c.dim, c.heads, rngs=r, **args), c.decoder_depth, rngs)
         self.decoder_norm = LayerNorm(c.dim, bias=c.bias)
+        probes = c.probes if embedded else 0
+        self.probes = nnx.Param(0.2 * jax.random.normal(rngs.params(), (probes, c.dim))) if probes else None
+        pooled = max(probes, 1) * c.dim
         self.project = nnx.Dict(
-            {name: Linear(c.dim, c.embed_dim, bias=False, dtype=dtype, rngs=rngs) for name in embedded}
+            {name: Linear(pooled, c.embed_dim, bias=False, dtype=dtype, rngs=rngs) for name in embedded}
         )
 
     def encode(self, tokens: TokenSet, *, inserted=None, bias=None, layers: bool = False) -> Encoded:
@@ -100,12 +110,22 @@ class Model(nnx.Module):
         return matmul(y, self.tokens.tables[vocab][...].T, jnp.dtype(self.config.dtype))
 
     def pool(self, encoded: Encoded):
-        """Mean of the encoder output over valid tokens, `[B, D]`; zeros where there is none."""
-        valid = encoded.tokens.valid[..., None]
-        return jnp.where(valid, encoded.x, 0.0).sum(1) / jnp.maximum(valid.sum(1), 1)
+        """The encoder output of the valid tokens in one vector, `[B, D]` or `[B, probes·D]`; zeros where there is none.
+
+        Without probes their mean. Each probe takes a mean weighted by how it likes what a token says and where it
+        stands: a plain mean forgets the layout of a picture, which tells two pictures of one thing apart.
+        """
+        valid = encoded.tokens.valid[:, None]
+        if self.probes is None:
+            weights = valid / jnp.maximum(valid.sum(-1, keepdims=True), 1)
+        else:
+            scores = jnp.einsum("pd,bnd->bpn", self.probes[...], encoded.x + encoded.placed)
+            weights = jax.nn.softmax(jnp.where(valid, scores, jnp.finfo(scores.dtype).min)) * valid
+        pooled = jnp.einsum("bpn,bnd->bpd", weights, encoded.x)
+        return pooled.reshape(len(pooled), -1)
 
     def project_pooled(self, pooled, modality: str):
-        """pooled `[B, D]` → the L2-normalised embedding of one modality, `[B, embed_dim]`."""
+        """The output of `pool` → the L2-normalised embedding of one modality, `[B, embed_dim]`."""
         z = self.project[modality](pooled)
         return z * jax.lax.rsqrt(jnp.square(z).sum(-1, keepdims=True) + 1e-12)
 

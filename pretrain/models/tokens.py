@@ -9,6 +9,7 @@ from flax import nnx
 
 from data_pipeline.spec import Modality
 from pretrain.ops.positions import sincos_1d, sincos_2d
+from pretrain.sharding import constrain, gather_rows
 
 
 class TokenSet(NamedTuple):
@@ -43,14 +44,14 @@ class TokenEmbedding(nnx.Module):
     tables: {vocab: `[V, D]`}; modality: `[modalities, D]`; mask_token: `[D]`, what the decoder sees of a grid token.
     """
 
-    def __init__(self, modalities: tuple[Modality, ...], dim: int, table_std: float, rngs: nnx.Rngs):
+    def __init__(self, modalities: tuple[Modality, ...], dim: int, stds: tuple, base: float, rngs: nnx.Rngs):
         normal = jax.nn.initializers.normal(0.02)
         first = {m.vocab: m for m in reversed(modalities)}
         vocabs = dict.fromkeys(m.vocab for m in modalities)
-        self.tables = nnx.Dict({v: nnx.Param(init_table(first[v], dim, table_std, rngs)) for v in vocabs})
+        self.tables = nnx.Dict({v: nnx.Param(init_table(first[v], dim, *stds, rngs)) for v in vocabs})
         self.modality = nnx.Param(normal(rngs.params(), (len(modalities), dim)))
         self.mask_token = nnx.Param(normal(rngs.params(), (dim,)))
-        self.modalities, self.dim = modalities, dim
+        self.modalities, self.dim, self.base = modalities, dim, base
 
     def vocab_of(self, modality):
         """Index of the vocabulary of each token, from its modality index; any shape."""
@@ -64,7 +65,11 @@ class TokenEmbedding(nnx.Module):
         longest = max(span)
         table = np.zeros((len(span), longest, self.dim), np.float32)
         for i, m in enumerate(self.modalities):
-            own = sincos_2d(*m.shape, self.dim) if m.kind == "grid" else sincos_1d(span[i], self.dim)
+            own = (
+                sincos_2d(*m.shape, self.dim, self.base)
+                if m.kind == "grid"
+                else sincos_1d(span[i], self.dim, self.base)
+            )
             table[i, : span[i]] = own
         flat = tokens.modality * longest + tokens.position
         return jnp.asarray(table).reshape(-1, self.dim)[flat] + self.modality[...][tokens.modality]
@@ -75,7 +80,7 @@ class TokenEmbedding(nnx.Module):
         rows = 0.0
         for i, table in enumerate(self.tables.values()):
             # Out-of-vocabulary lookups are clipped and then masked: each token reads from its own table only.
-            row = table[...].at[tokens.ids].get(mode="clip")
+            row = constrain(gather_rows(table[...]).at[tokens.ids].get(mode="clip"))
             rows = rows + jnp.where((which == i)[..., None], row, 0.0)
         return rows
 
@@ -85,14 +90,14 @@ class TokenEmbedding(nnx.Module):
         return jnp.where(is_grid[..., None], self.mask_token[...], self.content(tokens))
 
 
-def init_table(modality: Modality, dim: int, std: float, rngs: nnx.Rngs):
+def init_table(modality: Modality, dim: int, table_std: float, code_std: float, rngs: nnx.Rngs):
     """Initial table `[V, dim]`: normal, or for an FSQ vocabulary a random linear image of its codes plus noise.
 
     The codes are what the quantizer's channels say, so that patches which look alike start out with like embeddings.
     """
     if not modality.levels:
-        return std * jax.random.normal(rngs.params(), (modality.vocab_size, dim))
+        return table_std * jax.random.normal(rngs.params(), (modality.vocab_size, dim))
     digits = np.unravel_index(np.arange(modality.vocab_size), modality.levels, order="F")
     codes = np.stack([(d - d.mean()) / d.std() for d in digits], axis=1) / np.sqrt(len(digits))
     image = codes.astype(np.float32) @ jax.random.normal(rngs.params(), (len(digits), dim))
-    return std * (image + 0.1 * jax.random.normal(rngs.params(), image.shape))
+    return code_std * (image + 0.1 * jax.random.normal(rngs.params(), image.shape))

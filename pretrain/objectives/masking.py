@@ -91,55 +91,67 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
     uniformly between them; alphas: (input `[components, m]`, target `[components, m]`, weight `[components]`).
     Returns (TokenSet `[N]`, TokenSet `[M]`, labels `[M]`).
     """
-    keys = iter(jax.random.split(key, 6 + 3 * len(modalities)))
-    present = jnp.stack([example[m.name]["valid"].sum() for m in modalities])
+    k_component, k_in, k_out, k_n_in, k_n_out, k_spans, k_window, k_grid = jax.random.split(key, 8)
+    sequences = [i for i, m in enumerate(modalities) if m.kind == "sequence"]
+    grids = [i for i, m in enumerate(modalities) if m.kind == "grid"]
     is_grid = jnp.asarray([m.kind == "grid" for m in modalities])
+    present = jnp.stack([example[m.name]["valid"].sum() for m in modalities])
 
     alpha_in, alpha_out, odds = (jnp.asarray(a, jnp.float32) for a in alphas)
-    component = jax.random.categorical(next(keys), jnp.log(odds))
-    weight_in = _dirichlet(next(keys), alpha_in[component], present > 0)
-    weight_out = _dirichlet(next(keys), alpha_out[component], present > 0)
-    n_in = jax.random.randint(next(keys), (), inputs[0], inputs[1] + 1)
-    n_out = jax.random.randint(next(keys), (), outputs[0], outputs[1] + 1)
+    component = jax.random.categorical(k_component, jnp.log(odds))
+    weight_in = _dirichlet(k_in, alpha_in[component], present > 0)
+    weight_out = _dirichlet(k_out, alpha_out[component], present > 0)
+    n_in = jax.random.randint(k_n_in, (), inputs[0], inputs[1] + 1)
+    n_out = jax.random.randint(k_n_out, (), outputs[0], outputs[1] + 1)
+    share = split_budget(weight_in, n_in, present)
+    shown, hidden, seen, asked = jnp.zeros_like(present), jnp.zeros_like(present), [], []
 
     # Sequences first: what spans leave of their share of the input budget then goes to the grids.
-    share = split_budget(weight_in, n_in, present)
-    sequences = {}
-    for i, m in enumerate(modalities):
-        if m.kind == "sequence":
-            e = example[m.name]
-            sequences[i] = mask_sequence(next(keys), e["ids"].astype(jnp.int32), e["valid"], share[i], sentinel)
-    used = jnp.stack([sequences[i][1] if i in sequences else jnp.int32(0) for i in range(len(modalities))])
-    shown = jnp.where(is_grid, split_budget(jnp.where(is_grid, weight_in, 0.0), n_in - used.sum(), present), used)
-    hidden = jnp.stack(
-        [
-            jnp.maximum(sequences[i][3] - 1, 0) if i in sequences else present[i] - shown[i]
-            for i in range(len(modalities))
-        ]
-    )
+    if sequences:
+        at = jnp.asarray(sequences)
+        ids, valid = _side_by_side(example, [modalities[i].name for i in sequences])
+        spans = jax.vmap(mask_sequence, in_axes=(0, 0, 0, 0, None))
+        keys = jax.random.split(k_spans, len(sequences))
+        shown_ids, n_shown, target, n_target = spans(keys, ids, valid, share[at], sentinel)
+        seen.append(_entries(jnp.arange(ids.shape[1]) < n_shown[:, None], shown_ids, at))
+        shown, hidden = shown.at[at].set(n_shown), hidden.at[at].set(jnp.maximum(n_target - 1, 0))
+    if grids:
+        shown += split_budget(jnp.where(is_grid, weight_in, 0.0), n_in - shown.sum(), present)
+        hidden = jnp.where(is_grid, present - shown, hidden)
     predicted = split_budget(weight_out, n_out, hidden)
 
-    seen, asked = [], []
-    for i, m in enumerate(modalities):
-        if i in sequences:
-            shown_ids, _, target, n_target = sequences[i]
-            at = jnp.arange(m.length)
-            seen.append(_entries(at < shown[i], shown_ids, i, at))
-            is_sentinel = (target >= sentinel) & (target < sentinel + n_sentinels)
-            begin = window_start(next(keys), target, n_target, predicted[i] + 1, is_sentinel)
-            target, at = jnp.roll(target, -begin), jnp.arange(len(target) - 1)
-            # 4M's rule may start the window so late that fewer tokens follow than were asked for.
-            count = jnp.minimum(predicted[i], n_target - begin - 1)
-            asked.append((*_entries(at < count, target[:-1], i, at), target[1:]))
-        else:
-            ids, at = example[m.name]["ids"].astype(jnp.int32), jnp.arange(m.length)
-            rank = jnp.zeros_like(at).at[jax.random.permutation(next(keys), m.length)].set(at)
-            seen.append(_entries(rank < shown[i], ids, i, at))
-            asked.append((*_entries((rank >= shown[i]) & (rank < shown[i] + predicted[i]), ids, i, at), ids))
+    if sequences:
+        is_sentinel = (target >= sentinel) & (target < sentinel + n_sentinels)
+        keys = jax.random.split(k_window, len(sequences))
+        begin = jax.vmap(window_start)(keys, target, n_target, predicted[at] + 1, is_sentinel)
+        target = jax.vmap(lambda t, b: jnp.roll(t, -b))(target, begin)
+        # 4M's rule may start the window so late that fewer tokens follow than were asked for.
+        count = jnp.minimum(predicted[at], n_target - begin - 1)
+        flag = jnp.arange(target.shape[1] - 1) < count[:, None]
+        asked.append((*_entries(flag, target[:, :-1], at), target[:, 1:].reshape(-1)))
+    if grids:
+        at = jnp.asarray(grids)
+        ids, valid = _side_by_side(example, [modalities[i].name for i in grids])
+        drawn = jnp.where(valid, jax.random.uniform(k_grid, ids.shape), jnp.inf)
+        rank = jnp.argsort(jnp.argsort(drawn, axis=1), axis=1)
+        low, high = shown[at][:, None], (shown + predicted)[at][:, None]
+        seen.append(_entries(rank < low, ids, at))
+        asked.append((*_entries((rank >= low) & (rank < high), ids, at), ids.reshape(-1)))
 
     valid, *visible = _pack(seen, inputs[1])
     asked_valid, *queries, labels = _pack(asked, outputs[1])
     return TokenSet(*visible, valid), TokenSet(*queries, asked_valid), labels
+
+
+def _side_by_side(example, names):
+    """(ids, valid), each `[len(names), longest]`: one array for all, so that compilation does not grow with them."""
+    longest = max(len(example[n]["ids"]) for n in names)
+
+    def rows(field, dtype):
+        parts = [example[n][field].astype(dtype) for n in names]
+        return jnp.stack([jnp.pad(p, (0, longest - len(p))) for p in parts])
+
+    return rows("ids", jnp.int32), rows("valid", bool)
 
 
 def _dirichlet(key, alpha, present):
@@ -150,8 +162,11 @@ def _dirichlet(key, alpha, present):
     return jnp.where(allowed, jnp.maximum(jax.nn.softmax(jnp.where(allowed, log_gamma, -jnp.inf)), 1e-30), 0.0)
 
 
-def _entries(flag, ids, modality, position):
-    return flag, ids, jnp.full(ids.shape, modality, jnp.int32), position.astype(jnp.int32)
+def _entries(flag, ids, modalities):
+    """Rows `[R, L]` of modalities `[R]` as flat (flag, ids, modality, position); the position is the index in L."""
+    modality = jnp.broadcast_to(modalities[:, None], ids.shape)
+    position = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    return tuple(x.reshape(-1) for x in (flag, ids, modality.astype(jnp.int32), position.astype(jnp.int32)))
 
 
 def _pack(parts, size):

@@ -28,14 +28,14 @@ def case():
     return inputs, queries
 
 
-@pytest.mark.parametrize("gated, bias", [(True, False), (False, True)], ids=["gated", "bias"])
-def test_jax_equals_torch(gated, bias):
+@pytest.mark.parametrize("gated, bias, probes", [(True, False, 3), (False, True, 0)], ids=["gated", "bias"])
+def test_jax_equals_torch(gated, bias, probes):
     torch = pytest.importorskip("torch")
     import dataclasses
 
     from pretrain.interop.torch_model import EncDec
 
-    model = tiny.model(embedded=EMBEDDED, gated=gated, bias=bias)
+    model = tiny.model(embedded=EMBEDDED, gated=gated, bias=bias, probes=probes, position_base=50.0)
     config = {"model": dataclasses.asdict(model.config), "modalities": plain(MODALITIES), "embedded": list(EMBEDDED)}
     theirs = EncDec(config).eval()
     theirs.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in to_state_dict(pure(model)).items()}, strict=True)
@@ -60,7 +60,7 @@ def test_jax_equals_torch(gated, bias):
             same(model.logits(y, vocab), theirs.logits(y_t, vocab), asked)
         for name in EMBEDDED:
             ours = model.project_pooled(model.pool(encoded), name)
-            same(ours, theirs.embed(x_t, tensors(inputs)[3], name), filled.any(1))
+            same(ours, theirs.embed(x_t, tensors(inputs), name), filled.any(1))
 
 
 def test_an_example_with_nothing_given_agrees_too():

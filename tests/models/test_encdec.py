@@ -1,0 +1,53 @@
+"""Pooling against NumPy, and the independences that the encoder-decoder promises."""
+
+import numpy as np
+import pytest
+import tiny
+from tiny import MODALITIES
+
+from pretrain.models.tokens import concat, whole
+
+
+@pytest.mark.parametrize("probes", [0, 3])
+def test_pool(probes):
+    model = tiny.model(probes=probes)
+    encoded = model.encode(whole(tiny.batch(6, missing=0.4), "caption", MODALITIES))
+    pooled = np.asarray(model.pool(encoded))
+    assert pooled.shape == (6, 16 * max(probes, 1))
+    x, valid, placed = (np.asarray(a) for a in (encoded.x, encoded.tokens.valid, encoded.placed))
+    assert valid.any(1).tolist().count(False) > 0
+    for b in range(6):
+        if not valid[b].any():
+            assert (pooled[b] == 0).all()
+            continue
+        here = x[b, valid[b]]
+        parts = [here.mean(0)]
+        if probes:
+            scores = np.asarray(model.probes[...]) @ (here + placed[b, valid[b]]).T
+            weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+            parts = list(weights @ here)
+        np.testing.assert_allclose(pooled[b], np.concatenate(parts), rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_contrastive_objective_there_are_no_probes():
+    assert tiny.model(embedded=(), probes=3).probes is None
+
+
+def test_predictions_of_one_modality_do_not_depend_on_what_else_is_asked():
+    model, batch = tiny.model(), tiny.batch(3, missing=0.0)
+    image, depth, caption = (whole(batch, n, MODALITIES) for n in ("image", "depth", "caption"))
+    encoded = model.encode(image)
+    together = np.asarray(model.decode(encoded, concat([depth, caption])))
+    np.testing.assert_allclose(together[:, :6], model.decode(encoded, depth), atol=1e-5)
+    np.testing.assert_allclose(together[:, 6:], model.decode(encoded, caption), atol=1e-5)
+
+
+def test_empty_slots_and_the_order_of_tokens_change_nothing():
+    model, batch = tiny.model(probes=2), tiny.batch(3, missing=0.0)
+    image, depth = (whole(batch, n, MODALITIES) for n in ("image", "depth"))
+    alone = model.encode(image)
+    padded = model.encode(concat([depth._replace(valid=np.zeros_like(depth.valid)), image]))
+    np.testing.assert_allclose(padded.x[:, 6:], alone.x, atol=1e-5)
+    np.testing.assert_allclose(model.pool(padded), model.pool(alone), atol=1e-5)
+    turned = model.encode(type(image)(*(np.asarray(f)[:, ::-1] for f in image)))
+    np.testing.assert_allclose(turned.x[:, ::-1], alone.x, atol=1e-5)
