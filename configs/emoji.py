@@ -49,18 +49,19 @@ def get_config(arg=""):
     c.modalities = modalities()
     c.model = dict(
         model="models.encdec", dim=128, heads=2, encoder_depth=2, decoder_depth=2, gated=True, bias=False,
-        embed_dim=128, probes=8, table_std=0.1, position_base=30.0, dtype="bfloat16", unroll=True,
+        embed_dim=128, probes=8, table_std=0.1, position_base=30.0, mimetic=True, dtype="bfloat16", unroll=True,
     )  # fmt: skip
     c.objectives = dict(
         masked=dict(
-            coef=1.0, input_tokens=(0, 48), target_tokens=(32, 32),
-            mixture=[dict(inputs=dict.fromkeys(names, 0.3), targets=dict.fromkeys(names, 0.3))],
+            coef=1.0, input_tokens=(0, 64), target_tokens=(32, 32),
+            # Few input modalities at a time, so that often one is seen whole, as it is when it is asked for another.
+            mixture=[dict(inputs=dict.fromkeys(names, 0.1), targets=dict.fromkeys(names, 0.3))],
         ),
         contrastive=dict(
             coef=2.0, temperature=0.07, grid_tokens=24,
             edges=[
                 dict(a="render3d", b="noto", weight=4.0), dict(a="flat", b="noto"),
-                dict(a="render3d", b="caption", weight=0.25), dict(a="noto", b="caption", weight=0.25),
+                dict(a="render3d", b="caption", weight=0.1), dict(a="noto", b="caption", weight=0.1),
             ],
         ),
     )  # fmt: skip

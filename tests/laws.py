@@ -25,7 +25,7 @@ def command(config: str, workdir, overrides: dict) -> list[str]:
 
 
 def launch(config, workdir, overrides, *, devices=1, **kwargs):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = os.environ["XLA_FLAGS"] + f" --xla_force_host_platform_device_count={devices}"  # the last one counts
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         command(config, workdir, overrides), cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

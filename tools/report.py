@@ -27,7 +27,9 @@ from pretrain.restore import load_tokenizer, restore
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-GRID_PAIRS = (("caption", "render3d"), ("line", "render3d"), ("render3d", "noto"), ("noto", "line"))
+GRID_PAIRS = (
+    ("flat", "render3d"), ("render3d", "noto"), ("line", "render3d"), ("noto", "line"), ("caption", "render3d"),
+)  # fmt: skip
 TEXT_PAIRS = (("render3d", "caption"), ("noto", "caption"), ("render3d", "group"))
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem;color:#222}
 img{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.85rem}td,th{padding:.15rem .6rem;
@@ -69,7 +71,7 @@ class Painter:
         ids, valid = (self.batch[name]["ids"], self.batch[name]["valid"]) if ids is None else (ids, valid)
         return [self.text.decode(np.asarray(i)[np.asarray(v)], sentinels=False) for i, v in zip(ids, valid)]
 
-    def make_grid(self, given: TokenSet, target, steps=8, temperature=0.7):
+    def make_grid(self, given: TokenSet, target, steps=12, temperature=0.5):
         schedule = tuple(cosine_schedule(self.modalities[self.index(target)].length, steps))
         return generate_grid(
             self.restored.graph, self.restored.params["model"], given, self.key, target=self.index(target),

@@ -16,12 +16,15 @@ import sentencepiece
 from data_pipeline.sources.emoji import metadata
 from data_pipeline.text import SPECIAL_TOKENS, TextTokenizer
 
+ENGLISH = 10  # one language of 26 would be cut into letters, but captions and keywords are in it
+
 
 def sentences() -> Iterator[str]:
-    """Every text of the train split: names in all languages, keywords, group and subgroup."""
+    """Every text of the train split: names in all languages, keywords, group and subgroup; English names repeated."""
     for row in metadata():
         if row["split"] == "train":
             yield from row["name"].values()
+            yield from [row["name"]["en"]] * ENGLISH
             yield from row["keywords"]["en"]
             yield row["group"]
             yield row["subgroup"]

@@ -24,6 +24,7 @@ class Config:
     starts; a word that training never shows should stay as quiet as that.
     position_base: the slowest wave of the position tables is this long (times 2π tokens). 4M's 10000 leaves few waves
     that tell neighbours on a small grid apart.
+    mimetic: start the keys of attention as its queries (`Attention`).
     probes: learned queries that pool the encoder output by attention; 0 takes its mean.
     """
 
@@ -37,6 +38,7 @@ class Config:
     embed_dim: int = 512
     table_std: float = 0.02
     code_std: float = 0.3
+    mimetic: bool = False
     probes: int = 0
     position_base: float = 10000.0
     dtype: str = "bfloat16"
@@ -66,7 +68,7 @@ class Model(nnx.Module):
 
     def __init__(self, config: Config, modalities: tuple[Modality, ...], embedded: tuple[str, ...], rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.dtype)
-        args = dict(mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, dtype=dtype)
+        args = dict(mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, mimetic=c.mimetic, dtype=dtype)
         self.config, self.modalities, self.embedded = c, modalities, embedded
         self.tokens = TokenEmbedding(modalities, c.dim, (c.table_std, c.code_std), c.position_base, rngs)
         self.encoder = make_stack(lambda r: EncoderBlock(c.dim, c.heads, rngs=r, **args), c.encoder_depth, rngs)

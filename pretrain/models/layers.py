@@ -45,9 +45,13 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention; with `context` it is cross-attention. Packed projections as 4M packs them: q|k|v."""
+    """Multi-head attention; with `context` it is cross-attention. Packed projections as 4M packs them: q|k|v.
 
-    def __init__(self, dim: int, heads: int, *, cross: bool, bias: bool, dtype, rngs: nnx.Rngs):
+    mimetic: keys start out as the projection of queries, so that every token first looks at what is like it and stands
+    where it stands (a half of the mimetic initialization of arXiv 2305.09828); small data does not teach that soon.
+    """
+
+    def __init__(self, dim: int, heads: int, *, cross: bool, bias: bool, mimetic: bool, dtype, rngs: nnx.Rngs):
         self.heads, self.dtype = heads, dtype
         if cross:
             self.q = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
@@ -55,6 +59,10 @@ class Attention(nnx.Module):
         else:
             self.qkv = Linear(dim, 3 * dim, bias=bias, dtype=dtype, rngs=rngs, parts=3)
         self.proj = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        if mimetic and cross:
+            self.kv.kernel[...] = self.kv.kernel[...].at[:, :dim].set(self.q.kernel[...])
+        elif mimetic:
+            self.qkv.kernel[...] = self.qkv.kernel[...].at[:, dim : 2 * dim].set(self.qkv.kernel[:, :dim])
 
     def __call__(self, x, context=None, *, mask=None, bias=None):
         """x `[B, N, D]`, context `[B, M, D]`, mask and bias as in `attend`; returns `[B, N, D]`."""
@@ -85,9 +93,9 @@ class Mlp(nnx.Module):
 class EncoderBlock(nnx.Module):
     """x += attention(norm1 x); x += mlp(norm2 x)."""
 
-    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, dtype, rngs: nnx.Rngs):
+    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, mimetic=False, dtype, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(dim, bias=bias)
-        self.attn = Attention(dim, heads, cross=False, bias=bias, dtype=dtype, rngs=rngs)
+        self.attn = Attention(dim, heads, cross=False, bias=bias, mimetic=mimetic, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(dim, bias=bias)
         self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
 
@@ -99,12 +107,12 @@ class EncoderBlock(nnx.Module):
 class DecoderBlock(nnx.Module):
     """x += self-attention(norm1 x); x += cross-attention(query_norm x, context_norm c); x += mlp(norm2 x)."""
 
-    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, dtype, rngs: nnx.Rngs):
+    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, mimetic=False, dtype, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(dim, bias=bias)
-        self.self_attn = Attention(dim, heads, cross=False, bias=bias, dtype=dtype, rngs=rngs)
+        self.self_attn = Attention(dim, heads, cross=False, bias=bias, mimetic=mimetic, dtype=dtype, rngs=rngs)
         self.query_norm = LayerNorm(dim, bias=bias)
         self.context_norm = LayerNorm(dim, bias=bias)
-        self.cross_attn = Attention(dim, heads, cross=True, bias=bias, dtype=dtype, rngs=rngs)
+        self.cross_attn = Attention(dim, heads, cross=True, bias=bias, mimetic=mimetic, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(dim, bias=bias)
         self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
 

@@ -51,3 +51,12 @@ def test_empty_slots_and_the_order_of_tokens_change_nothing():
     np.testing.assert_allclose(model.pool(padded), model.pool(alone), atol=1e-5)
     turned = model.encode(type(image)(*(np.asarray(f)[:, ::-1] for f in image)))
     np.testing.assert_allclose(turned.x[:, ::-1], alone.x, atol=1e-5)
+
+
+@pytest.mark.parametrize("mimetic", [False, True])
+def test_mimetic_keys_start_as_queries(mimetic):
+    model = tiny.model(mimetic=mimetic, noise=0.0)
+    own, cross = model.encoder.attn.qkv.kernel[...], model.decoder.cross_attn
+    assert np.array_equal(own[:, :, :16], own[:, :, 16:32]) == mimetic
+    assert np.array_equal(cross.q.kernel[...], cross.kv.kernel[:, :, :16]) == mimetic
+    assert not np.array_equal(own[:, :, :16], own[:, :, 32:])
