@@ -53,7 +53,7 @@ def get_config(arg=""):
     )  # fmt: skip
     c.objectives = dict(
         masked=dict(
-            coef=1.0, input_tokens=(0, 64), target_tokens=(32, 32),
+            coef=1.0, input_tokens=(0, 48), target_tokens=(32, 32),
             # Few input modalities at a time, so that often one is seen whole, as it is when it is asked for another.
             mixture=[dict(inputs=dict.fromkeys(names, 0.1), targets=dict.fromkeys(names, 0.3))],
         ),

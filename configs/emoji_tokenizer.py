@@ -16,7 +16,7 @@ def get_config(arg="rgb"):
     c.seed = 0
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.accum = 1
-    c.steps = 2500
+    c.steps = 1800
     c.batch_size = {"rgb": 3, "gray": 2}[arg]  # examples; every style of them is an image
     c.data = dict(source="emoji", train="train")
     c.modalities = [dict(name=f.split(":")[0], kind="pixels", shape=(64, 64, channels), field=f) for f in fields]
@@ -27,7 +27,7 @@ def get_config(arg="rgb"):
     c.objectives = dict(reconstruction=dict(loss="l1"))
     c.optim = dict(lr=4e-3, warmup=50, b2=0.99, weight_decay=0.0, clip=1.0)
     c.ema = 0.99
-    c.checkpoint = dict(every=1250, keep=1)
-    c.log = dict(every=250)
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=1250))
+    c.checkpoint = dict(every=900, keep=1)
+    c.log = dict(every=150)
+    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=900))
     return c

@@ -1,5 +1,6 @@
 """What the user sees of a run: merged metrics, a progress bar, one line an interval, JSONL, TensorBoard, W&B."""
 
+import contextlib
 import json
 import sys
 import time
@@ -13,14 +14,24 @@ class Rate:
     """Merges the metrics of the steps since the last line: totals and weights add up, then divide."""
 
     def __init__(self, batch_size: int, tokens_per_example: int):
-        self._batch_size, self._tokens = batch_size, tokens_per_example
+        self._batch_size, self._tokens, self._warm = batch_size, tokens_per_example, False
         self._reset()
 
     def _reset(self):
         self._terms, self._losses, self._steps, self._since = {}, [], 0, time.perf_counter()
 
+    @contextlib.contextmanager
+    def paused(self):
+        """What runs inside is no training: its time does not count."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
     def add(self, values: dict):
-        self._steps += 1
+        if self._warm:
+            self._steps += 1
+        else:  # the time of the very first step is that of its compilation
+            self._warm, self._since = True, time.perf_counter()
         if values["skipped_in_a_row"]:
             return  # not finite: it changed nothing, and would hide the mean of the others
         for name, term in values["terms"].items():
@@ -29,13 +40,16 @@ class Rate:
         self._losses.append(float(values["loss"]))
 
     def close(self) -> dict:
-        """Means since the last close: loss, every term, examples and tokens per second. Starts a new interval."""
-        examples = self._steps * self._batch_size / (time.perf_counter() - self._since)
+        """Means since the last close: loss, every term, examples and tokens per second. Starts a new interval.
+
+        The rates are left out of an interval that holds nothing but the first step.
+        """
         out = {"loss": sum(self._losses) / len(self._losses)} if self._losses else {}
         out |= {name: total / weight for name, (total, weight) in self._terms.items() if weight}
-        out["examples/s"] = examples
-        if self._tokens:
-            out["tokens/s"] = examples * self._tokens
+        if self._steps:
+            out["examples/s"] = self._steps * self._batch_size / (time.perf_counter() - self._since)
+            if self._tokens:
+                out["tokens/s"] = out["examples/s"] * self._tokens
         self._reset()
         return out
 
@@ -80,9 +94,8 @@ class Writer:
                 self.bar.update()
         if flush:
             scalars = rate.close() | {k: float(self.last[k]) for k in ("grad_norm", "skipped")}
-            self._speed = f"{_short(scalars.get('tokens/s', scalars['examples/s']))} " + (
-                "tokens/s" if "tokens/s" in scalars else "examples/s"
-            )
+            unit = "tokens/s" if "tokens/s" in scalars else "examples/s"
+            self._speed = f"{_short(scalars[unit])} {unit}" if unit in scalars else ""
             self.write(step, scalars)
 
     def write(self, step: int, scalars: dict):

@@ -78,7 +78,8 @@ def train(config, workdir) -> TrainState:
             for name, (every, evaluator) in evaluators.items():
                 if done == run.steps or (every and done % every == 0):
                     params = state.params if state.ema is None else state.ema
-                    found = {f"{name}/{k}": v for k, v in evaluator.run(params)}
+                    with rate.paused():
+                        found = {f"{name}/{k}": v for k, v in evaluator.run(params)}
                     writer.write(done, found)
                     scores |= found
             if checkpointer.due(done) or done == run.steps or preemption.stop:
