@@ -34,5 +34,7 @@ def features(context: Context, params, modality: str, splits, batch_size: int = 
         keep = present & (batch["row"] >= 0)
         rows.append(batch["row"][keep])
         parts.append((pooled[keep], z[keep]))
+    if not sum(map(len, rows)):
+        raise ValueError(f"features of {modality!r}: no example of {splits} has it; leave it out of the evals")
     pooled, z = (np.concatenate(p) for p in zip(*parts))
     return {"row": np.concatenate(rows), "pooled": pooled, "z": z}

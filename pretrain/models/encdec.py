@@ -22,7 +22,7 @@ class Config:
     table_std: initial standard deviation of the token tables, as in 4M; code_std: of those of FSQ vocabularies. Beside
     position embeddings of about 0.7 a deviation of 0.02 hides what a token says, and a contrastive objective hardly
     starts; a word that training never shows should stay as quiet as that.
-    position_base: the slowest wave of the position tables is this long (times 2π tokens). 4M's 10000 leaves few waves
+    position_base: the slowest wave of the position tables spans 2π times as many tokens. 4M's 10000 leaves few waves
     that tell neighbours on a small grid apart.
     mimetic: start the keys of attention as its queries (`Attention`).
     probes: learned queries that pool the encoder output by attention; 0 takes its mean.

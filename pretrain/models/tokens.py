@@ -65,12 +65,10 @@ class TokenEmbedding(nnx.Module):
         longest = max(span)
         table = np.zeros((len(span), longest, self.dim), np.float32)
         for i, m in enumerate(self.modalities):
-            own = (
-                sincos_2d(*m.shape, self.dim, self.base)
-                if m.kind == "grid"
-                else sincos_1d(span[i], self.dim, self.base)
-            )
-            table[i, : span[i]] = own
+            if m.kind == "grid":
+                table[i, : span[i]] = sincos_2d(*m.shape, self.dim, self.base)
+            else:
+                table[i, : span[i]] = sincos_1d(span[i], self.dim, self.base)
         flat = tokens.modality * longest + tokens.position
         return jnp.asarray(table).reshape(-1, self.dim)[flat] + self.modality[...][tokens.modality]
 
