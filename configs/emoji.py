@@ -49,7 +49,7 @@ def get_config(arg=""):
     c.modalities = modalities()
     c.model = dict(
         model="models.encdec", dim=128, heads=2, encoder_depth=2, decoder_depth=2, gated=True, bias=False,
-        embed_dim=128, probes=8, table_std=0.1, position_base=30.0, mimetic=True, dtype="bfloat16", unroll=True,
+        embed_dim=128, probes=8, table_std=0.1, waves=(0.35, 8.0), mimetic=True, dtype="bfloat16", unroll=True,
     )  # fmt: skip
     c.objectives = dict(
         masked=dict(

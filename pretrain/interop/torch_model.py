@@ -105,7 +105,7 @@ class EncDec(nn.Module):
         self.project = nn.ModuleDict({m: nn.Linear(pooled, c["embed_dim"], bias=False) for m in config["embedded"]})
         self.register_buffer("vocab_of", torch.tensor([self.vocabs.index(m["vocab"]) for m in mods]), persistent=False)
         self.register_buffer("is_grid", torch.tensor([m["kind"] == "grid" for m in mods]), persistent=False)
-        self.register_buffer("positions", position_tables(mods, dim, c["position_base"]), persistent=False)
+        self.register_buffer("positions", position_tables(mods, dim, c["waves"]), persistent=False)
 
     def place(self, modality, position):
         return self.positions[modality, position] + self.modality[modality]
@@ -152,11 +152,11 @@ class EncDec(nn.Module):
         return y @ self.tables[vocab].T
 
 
-def position_tables(mods, dim, base):
+def position_tables(mods, dim, waves):
     """[modalities, longest, D]: 2-D sine-cosine on grids, 1-D on sequences (and on what masking makes of them)."""
 
     def sincos(position, dim):
-        omega = base ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+        omega = (waves[1] / waves[0]) ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2)) / waves[0]
         angle = position[:, None] * omega
         return torch.cat([angle.sin(), angle.cos()], 1)
 

@@ -13,6 +13,7 @@ from pretrain.models.stack import REMAT, make_stack, run_stack
 from pretrain.models.tokens import TokenEmbedding, TokenSet
 from pretrain.ops.cross_entropy import grouped_nll
 from pretrain.ops.matmul import matmul
+from pretrain.ops.positions import WAVES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Config:
     table_std: initial standard deviation of the token tables, as in 4M; code_std: of those of FSQ vocabularies. Beside
     position embeddings of about 0.7 a deviation of 0.02 hides what a token says, and a contrastive objective hardly
     starts; a word that training never shows should stay as quiet as that.
-    position_base: the slowest wave of the position tables spans 2π times as many tokens. 4M's 10000 leaves few waves
-    that tell neighbours on a small grid apart.
+    waves: the shortest and longest wave of the position tables (`ops.positions`). On a small grid 4M's hardly tell
+    neighbours apart, and the decoder is slow to find what lies where its query stands.
     mimetic: start the keys of attention as its queries (`Attention`).
     probes: learned queries that pool the encoder output by attention; 0 takes its mean.
     """
@@ -40,7 +41,7 @@ class Config:
     code_std: float = 0.3
     mimetic: bool = False
     probes: int = 0
-    position_base: float = 10000.0
+    waves: tuple[float, float] = WAVES
     dtype: str = "bfloat16"
     remat: str = "none"
     unroll: bool = False
@@ -70,7 +71,7 @@ class Model(nnx.Module):
         c, dtype = config, jnp.dtype(config.dtype)
         args = dict(mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, mimetic=c.mimetic, dtype=dtype)
         self.config, self.modalities, self.embedded = c, modalities, embedded
-        self.tokens = TokenEmbedding(modalities, c.dim, (c.table_std, c.code_std), c.position_base, rngs)
+        self.tokens = TokenEmbedding(modalities, c.dim, (c.table_std, c.code_std), c.waves, rngs)
         self.encoder = make_stack(lambda r: EncoderBlock(c.dim, c.heads, rngs=r, **args), c.encoder_depth, rngs)
         self.encoder_norm = LayerNorm(c.dim, bias=c.bias)
         self.context = Linear(c.dim, c.dim, bias=True, dtype=dtype, rngs=rngs)

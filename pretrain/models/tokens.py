@@ -44,14 +44,14 @@ class TokenEmbedding(nnx.Module):
     tables: {vocab: `[V, D]`}; modality: `[modalities, D]`; mask_token: `[D]`, what the decoder sees of a grid token.
     """
 
-    def __init__(self, modalities: tuple[Modality, ...], dim: int, stds: tuple, base: float, rngs: nnx.Rngs):
+    def __init__(self, modalities: tuple[Modality, ...], dim: int, stds: tuple, waves: tuple, rngs: nnx.Rngs):
         normal = jax.nn.initializers.normal(0.02)
         first = {m.vocab: m for m in reversed(modalities)}
         vocabs = dict.fromkeys(m.vocab for m in modalities)
         self.tables = nnx.Dict({v: nnx.Param(init_table(first[v], dim, *stds, rngs)) for v in vocabs})
         self.modality = nnx.Param(normal(rngs.params(), (len(modalities), dim)))
         self.mask_token = nnx.Param(normal(rngs.params(), (dim,)))
-        self.modalities, self.dim, self.base = modalities, dim, base
+        self.modalities, self.dim, self.waves = modalities, dim, waves
 
     def vocab_of(self, modality):
         """Index of the vocabulary of each token, from its modality index; any shape."""
@@ -66,9 +66,9 @@ class TokenEmbedding(nnx.Module):
         table = np.zeros((len(span), longest, self.dim), np.float32)
         for i, m in enumerate(self.modalities):
             if m.kind == "grid":
-                table[i, : span[i]] = sincos_2d(*m.shape, self.dim, self.base)
+                table[i, : span[i]] = sincos_2d(*m.shape, self.dim, self.waves)
             else:
-                table[i, : span[i]] = sincos_1d(span[i], self.dim, self.base)
+                table[i, : span[i]] = sincos_1d(span[i], self.dim, self.waves)
         flat = tokens.modality * longest + tokens.position
         return jnp.asarray(table).reshape(-1, self.dim)[flat] + self.modality[...][tokens.modality]
 

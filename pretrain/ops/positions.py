@@ -1,22 +1,29 @@
-"""Fixed sine-cosine position tables, as in MAE and 4M."""
+"""Fixed sine-cosine position tables, as in MAE and 4M.
+
+`waves` are the lengths of the shortest and (nearly) the longest wave, in tokens over 2π; the others lie between them in
+geometric progression.
+"""
 
 import numpy as np
 
-
-def sincos_1d(length: int, dim: int, base: float = 10000.0) -> np.ndarray:
-    """`[length, dim]`: sin | cos of position · base^(-k / (dim/2)) (arXiv 1706.03762, section 3.5)."""
-    return _sincos(np.arange(length), dim, base)
+WAVES = (1.0, 10000.0)
 
 
-def sincos_2d(rows: int, columns: int, dim: int, base: float = 10000.0) -> np.ndarray:
+def sincos_1d(length: int, dim: int, waves=WAVES) -> np.ndarray:
+    """`[length, dim]`: sin | cos of position / wave_k, in 4M 10000^(k / (dim/2)) (arXiv 1706.03762, 3.5)."""
+    return _sincos(np.arange(length), dim, waves)
+
+
+def sincos_2d(rows: int, columns: int, dim: int, waves=WAVES) -> np.ndarray:
     """`[rows * columns, dim]`, raster order: sin | cos of the row, then of the column (arXiv 2312.06647)."""
     if dim % 4:
         raise ValueError(f"dim={dim}: a 2-D sine-cosine table needs a multiple of 4")
     row, column = np.divmod(np.arange(rows * columns), columns)
-    return np.concatenate([_sincos(row, dim // 2, base), _sincos(column, dim // 2, base)], axis=1)
+    return np.concatenate([_sincos(row, dim // 2, waves), _sincos(column, dim // 2, waves)], axis=1)
 
 
-def _sincos(position, dim, base):
-    omega = base ** (-np.arange(dim // 2) / (dim / 2))
+def _sincos(position, dim, waves):
+    shortest, longest = waves
+    omega = (longest / shortest) ** (-np.arange(dim // 2) / (dim / 2)) / shortest
     angle = position[:, None] * omega[None]
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)

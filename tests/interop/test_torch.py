@@ -35,7 +35,7 @@ def test_jax_equals_torch(gated, bias, probes):
 
     from pretrain.interop.torch_model import EncDec
 
-    model = tiny.model(embedded=EMBEDDED, gated=gated, bias=bias, probes=probes, position_base=50.0)
+    model = tiny.model(embedded=EMBEDDED, gated=gated, bias=bias, probes=probes, waves=(0.5, 50.0))
     config = {"model": dataclasses.asdict(model.config), "modalities": plain(MODALITIES), "embedded": list(EMBEDDED)}
     theirs = EncDec(config).eval()
     theirs.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in to_state_dict(pure(model)).items()}, strict=True)

@@ -8,9 +8,9 @@ import pytest
 from pretrain.ops.positions import sincos_1d, sincos_2d
 
 
-def entry(position, k, dim, base=10000.0):
+def entry(position, k, dim, shortest=1.0, longest=10000.0):
     """Entry k of `dim`: sines in the first half, cosines in the second."""
-    angle = position / base ** ((k % (dim // 2)) / (dim / 2))
+    angle = position / (shortest * (longest / shortest) ** ((k % (dim // 2)) / (dim / 2)))
     return math.sin(angle) if k < dim // 2 else math.cos(angle)
 
 
@@ -19,10 +19,10 @@ def test_1d():
     np.testing.assert_allclose(sincos_1d(50, 8), want, atol=1e-6)
 
 
-def test_another_base():
-    want = [[entry(p, k, 8, base=30.0) for k in range(8)] for p in range(50)]
-    np.testing.assert_allclose(sincos_1d(50, 8, 30.0), want, atol=1e-6)
-    np.testing.assert_array_equal(sincos_2d(2, 3, 8, 30.0)[4], np.tile(sincos_1d(2, 4, 30.0)[1], 2))
+def test_other_waves():
+    want = [[entry(p, k, 8, 0.5, 30.0) for k in range(8)] for p in range(50)]
+    np.testing.assert_allclose(sincos_1d(50, 8, (0.5, 30.0)), want, atol=1e-6)
+    np.testing.assert_array_equal(sincos_2d(2, 3, 8, (0.5, 30.0))[4], np.tile(sincos_1d(2, 4, (0.5, 30.0))[1], 2))
 
 
 def test_2d_is_row_then_column_in_raster_order():
