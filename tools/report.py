@@ -21,7 +21,7 @@ from data_pipeline.text import TextTokenizer
 from pretrain.evals.base import Context
 from pretrain.evals.features import features
 from pretrain.generate.sample import cosine_schedule, generate_grid, generate_sequence
-from pretrain.models.tokens import TokenSet, whole
+from pretrain.models.tokens import TokenSet, pad, whole
 from pretrain.restore import load_tokenizer, restore
 
 matplotlib.use("Agg")
@@ -87,9 +87,7 @@ class Painter:
 
     def given(self, name):
         """All of a modality, padded to the length of the longest, so that one compilation serves all."""
-        tokens = whole(self.batch, name, self.modalities)
-        longest = max(m.length for m in self.modalities)
-        return TokenSet(*(jnp.pad(f, ((0, 0), (0, longest - f.shape[1]))) for f in tokens))
+        return pad(whole(self.batch, name, self.modalities), max(m.length for m in self.modalities))
 
 
 def masked_figure(p: Painter, name="render3d", shown=0.25):

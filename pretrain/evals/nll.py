@@ -11,7 +11,7 @@ from flax import nnx
 
 from data_pipeline.text import TextTokenizer
 from pretrain.evals.base import Context
-from pretrain.models.tokens import TokenSet, concat, whole
+from pretrain.models.tokens import TokenSet, concat, pad, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Evaluator:
         tokens = whole(batch, self.inputs[0] if name == "none" else name, modalities)
         if name == "none":  # nothing shown is an input too: any modality's tokens, none of them valid
             tokens = tokens._replace(valid=np.zeros(tokens.ids.shape, bool))
-        return TokenSet(*(np.pad(f, ((0, 0), (0, longest - f.shape[1]))) for f in tokens))
+        return pad(tokens, longest)
 
     @functools.cached_property
     def _queries(self):

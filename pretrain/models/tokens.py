@@ -30,6 +30,11 @@ def concat(sets: list[TokenSet]) -> TokenSet:
     return TokenSet(*(jnp.concatenate(parts, axis=1) for parts in zip(*sets)))
 
 
+def pad(tokens: TokenSet, length: int) -> TokenSet:
+    """Adds empty slots up to `[B, length]`, so that sets of several lengths share one compilation."""
+    return TokenSet(*(jnp.pad(f, ((0, 0), (0, length - f.shape[1]))) for f in tokens))
+
+
 def whole(batch: dict, name: str, modalities) -> TokenSet:
     """All the tokens of one modality of a batch, `[B, L]`."""
     index = [m.name for m in modalities].index(name)

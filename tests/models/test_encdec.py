@@ -1,5 +1,7 @@
 """Pooling against NumPy, and the independences that the encoder-decoder promises."""
 
+import re
+
 import numpy as np
 import pytest
 import tiny
@@ -60,3 +62,9 @@ def test_mimetic_keys_start_as_queries(mimetic):
     assert np.array_equal(own[:, :, :16], own[:, :, 16:32]) == mimetic
     assert np.array_equal(cross.q.kernel[...], cross.kv.kernel[:, :, :16]) == mimetic
     assert not np.array_equal(own[:, :, :16], own[:, :, 32:])
+
+
+@pytest.mark.parametrize("key, value", [("waves", (8.0, 0.35)), ("waves", (0.0, 8.0)), ("probes", -1)])
+def test_wrong_sizes_are_named(key, value):
+    with pytest.raises(ValueError, match=re.escape(f"model.{key}={value}")):
+        tiny.model(**{key: value})
