@@ -50,9 +50,7 @@ class Config:
         if self.dim % self.heads or self.dim % 4:
             raise ValueError(f"model.dim={self.dim}: must be divisible by model.heads={self.heads} and by 4")
         if not 0 < self.waves[0] < self.waves[1]:
-            raise ValueError(
-                f"model.waves={self.waves}: needs 0 < shortest < longest wave"
-            )
+            raise ValueError(f"model.waves={self.waves}: needs 0 < shortest < longest wave")
         if self.probes < 0:
             raise ValueError(f"model.probes={self.probes}: 0 pools by the mean, else a number of probes")
         if self.remat not in REMAT:
