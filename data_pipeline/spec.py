@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-KINDS = ("grid", "sequence", "pixels")
+# kind: how many sizes its shape has
+KINDS = {"grid": 2, "sequence": 1, "set": 1, "pixels": 3, "vectors": 2}
+DENSE = ("pixels", "vectors")  # what has no ids: the encoder projects it, the decoder never predicts it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,11 +17,15 @@ class Modality:
     kind:
       `grid`      tokens of a learned tokenizer on a 2-D grid; `shape` is (rows, columns).
       `sequence`  text-like tokens with sentinels; `shape` is (max_len,), `[EOS]` included.
-      `pixels`    raw images; `shape` is (height, width, channels).
+      `set`       always the same few tokens, each with a learned position; `shape` is (tokens,).
+      `pixels`    raw images, cut into patches; `shape` is (height, width, channels). Input only for the trunk.
+      `vectors`   continuous embeddings; `shape` is (max_len, width). Input only.
     field: which field of an example it is made from; `name:en` is field `name` in form `en`.
     vocab: modalities of the same vocab share one embedding table, hence one `vocab_size`.
     levels: of the finite scalar quantizer whose ids they are, () if another: nearby codes then start out alike.
     tokenizer: who makes the ids: a learned tokenizer's name, or `text`.
+    patch: side of the square patches of `pixels`, in pixels.
+    mean, std: what normalises `pixels` in 0…1, a number a channel.
     inputs, targets: whether the encoder may see it, and whether the decoder may predict it.
     fourm: its name in the 4M code base, where it has one.
     """
@@ -32,6 +38,9 @@ class Modality:
     vocab_size: int = 0
     levels: tuple[int, ...] = ()
     tokenizer: str = ""
+    patch: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     inputs: bool = True
     targets: bool = True
     fourm: str = ""
@@ -42,10 +51,18 @@ class Modality:
 
         if self.kind not in KINDS:
             fail("kind", self.kind, f"must be one of {', '.join(KINDS)}")
-        rank = {"grid": 2, "sequence": 1, "pixels": 3}[self.kind]
+        rank = KINDS[self.kind]
         if len(self.shape) != rank or min(self.shape) < 1:
             fail("shape", self.shape, f"a {self.kind} modality needs {rank} positive sizes")
-        if self.kind != "pixels":
+        if self.kind in DENSE:
+            if self.targets and (self.patch or self.kind == "vectors"):
+                fail("targets", True, f"{self.kind} can only be input: set targets=False")
+            if self.patch and (self.kind != "pixels" or self.shape[0] % self.patch or self.shape[1] % self.patch):
+                fail("patch", self.patch, f"must divide the height and width of pixels of shape {self.shape}")
+            for key in ("mean", "std"):
+                if self.patch and len(getattr(self, key)) != self.shape[-1]:
+                    fail(key, getattr(self, key), f"give one number for each of the {self.shape[-1]} channels")
+        else:
             if not self.tokenizer:
                 fail("tokenizer", self.tokenizer, "name the tokenizer that makes its ids (`text` for SentencePiece)")
             if not self.vocab or self.vocab_size < 1:
@@ -56,13 +73,25 @@ class Modality:
     @property
     def length(self) -> int:
         """Tokens at most: L of `ids [B, L]`."""
-        return math.prod(self.shape)
+        return math.prod(self.grid) if self.grid else self.shape[0]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """(rows, columns) of the tokens of `grid` and `pixels`; () for the others."""
+        if self.kind == "pixels":
+            return tuple(n // max(self.patch, 1) for n in self.shape[:2])
+        return self.shape if self.kind == "grid" else ()
+
+    @property
+    def width(self) -> int:
+        """Numbers in one token of `pixels` or `vectors`: what the encoder projects."""
+        return self.patch**2 * self.shape[2] if self.kind == "pixels" else self.shape[1]
 
     @property
     def dtype(self) -> str:
         """The smallest integer type that holds the vocabulary; token ids travel in it."""
-        if self.kind == "pixels":
-            return "uint8"
+        if self.kind in DENSE:
+            return "uint8" if self.kind == "pixels" else "float32"
         return "int16" if self.vocab_size <= 2**15 else "int32"
 
 
@@ -74,7 +103,7 @@ def check_modalities(modalities) -> tuple[Modality, ...]:
             raise ValueError(f"modalities: the name {m.name!r} occurs twice; give each modality its own name")
         seen.add(m.name)
         ours = (m.vocab_size, m.levels)
-        if m.kind != "pixels" and vocabs.setdefault(m.vocab, ours) != ours:
+        if m.kind not in DENSE and vocabs.setdefault(m.vocab, ours) != ours:
             raise ValueError(
                 f"modality {m.name!r}: vocab_size, levels = {ours}, but vocabulary {m.vocab!r} has {vocabs[m.vocab]} "
                 "elsewhere; modalities that share a vocabulary share its size and levels"

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from data_pipeline.spec import Modality
+from data_pipeline.spec import DENSE, Modality
 from pretrain.models import encdec
 
 # Text ids of the tests: 3 is [EOS], 4..33 are sentinels, 40..79 are words.
@@ -24,11 +24,19 @@ def batch(size: int, seed: int = 0, modalities=MODALITIES, missing: float = 0.25
     rng = np.random.default_rng(seed)
     out = {"row": np.arange(size)}
     for m in modalities:
+        if m.kind in DENSE:
+            valid = rng.random(size) >= missing
+            if m.kind == "pixels":
+                out[m.name] = {"pixels": rng.integers(256, size=(size, *m.shape), dtype=np.uint8), "valid": valid}
+            else:
+                vectors = rng.normal(size=(size, *m.shape)).astype(np.float32)
+                out[m.name] = {"vectors": vectors, "valid": np.repeat(valid[:, None], m.length, 1)}
+            continue
         ids, valid = np.zeros((size, m.length), m.dtype), np.zeros((size, m.length), bool)
         for b in range(size):
             if rng.random() < missing:
                 continue
-            if m.kind == "grid":
+            if m.kind in ("grid", "set"):
                 ids[b], valid[b] = rng.integers(m.vocab_size, size=m.length), True
             else:
                 n = rng.integers(1, m.length + 1)

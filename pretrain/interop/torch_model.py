@@ -7,7 +7,8 @@
     logits = model.logits(y, "text")                          # [B, M, V]
 
 `modality` is the index into config["modalities"]; `position` the raster index on a grid, the running index in a
-sequence; `valid` is False for empty slots.
+sequence; `valid` is False for empty slots. Pixels and vectors go into `encode` as `dense`: {name: rows [B, L, width]},
+normalised; `ids` then say which row. Registers come first in x: `embed` and `decode` expect them there.
 """
 
 import json
@@ -30,9 +31,10 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, dim, heads, cross, bias):
+    def __init__(self, dim, heads, cross, bias, qk_norm):
         super().__init__()
         self.heads = heads
+        self.q_norm, self.k_norm = (LayerNorm(dim // heads, bias) if qk_norm else nn.Identity() for _ in "qk")
         if cross:
             self.q, self.kv = nn.Linear(dim, dim, bias=bias), nn.Linear(dim, 2 * dim, bias=bias)
         else:
@@ -42,6 +44,7 @@ class Attention(nn.Module):
     def forward(self, x, mask, context=None):
         q, k, v = self.qkv(x).chunk(3, -1) if context is None else (self.q(x), *self.kv(context).chunk(2, -1))
         q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in (q, k, v))
+        q, k = self.q_norm(q), self.k_norm(k)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         # The most negative finite number, not -inf: a row that may look nowhere becomes uniform, never NaN.
         weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
@@ -60,10 +63,10 @@ class Mlp(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    def __init__(self, dim, heads, ratio, gated, bias):
+    def __init__(self, dim, heads, ratio, gated, bias, qk_norm):
         super().__init__()
         self.norm1, self.norm2 = LayerNorm(dim, bias), LayerNorm(dim, bias)
-        self.attn, self.mlp = Attention(dim, heads, False, bias), Mlp(dim, ratio, gated, bias)
+        self.attn, self.mlp = Attention(dim, heads, False, bias, qk_norm), Mlp(dim, ratio, gated, bias)
 
     def forward(self, x, mask):
         x = x + self.attn(self.norm1(x), mask)
@@ -71,11 +74,12 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    def __init__(self, dim, heads, ratio, gated, bias):
+    def __init__(self, dim, heads, ratio, gated, bias, qk_norm):
         super().__init__()
         for norm in ("norm1", "query_norm", "context_norm", "norm2"):
             setattr(self, norm, LayerNorm(dim, bias))
-        self.self_attn, self.cross_attn = Attention(dim, heads, False, bias), Attention(dim, heads, True, bias)
+        self.self_attn = Attention(dim, heads, False, bias, qk_norm)
+        self.cross_attn = Attention(dim, heads, True, bias, qk_norm)
         self.mlp = Mlp(dim, ratio, gated, bias)
 
     def forward(self, x, context, self_mask, cross_mask):
@@ -88,11 +92,28 @@ class EncDec(nn.Module):
     def __init__(self, config):
         super().__init__()
         c, mods = config["model"], config["modalities"]
-        dim, args = c["dim"], (c["dim"], c["heads"], c["mlp_ratio"], c["gated"], c["bias"])
+        dim, args = c["dim"], (c["dim"], c["heads"], c["mlp_ratio"], c["gated"], c["bias"], c["qk_norm"])
         self.config = config
-        self.vocabs = list(dict.fromkeys(m["vocab"] for m in mods))
-        sizes = {m["vocab"]: m["vocab_size"] for m in mods}
-        self.tables = nn.ParameterDict({v: nn.Parameter(torch.zeros(sizes[v], dim)) for v in self.vocabs})
+        shared, untied = c["tables"] == "shared", c["tables"] == "untied"
+        sizes = {m["vocab"]: m["vocab_size"] for m in mods if m["vocab"]}
+        asked = {m["vocab"]: 0 for m in mods if m["vocab"] and m["targets"]}
+        read = {m["vocab"]: 0 for m in mods if m["vocab"] and (m["inputs"] or shared)}
+        self.vocabs = list(asked)
+
+        def tables(vocabs):
+            return nn.ParameterDict({v: nn.Parameter(torch.zeros(sizes[v], dim)) for v in vocabs})
+
+        def places(side):
+            sets = [m for m in mods if m["kind"] == "set" and (shared or m[side])]
+            return nn.ParameterDict({m["name"]: nn.Parameter(torch.zeros(m["shape"][0], dim)) for m in sets})
+
+        # What the encoder reads; unless they are shared, the decoder has its own, and perhaps heads.
+        self.tables, self.learned = tables(read), places("inputs")
+        self.decoder_tables = None if shared else tables(asked)
+        self.decoder_learned = None if shared else places("targets")
+        self.heads = tables(asked) if untied else None
+        self.dense = nn.ModuleDict({m["name"]: dense(m, dim) for m in mods if m["kind"] in ("pixels", "vectors")})
+        self.registers = nn.Parameter(torch.zeros(c["registers"], dim)) if c["registers"] else None
         self.modality = nn.Parameter(torch.zeros(len(mods), dim))
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.encoder = nn.ModuleList(EncoderBlock(*args) for _ in range(c["encoder_depth"]))
@@ -103,71 +124,103 @@ class EncDec(nn.Module):
         self.probes = nn.Parameter(torch.zeros(probes, dim)) if probes else None
         pooled = max(probes, 1) * dim
         self.project = nn.ModuleDict({m: nn.Linear(pooled, c["embed_dim"], bias=False) for m in config["embedded"]})
-        self.register_buffer("vocab_of", torch.tensor([self.vocabs.index(m["vocab"]) for m in mods]), persistent=False)
-        self.register_buffer("is_grid", torch.tensor([m["kind"] == "grid" for m in mods]), persistent=False)
-        self.register_buffer("positions", position_tables(mods, dim, c["waves"]), persistent=False)
+        self.register_buffer("is_sequence", torch.tensor([m["kind"] == "sequence" for m in mods]), persistent=False)
+        for m, rows in zip(mods, position_tables(mods, dim, c["waves"])):
+            self.register_buffer(f"positions_{mods.index(m)}", rows, persistent=False)
 
-    def place(self, modality, position):
-        return self.positions[modality, position] + self.modality[modality]
+    def place(self, modality, position, queries=False):
+        learned = self.decoder_learned if queries and self.decoder_learned is not None else self.learned
+        x = self.modality[modality]
+        for i, m in enumerate(self.config["modalities"]):
+            own = modality == i
+            table = learned[m["name"]] if m["name"] in learned else self.get_buffer(f"positions_{i}")
+            x = x.index_put((own,), x[own] + table[position[own]])
+        return x
 
-    def content(self, ids, modality):
+    def content(self, ids, modality, tables, dense=None):
         rows = torch.zeros(*ids.shape, self.mask_token.shape[0], device=ids.device)
-        for i, v in enumerate(self.vocabs):
-            own = self.vocab_of[modality] == i
-            rows[own] = self.tables[v][ids[own]]
+        for i, m in enumerate(self.config["modalities"]):
+            own = modality == i
+            if m["vocab"] in tables:
+                rows[own] = tables[m["vocab"]][ids[own]]
+            elif dense and m["name"] in dense:
+                projected = F.pad(self.dense[m["name"]](dense[m["name"]]), (0, 0, 0, 1))  # past the last row: zeros
+                which = ids.clamp(max=projected.shape[1] - 1)
+                rows[own] = projected[torch.arange(len(ids), device=ids.device)[:, None], which][own]
         return rows
 
-    def encode(self, ids, modality, position, valid):
-        x = (self.content(ids, modality) + self.place(modality, position)) * valid[..., None]
+    def encode(self, ids, modality, position, valid, dense=None):
+        x = (self.content(ids, modality, self.tables, dense) + self.place(modality, position)) * valid[..., None]
+        if self.registers is not None:
+            x = torch.cat([self.registers.expand(len(x), -1, -1), x], 1)
         for block in self.encoder:
-            x = block(x, valid[:, None, None, :])
+            x = block(x, self._valid(valid)[:, None, None, :])
         return self.encoder_norm(x)
+
+    def _valid(self, valid):
+        return valid if self.registers is None else F.pad(valid, (len(self.registers), 0), value=True)
+
+    def _placed(self, modality, position, valid):
+        placed = self.place(modality, position) * valid[..., None]
+        return placed if self.registers is None else F.pad(placed, (0, 0, len(self.registers), 0))
 
     def embed(self, x, inputs, name):
         _, modality, position, valid = inputs
-        valid = valid[:, None]
+        placed, valid = self._placed(modality, position, valid), self._valid(valid)[:, None]
         if self.probes is None:
             weights = valid / valid.sum(-1, keepdim=True).clamp(min=1)
         else:
-            scores = self.probes @ (x + self.place(modality, position)).transpose(1, 2)
+            scores = self.probes @ (x + placed).transpose(1, 2)
             weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(-1) * valid
         return F.normalize(self.project[name]((weights @ x).flatten(1)), dim=-1)
 
     def decode(self, x, inputs, queries):
         _, in_modality, in_position, in_valid = inputs
         ids, modality, position, valid = queries
-        grid = self.is_grid[modality]
-        start = torch.where(grid[..., None], self.mask_token, self.content(ids, modality))
-        y = (start + self.place(modality, position)) * valid[..., None]
-        context = self.context(x) + self.place(in_modality, in_position)
-        # A modality's queries see their own modality only: grids all of it, sequences their past.
+        sequence = self.is_sequence[modality]
+        tables = self.tables if self.decoder_tables is None else self.decoder_tables
+        start = torch.where(sequence[..., None], self.content(ids, modality, tables), self.mask_token)
+        y = (start + self.place(modality, position, queries=True)) * valid[..., None]
+        context = self.context(x) + self._placed(in_modality, in_position, in_valid)
+        # A modality's queries see their own modality only: sequences their past, the others all of it.
         same = modality[:, :, None] == modality[:, None, :]
         past = position[:, None, :] <= position[:, :, None]
-        self_mask = (same & (past | grid[:, :, None]) & valid[:, None, :])[:, None]
+        self_mask = (same & (past | ~sequence[:, :, None]) & valid[:, None, :])[:, None]
         for block in self.decoder:
-            y = block(y, context, self_mask, in_valid[:, None, None, :])
+            y = block(y, context, self_mask, self._valid(in_valid)[:, None, None, :])
         return self.decoder_norm(y)
 
     def logits(self, y, vocab):
-        return y @ self.tables[vocab].T
+        head = self.tables if self.decoder_tables is None else self.decoder_tables
+        return y @ (head if self.heads is None else self.heads)[vocab].T
+
+
+def dense(modality, dim):
+    """The projection of patches (row, column, channel) or of vectors."""
+    *_, last = modality["shape"]
+    if modality["kind"] == "vectors":
+        return nn.Linear(last, dim)
+    return nn.Linear(modality["patch"] ** 2 * last, dim, bias=False)
 
 
 def position_tables(mods, dim, waves):
-    """[modalities, longest, D]: 2-D sine-cosine on grids, 1-D on sequences (and on what masking makes of them)."""
+    """[L, D] for each modality: 2-D sine-cosine on grids, 1-D on sequences (and on what masking makes of them)."""
 
-    def sincos(position, dim):
-        omega = (waves[1] / waves[0]) ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2)) / waves[0]
+    def sincos(position, dim):  # in fp32 throughout, as JAX and 4M compute it
+        fraction = torch.arange(dim // 2) / torch.tensor(dim / 2)
+        omega = 1 / (waves[0] * torch.pow(torch.tensor(waves[1]) / waves[0], fraction))
         angle = position[:, None] * omega
         return torch.cat([angle.sin(), angle.cos()], 1)
 
-    tables = []
     for m in mods:
-        if m["kind"] == "grid":
-            at = torch.arange(math.prod(m["shape"]))
-            tables.append(torch.cat([sincos(at // m["shape"][1], dim // 2), sincos(at % m["shape"][1], dim // 2)], 1))
+        if m["kind"] in ("sequence", "vectors"):
+            yield sincos(torch.arange(2 * m["shape"][0] + 2), dim)
+        elif m["kind"] == "set":
+            yield torch.zeros(m["shape"][0], dim)
         else:
-            tables.append(sincos(torch.arange(2 * m["shape"][0] + 2), dim))
-    return nn.utils.rnn.pad_sequence(tables, batch_first=True).float()
+            rows, columns = (n // max(m["patch"], 1) for n in m["shape"][:2])
+            at = torch.arange(rows * columns)
+            yield torch.cat([sincos(at // columns, dim // 2), sincos(at % columns, dim // 2)], 1)
 
 
 def load(folder):

@@ -10,7 +10,7 @@ from flax import nnx
 from data_pipeline.spec import Modality
 from pretrain.models.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear
 from pretrain.models.stack import REMAT, make_stack, run_stack
-from pretrain.models.tokens import TokenEmbedding, TokenSet
+from pretrain.models.tokens import TABLES, TokenEmbedding, TokenSet
 from pretrain.ops.cross_entropy import grouped_nll
 from pretrain.ops.matmul import matmul
 from pretrain.ops.positions import WAVES
@@ -20,6 +20,8 @@ from pretrain.ops.positions import WAVES
 class Config:
     """Sizes of the trunk. `dtype` is that of the matmul operands; `embed_dim` the width of the pooled embeddings.
 
+    qk_norm: normalise queries and keys; registers: learned tokens before the encoder's (arXiv 2309.16588).
+    tables: how many a vocabulary has (`tokens.TABLES`).
     table_std: initial standard deviation of the token tables, as in 4M; code_std: of those of FSQ vocabularies. Beside
     position embeddings of about 0.7 a deviation of 0.02 hides what a token says, and a contrastive objective hardly
     starts; a word that training never shows should stay as quiet as that.
@@ -36,6 +38,9 @@ class Config:
     mlp_ratio: float = 4.0
     gated: bool = True
     bias: bool = False
+    qk_norm: bool = False
+    registers: int = 0
+    tables: str = "shared"
     embed_dim: int = 512
     table_std: float = 0.02
     code_std: float = 0.3
@@ -51,6 +56,10 @@ class Config:
             raise ValueError(f"model.dim={self.dim}: must be divisible by model.heads={self.heads} and by 4")
         if not 0 < self.waves[0] < self.waves[1]:
             raise ValueError(f"model.waves={self.waves}: needs 0 < shortest < longest wave")
+        if self.tables not in TABLES:
+            raise ValueError(f"model.tables={self.tables!r}: must be one of {', '.join(TABLES)}")
+        if self.registers < 0:
+            raise ValueError(f"model.registers={self.registers}: must not be negative")
         if self.probes < 0:
             raise ValueError(f"model.probes={self.probes}: 0 pools by the mean, else a number of probes")
         if self.remat not in REMAT:
@@ -60,10 +69,13 @@ class Config:
 
 
 class Encoded(NamedTuple):
-    """Encoder output x `[B, N, D]`, its token set, that set's embedding, and `layers [depth, B, N, D]` if asked for."""
+    """Encoder output x `[B, N, D]`, which of it is `valid [B, N]`, its position and modality embedding `placed`.
+
+    `layers [depth, B, N, D]`: what every block gave, if asked for. Register tokens come first in all of them.
+    """
 
     x: jax.Array
-    tokens: TokenSet
+    valid: jax.Array
     placed: jax.Array
     layers: jax.Array | None
 
@@ -73,9 +85,15 @@ class Model(nnx.Module):
 
     def __init__(self, config: Config, modalities: tuple[Modality, ...], embedded: tuple[str, ...], rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.dtype)
-        args = dict(mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, mimetic=c.mimetic, dtype=dtype)
+        args = dict(
+            mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, qk_norm=c.qk_norm, mimetic=c.mimetic, dtype=dtype
+        )  # fmt: skip
         self.config, self.modalities, self.embedded = c, modalities, embedded
-        self.tokens = TokenEmbedding(modalities, c.dim, (c.table_std, c.code_std), c.waves, rngs)
+        self.tokens = TokenEmbedding(
+            modalities, c.dim, c.tables, (c.table_std, c.code_std), c.waves, dtype=dtype, rngs=rngs
+        )  # fmt: skip
+        normal = jax.nn.initializers.normal(0.02)
+        self.registers = nnx.Param(normal(rngs.params(), (c.registers, c.dim))) if c.registers else None
         self.encoder = make_stack(lambda r: EncoderBlock(c.dim, c.heads, rngs=r, **args), c.encoder_depth, rngs)
         self.encoder_norm = LayerNorm(c.dim, bias=c.bias)
         self.context = Linear(c.dim, c.dim, bias=True, dtype=dtype, rngs=rngs)
@@ -88,33 +106,41 @@ class Model(nnx.Module):
             {name: Linear(pooled, c.embed_dim, bias=False, dtype=dtype, rngs=rngs) for name in embedded}
         )
 
-    def encode(self, tokens: TokenSet, *, inserted=None, bias=None, layers: bool = False) -> Encoded:
-        """tokens `[B, N]` → Encoded. `inserted [B, N, D]` replaces token embeddings; `bias` adds to attention."""
-        placed = self.tokens.place(tokens)
-        content = self.tokens.content(tokens) if inserted is None else inserted
-        x = jnp.where(tokens.valid[..., None], content + placed, 0.0)
-        mask = tokens.valid[:, None, None, :]
-        x, hidden = run_stack(self.encoder, x, mask, bias, layers=layers, **self._run)
-        return Encoded(self.encoder_norm(x), tokens, placed, hidden)
+    def encode(self, tokens: TokenSet, dense=None, *, inserted=None, bias=None, layers: bool = False) -> Encoded:
+        """tokens `[B, N]` → Encoded. `dense`: what pixels and vectors hold (`tokens.dense_rows`).
+
+        `inserted [B, N, D]` replaces token embeddings; `bias` adds to attention.
+        """
+        valid = tokens.valid
+        placed = jnp.where(valid[..., None], self.tokens.place(tokens), 0.0)
+        content = self.tokens.content(tokens, dense or {}) if inserted is None else inserted
+        x = jnp.where(valid[..., None], content + placed, 0.0)
+        if self.registers is not None:
+            own = jnp.broadcast_to(self.registers[...], (len(x), *self.registers.shape))
+            x = jnp.concatenate([own, x], axis=1)
+            placed = jnp.pad(placed, ((0, 0), (own.shape[1], 0), (0, 0)))
+            valid = jnp.pad(valid, ((0, 0), (own.shape[1], 0)), constant_values=True)
+        x, hidden = run_stack(self.encoder, x, valid[:, None, None, :], bias, layers=layers, **self._run)
+        return Encoded(self.encoder_norm(x), valid, placed, hidden)
 
     def decode(self, encoded: Encoded, queries: TokenSet):
         """queries `[B, M]` → `[B, M, D]`. A modality's queries never see another modality's (4M, section 2.2)."""
-        y = self.tokens.queries(queries) + self.tokens.place(queries)
+        y = self.tokens.queries(queries) + self.tokens.place(queries, queries=True)
         y = jnp.where(queries.valid[..., None], y, 0.0)
         context = self.context(encoded.x) + encoded.placed
-        cross_mask = encoded.tokens.valid[:, None, None, :]
+        cross_mask = encoded.valid[:, None, None, :]
         y, _ = run_stack(self.decoder, y, context, self_mask(queries, self.modalities), cross_mask, **self._run)
         return self.decoder_norm(y)
 
     def nll(self, y, queries: TokenSet, labels):
         """−log p of each label under its own modality's vocabulary, `[B, M]`; 0 in empty slots."""
-        tables = [t[...] for t in self.tokens.tables.values()]
-        vocab = self.tokens.vocab_of(queries.modality)
+        tables = [self.tokens.head(v) for v in self.tokens.targets]
+        vocab = self.tokens.target_of(queries.modality)
         return grouped_nll(y, tables, vocab, labels, queries.valid, dtype=jnp.dtype(self.config.dtype))
 
     def logits(self, y, vocab: str):
-        """`[…, D]` → `[…, V]` over one vocabulary; the head is the transposed embedding table."""
-        return matmul(y, self.tokens.tables[vocab][...].T, jnp.dtype(self.config.dtype))
+        """`[…, D]` → `[…, V]` over one vocabulary; the head is a transposed table."""
+        return matmul(y, self.tokens.head(vocab).T, jnp.dtype(self.config.dtype))
 
     def pool(self, encoded: Encoded):
         """The encoder output of the valid tokens in one vector, `[B, D]` or `[B, probes·D]`; zeros where there is none.
@@ -122,7 +148,7 @@ class Model(nnx.Module):
         Without probes their mean. Each probe takes a mean weighted by how it likes what a token says and where it
         stands: a plain mean forgets the layout of a picture, which tells two pictures of one thing apart.
         """
-        valid = encoded.tokens.valid[:, None]
+        valid = encoded.valid[:, None]
         if self.probes is None:
             weights = valid / jnp.maximum(valid.sum(-1, keepdims=True), 1)
         else:
@@ -142,8 +168,8 @@ class Model(nnx.Module):
 
 
 def self_mask(queries: TokenSet, modalities) -> jax.Array:
-    """Decoder self-attention mask `[B, 1, M, M]`: own modality only; grids see all of it, sequences their past."""
-    is_grid = jnp.asarray([m.kind == "grid" for m in modalities])[queries.modality]
+    """Decoder self-attention mask `[B, 1, M, M]`: own modality only; sequences see their past, the others all."""
+    is_free = jnp.asarray([m.kind != "sequence" for m in modalities])[queries.modality]
     same = queries.modality[:, :, None] == queries.modality[:, None, :]
     past = queries.position[:, None, :] <= queries.position[:, :, None]
-    return (same & (past | is_grid[:, :, None]) & queries.valid[:, None, :])[:, None]
+    return (same & (past | is_free[:, :, None]) & queries.valid[:, None, :])[:, None]

@@ -47,12 +47,17 @@ class LayerNorm(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head attention; with `context` it is cross-attention. Packed projections as 4M packs them: q|k|v.
 
+    qk_norm: layer normalisation of queries and keys over a head's width (arXiv 2302.05442, section 2).
     mimetic: keys start out as the projection of queries, so that every token first looks at what is like it and stands
     where it stands (a half of the mimetic initialization of arXiv 2305.09828); small data does not teach that soon.
     """
 
-    def __init__(self, dim: int, heads: int, *, cross: bool, bias: bool, mimetic: bool, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, dim: int, heads: int, *, cross: bool, bias: bool, qk_norm: bool, mimetic: bool, dtype, rngs: nnx.Rngs
+    ):
         self.heads, self.dtype = heads, dtype
+        self.q_norm = LayerNorm(dim // heads, bias=bias) if qk_norm else None
+        self.k_norm = LayerNorm(dim // heads, bias=bias) if qk_norm else None
         if cross:
             self.q = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
             self.kv = Linear(dim, 2 * dim, bias=bias, dtype=dtype, rngs=rngs, parts=2)
@@ -70,8 +75,10 @@ class Attention(nnx.Module):
             q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
         else:
             q, (k, v) = self.q(x), jnp.split(self.kv(context), 2, axis=-1)
-        q, k, v = (a.reshape(*a.shape[:2], self.heads, -1).astype(self.dtype) for a in (q, k, v))
-        y = attend(q, k, v, mask=mask, bias=bias)
+        q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        y = attend(*(a.astype(self.dtype) for a in (q, k, v)), mask=mask, bias=bias)
         return self.proj(y.reshape(*y.shape[:2], -1))
 
 
@@ -93,9 +100,10 @@ class Mlp(nnx.Module):
 class EncoderBlock(nnx.Module):
     """x += attention(norm1 x); x += mlp(norm2 x)."""
 
-    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, mimetic=False, dtype, rngs: nnx.Rngs):
+    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, mimetic=False, dtype, rngs: nnx.Rngs):
+        args = dict(bias=bias, qk_norm=qk_norm, mimetic=mimetic, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(dim, bias=bias)
-        self.attn = Attention(dim, heads, cross=False, bias=bias, mimetic=mimetic, dtype=dtype, rngs=rngs)
+        self.attn = Attention(dim, heads, cross=False, **args)
         self.norm2 = LayerNorm(dim, bias=bias)
         self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
 
@@ -107,12 +115,13 @@ class EncoderBlock(nnx.Module):
 class DecoderBlock(nnx.Module):
     """x += self-attention(norm1 x); x += cross-attention(query_norm x, context_norm c); x += mlp(norm2 x)."""
 
-    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, mimetic=False, dtype, rngs: nnx.Rngs):
+    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, mimetic=False, dtype, rngs: nnx.Rngs):
+        args = dict(bias=bias, qk_norm=qk_norm, mimetic=mimetic, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(dim, bias=bias)
-        self.self_attn = Attention(dim, heads, cross=False, bias=bias, mimetic=mimetic, dtype=dtype, rngs=rngs)
+        self.self_attn = Attention(dim, heads, cross=False, **args)
         self.query_norm = LayerNorm(dim, bias=bias)
         self.context_norm = LayerNorm(dim, bias=bias)
-        self.cross_attn = Attention(dim, heads, cross=True, bias=bias, mimetic=mimetic, dtype=dtype, rngs=rngs)
+        self.cross_attn = Attention(dim, heads, cross=True, **args)
         self.norm2 = LayerNorm(dim, bias=bias)
         self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
 

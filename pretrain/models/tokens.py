@@ -7,16 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from data_pipeline.spec import Modality
+from data_pipeline.spec import DENSE, Modality
+from pretrain.models.layers import Linear
 from pretrain.ops.positions import sincos_1d, sincos_2d
 from pretrain.sharding import constrain, gather_rows
+
+# How many tables a vocabulary has. `shared`: one; `split`: the decoder has its own, which is also its head, as in 4M's
+# training; `untied`: the head is a third, as in the published 4M checkpoints.
+TABLES = ("shared", "split", "untied")
 
 
 class TokenSet(NamedTuple):
     """N tokens of any modalities; every field is `[B, N]`.
 
-    ids: into the modality's vocabulary; modality: index into the run's modalities; position: raster index on a grid,
-    running index in a sequence; valid: False for an empty slot.
+    ids: into the modality's vocabulary; for pixels and vectors, which row of the example's own (past the last: zeros);
+    modality: index into the run's modalities; position: raster index on a grid, running index in a sequence;
+    valid: False for an empty slot.
     """
 
     ids: jax.Array
@@ -35,62 +41,130 @@ def pad(tokens: TokenSet, length: int) -> TokenSet:
     return TokenSet(*(jnp.pad(f, ((0, 0), (0, length - f.shape[1]))) for f in tokens))
 
 
+def presence(batch: dict, modality: Modality):
+    """Which tokens of a modality each example of a batch has, `[B, L]`."""
+    valid = batch[modality.name]["valid"]
+    return valid if valid.ndim == 2 else jnp.repeat(valid[:, None], modality.length, axis=1)
+
+
 def whole(batch: dict, name: str, modalities) -> TokenSet:
     """All the tokens of one modality of a batch, `[B, L]`."""
     index = [m.name for m in modalities].index(name)
-    ids, valid = batch[name]["ids"], batch[name]["valid"]
-    position = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-    return TokenSet(ids.astype(jnp.int32), jnp.full(ids.shape, index, jnp.int32), position, valid)
+    valid = presence(batch, modalities[index])
+    position = jnp.broadcast_to(jnp.arange(valid.shape[1], dtype=jnp.int32), valid.shape)
+    ids = position if modalities[index].kind in DENSE else batch[name]["ids"].astype(jnp.int32)
+    return TokenSet(ids, jnp.full(valid.shape, index, jnp.int32), position, valid)
+
+
+def dense_rows(batch: dict, modalities) -> dict:
+    """{name: `[B, L, width]`} of pixels, normalised and cut into patches (raster order, row·column·channel), and vectors."""
+    rows = {}
+    for m in modalities:
+        if m.kind == "vectors":
+            rows[m.name] = batch[m.name]["vectors"]
+        elif m.kind == "pixels":
+            x = (batch[m.name]["pixels"] / 255.0 - jnp.asarray(m.mean)) / jnp.asarray(m.std)
+            (high, wide), p = m.grid, m.patch
+            x = x.reshape(len(x), high, p, wide, p, -1).transpose(0, 1, 3, 2, 4, 5)
+            rows[m.name] = x.reshape(len(x), high * wide, -1)
+    return rows
 
 
 class TokenEmbedding(nnx.Module):
-    """One table per vocabulary, shared by modalities and by both sides; one vector per modality; fixed positions.
+    """Tables of the vocabularies, projections of what has none, one vector per modality, and positions.
 
-    tables: {vocab: `[V, D]`}; modality: `[modalities, D]`; mask_token: `[D]`, what the decoder sees of a grid token.
+    tables: {vocab: `[V, D]`}, read by the encoder, and unless `decoder_tables` and `heads` hold others (`TABLES`) by the
+    decoder and as the head; learned: {name: `[L, D]`}, positions of the `set`s (`decoder_learned`: its own), the others
+    have fixed ones; dense: {name: Linear(width → D)}; modality: `[modalities, D]`; mask_token: `[D]`, what the decoder
+    sees where it sees no ids.
     """
 
-    def __init__(self, modalities: tuple[Modality, ...], dim: int, stds: tuple, waves: tuple, rngs: nnx.Rngs):
+    def __init__(self, modalities: tuple[Modality, ...], dim: int, tables: str, stds: tuple, waves: tuple, dtype, rngs):
         normal = jax.nn.initializers.normal(0.02)
-        first = {m.vocab: m for m in reversed(modalities)}
-        vocabs = dict.fromkeys(m.vocab for m in modalities)
-        self.tables = nnx.Dict({v: nnx.Param(init_table(first[v], dim, *stds, rngs)) for v in vocabs})
+        first = {m.vocab: m for m in reversed(modalities) if m.kind not in DENSE}
+        shared = tables == "shared"
+        vocabs = dict.fromkeys(m.vocab for m in modalities if m.vocab and (m.inputs or shared))
+        targets = dict.fromkeys(m.vocab for m in modalities if m.vocab and m.targets)
+
+        def make(vocabs):
+            return nnx.Dict({v: nnx.Param(init_table(first[v], dim, *stds, rngs)) for v in vocabs})
+
+        self.tables = make(vocabs)
         self.modality = nnx.Param(normal(rngs.params(), (len(modalities), dim)))
         self.mask_token = nnx.Param(normal(rngs.params(), (dim,)))
+        self.dense = nnx.Dict({
+            m.name: Linear(m.width, dim, bias=m.kind == "vectors", dtype=dtype, rngs=rngs)
+            for m in modalities if m.kind in DENSE
+        })  # fmt: skip
+
+        def positions(side):
+            sets = [m for m in modalities if m.kind == "set" and getattr(m, side)]
+            return nnx.Dict({m.name: nnx.Param(normal(rngs.params(), (m.length, dim))) for m in sets})
+
+        self.learned = positions("kind" if shared else "inputs")
+        self.decoder_learned = None if shared else positions("targets")
+        self.decoder_tables = None if shared else make(targets)
+        self.heads = make(targets) if tables == "untied" else None
         self.modalities, self.dim, self.waves = modalities, dim, waves
+        self.targets = tuple(targets)
 
-    def vocab_of(self, modality):
-        """Index of the vocabulary of each token, from its modality index; any shape."""
-        vocabs = list(self.tables)
-        return jnp.asarray([vocabs.index(m.vocab) for m in self.modalities])[modality]
+    def head(self, vocab: str):
+        """The table `[V, D]` that turns decoder outputs into logits."""
+        owner = self.tables if self.decoder_tables is None else self.decoder_tables if self.heads is None else self.heads
+        return owner[vocab][...]
 
-    def place(self, tokens: TokenSet):
-        """Position plus modality embedding, `[B, N, D]`."""
-        # A masked sequence and its sentinels can outgrow the sequence, at most to twice its length and two.
-        span = [m.length if m.kind == "grid" else 2 * m.length + 2 for m in self.modalities]
-        longest = max(span)
-        table = np.zeros((len(span), longest, self.dim), np.float32)
+    def target_of(self, modality):
+        """Index into `targets` of the vocabulary of each token, from its modality index; any shape."""
+        index = [self.targets.index(m.vocab) if m.vocab in self.targets else -1 for m in self.modalities]
+        return jnp.asarray(index)[modality]
+
+    def place(self, tokens: TokenSet, *, queries: bool = False):
+        """Position plus modality embedding of encoder inputs or of decoder queries, `[B, N, D]`."""
+        learned = self.decoder_learned if queries and self.decoder_learned is not None else self.learned
+        # Equal grids and all sequences share their rows. What masking makes of a sequence, sentinels included, can be
+        # twice as long and two more.
+        longest = max((2 * m.length + 2 for m in self.modalities if m.kind in ("sequence", "vectors")), default=0)
+        parts, start, size = {}, [], 0
+        for m in self.modalities:
+            key = m.grid or (m.name if m.kind == "set" else "sequence")
+            if key not in parts:
+                if m.kind == "set":
+                    rows = learned[m.name][...] if m.name in learned else jnp.zeros((1, self.dim))
+                else:
+                    rows = sincos_2d(*m.grid, self.dim, self.waves) if m.grid else sincos_1d(longest, self.dim, self.waves)
+                parts[key], size = (size, rows), size + len(rows)
+            start.append(parts[key][0])
+        table = jnp.concatenate([rows for _, rows in parts.values()])
+        return table[jnp.asarray(start)[tokens.modality] + tokens.position] + self.modality[...][tokens.modality]
+
+    def content(self, tokens: TokenSet, dense: dict):
+        """What the encoder reads of the tokens, `[B, N, D]`; dense as from `dense_rows`."""
+        x = self._look_up(self.tables, tokens)
         for i, m in enumerate(self.modalities):
-            if m.kind == "grid":
-                table[i, : span[i]] = sincos_2d(*m.shape, self.dim, self.waves)
-            else:
-                table[i, : span[i]] = sincos_1d(span[i], self.dim, self.waves)
-        flat = tokens.modality * longest + tokens.position
-        return jnp.asarray(table).reshape(-1, self.dim)[flat] + self.modality[...][tokens.modality]
-
-    def content(self, tokens: TokenSet):
-        """The rows of the tokens' tables, `[B, N, D]`."""
-        which = self.vocab_of(tokens.modality)
-        rows = 0.0
-        for i, table in enumerate(self.tables.values()):
-            # Out-of-vocabulary lookups are clipped and then masked: each token reads from its own table only.
-            row = constrain(gather_rows(table[...]).at[tokens.ids].get(mode="clip"))
-            rows = rows + jnp.where((which == i)[..., None], row, 0.0)
-        return rows
+            if m.kind not in DENSE or m.name not in dense:
+                continue
+            # Project all rows, then pick: an example has about as many as slots.
+            rows = self.dense[m.name](dense[m.name])
+            at = jnp.where(tokens.modality == i, tokens.ids, rows.shape[1])
+            x = x + jax.vmap(lambda r, a: r.at[a].get(mode="fill", fill_value=0))(rows, at)
+        return x
 
     def queries(self, tokens: TokenSet):
-        """What the decoder starts from, `[B, M, D]`: the mask token on grids, the previous token in sequences."""
-        is_grid = jnp.asarray([m.kind == "grid" for m in self.modalities])[tokens.modality]
-        return jnp.where(is_grid[..., None], self.mask_token[...], self.content(tokens))
+        """What the decoder starts from, `[B, M, D]`: the previous token in sequences, elsewhere the mask token."""
+        is_sequence = jnp.asarray([m.kind == "sequence" for m in self.modalities])[tokens.modality]
+        previous = self._look_up(self.tables if self.decoder_tables is None else self.decoder_tables, tokens, {"sequence"})
+        return jnp.where(is_sequence[..., None], previous, self.mask_token[...])
+
+    def _look_up(self, tables, tokens: TokenSet, kinds=None):
+        x = 0.0
+        for vocab, table in tables.items():
+            mine = [m.vocab == vocab and (kinds is None or m.kind in kinds) for m in self.modalities]
+            if not any(mine):
+                continue
+            # Tokens of other vocabularies fall off the table's end and read zeros.
+            at = jnp.where(jnp.asarray(mine)[tokens.modality], tokens.ids, len(table))
+            x = x + constrain(gather_rows(table[...]).at[at].get(mode="fill", fill_value=0))
+        return x
 
 
 def init_table(modality: Modality, dim: int, table_std: float, code_std: float, rngs: nnx.Rngs):

@@ -23,7 +23,9 @@ def sincos_2d(rows: int, columns: int, dim: int, waves=WAVES) -> np.ndarray:
 
 
 def _sincos(position, dim, waves):
-    shortest, longest = waves
-    omega = (longest / shortest) ** (-np.arange(dim // 2) / (dim / 2)) / shortest
-    angle = position[:, None] * omega[None]
-    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+    # In fp32 throughout, as in 4M: exact arithmetic would differ from its tables by 1e-5 at position 500.
+    shortest, longest = np.float32(waves)
+    fraction = np.arange(dim // 2, dtype=np.float32) / np.float32(dim / 2)
+    omega = 1 / (shortest * np.power(longest / shortest, fraction))
+    angle = position.astype(np.float32)[:, None] * omega[None]
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)

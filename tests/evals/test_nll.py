@@ -52,7 +52,7 @@ def test_matrix_equals_each_example_alone(built):
             given = e[a]["ids"][0][e[a]["valid"][0]].astype(int)
             queries = token_set(ids, names.index(b))
             y = model.decode(model.encode(token_set(given, names.index(a))), queries)
-            vocab = model.tokens.vocab_of(jnp.asarray(queries.modality))
+            vocab = model.tokens.target_of(jnp.asarray(queries.modality))
             total += dense_nll(y, tables, vocab, labels[None], queries.valid).sum()
             count += len(labels)
         return total / count

@@ -8,9 +8,10 @@ import tiny
 from flax import nnx
 from tiny import MODALITIES
 
+from data_pipeline.spec import Modality
 from pretrain.build import plain
 from pretrain.interop.torch import from_state_dict, to_state_dict
-from pretrain.models.tokens import concat, whole
+from pretrain.models.tokens import concat, dense_rows, whole
 
 EMBEDDED = ("image", "caption")
 
@@ -28,20 +29,38 @@ def case():
     return inputs, queries
 
 
-@pytest.mark.parametrize("gated, bias, probes", [(True, False, 3), (False, True, 0)], ids=["gated", "bias"])
-def test_jax_equals_torch(gated, bias, probes):
+MORE = (
+    *MODALITIES,
+    Modality("pixels", "pixels", (8, 12, 3), "pixels", patch=4, mean=(0.5,) * 3, std=(0.2,) * 3, targets=False),
+    Modality("vectors", "vectors", (3, 7), "vectors", targets=False),
+    Modality("codes", "set", (4,), "codes", "codes", 9, tokenizer="codes"),
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(probes=3), dict(gated=False, bias=True), dict(tables="split", qk_norm=True, registers=2, probes=2),
+     dict(tables="untied", qk_norm=True, bias=True)],
+    ids=["gated", "bias", "split", "untied"],
+)  # fmt: skip
+def test_jax_equals_torch(changes):
     torch = pytest.importorskip("torch")
     import dataclasses
 
     from pretrain.interop.torch_model import EncDec
 
-    model = tiny.model(embedded=EMBEDDED, gated=gated, bias=bias, probes=probes, waves=(0.5, 50.0))
-    config = {"model": dataclasses.asdict(model.config), "modalities": plain(MODALITIES), "embedded": list(EMBEDDED)}
+    model = tiny.model(embedded=EMBEDDED, modalities=MORE, waves=(0.5, 50.0), **changes)
+    config = {"model": dataclasses.asdict(model.config), "modalities": plain(MORE), "embedded": list(EMBEDDED)}
     theirs = EncDec(config).eval()
     theirs.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in to_state_dict(pure(model)).items()}, strict=True)
 
     inputs, queries = case()
-    encoded = model.encode(inputs)
+    batch = tiny.batch(4, seed=5, modalities=MORE)
+    inputs = concat([inputs, *(whole(batch, n, MORE) for n in ("pixels", "vectors", "codes"))])
+    inputs = inputs._replace(ids=jnp.asarray(inputs.ids).at[1, -6].set(7))  # a vector past the last: a sentinel, zeros
+    queries = concat([queries, whole(tiny.batch(4, seed=6, modalities=MORE), "codes", MORE)])
+    dense = dense_rows(batch, MORE)
+    encoded = model.encode(inputs, dense)
     y = model.decode(encoded, queries)
 
     def tensors(tokens):
@@ -51,12 +70,12 @@ def test_jax_equals_torch(gated, bias, probes):
         np.testing.assert_allclose(np.asarray(ours)[where], other.numpy()[where], atol=1e-5, rtol=1e-5)
 
     with torch.no_grad():
-        x_t = theirs.encode(*tensors(inputs))
+        x_t = theirs.encode(*tensors(inputs), {k: torch.from_numpy(np.array(v)) for k, v in dense.items()})
         y_t = theirs.decode(x_t, tensors(inputs), tensors(queries))
         filled, asked = np.asarray(inputs.valid), np.asarray(queries.valid)
-        same(encoded.x, x_t, filled)
+        same(encoded.x, x_t, np.asarray(encoded.valid))
         same(y, y_t, asked)
-        for vocab in ("image", "depth", "text"):
+        for vocab in ("image", "depth", "text", "codes"):
             same(model.logits(y, vocab), theirs.logits(y_t, vocab), asked)
         for name in EMBEDDED:
             ours = model.project_pooled(model.pool(encoded), name)

@@ -16,7 +16,7 @@ def test_pool(probes):
     encoded = model.encode(whole(tiny.batch(6, missing=0.4), "caption", MODALITIES))
     pooled = np.asarray(model.pool(encoded))
     assert pooled.shape == (6, 16 * max(probes, 1))
-    x, valid, placed = (np.asarray(a) for a in (encoded.x, encoded.tokens.valid, encoded.placed))
+    x, valid, placed = (np.asarray(a) for a in (encoded.x, encoded.valid, encoded.placed))
     assert valid.any(1).tolist().count(False) > 0
     for b in range(6):
         if not valid[b].any():
