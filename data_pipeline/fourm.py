@@ -23,8 +23,10 @@ def _set(name):
     return Modality(name, "set", (16,), name, name, 8192, tokenizer=name, fourm=name)
 
 
-def _text(name, length):
-    return Modality(name, "sequence", (length,), name, name, TEXT_VOCAB, tokenizer="wordpiece", fourm=name)
+def _text(name, length, chunk=1):
+    return Modality(
+        name, "sequence", (length,), name, name, TEXT_VOCAB, tokenizer="wordpiece", chunk=chunk, fourm=name
+    )  # fmt: skip
 
 
 MODALITIES = {
@@ -44,7 +46,7 @@ MODALITIES = {
         _set("tok_imagebind_global"),
         _text("caption", 256),
         _text("det", 256),
-        _text("metadata", 40),
+        _text("metadata", 40, chunk=2),
         _text("human_poses", 275),
         _text("color_palette", 23),
         _text("sam_instance", 290),
@@ -59,8 +61,8 @@ MODALITIES = {
 }
 
 MOD7 = ("rgb@224", "tok_rgb@224", "tok_depth@224", "tok_normal@224", "tok_semseg@224", "tok_clip@224", "caption", "det")
-SIZES_448 = tuple(n for n in MODALITIES if n.endswith("@448"))
-MOD21 = tuple(n for n in MODALITIES if n not in SIZES_448)
+SIZE_448 = tuple(n for n in MODALITIES if n.endswith("@448"))
+MOD21 = tuple(n for n in MODALITIES if n not in SIZE_448)
 
 
 def modalities(names, **changes) -> list[dict]:

@@ -1,7 +1,7 @@
 """From a random-access source to batches: clean, aligned, repeatable, the same for any number of workers and hosts.
 
 A batch is `{modality: {"ids": int[B, L], "valid": bool[B, L]}}`, for pixels `{modality: {"pixels": uint8[B, H, W, C],
-"valid": bool[B]}}`, plus `"row": int64[B]`, a stable example number. An absent modality is all `valid=False`.
+"valid": bool[B]}}`, for vectors `{modality: {"vectors": float32[B, L, width], "valid": bool[B, L]}}`, plus `"row": int64[B]`, a stable example number. An absent modality is all `valid=False`.
 Nothing is masked here: corruption is the objective's, on the device.
 """
 
@@ -44,9 +44,21 @@ class Encoder:
             return _pad([], m)
         return _pad(np.ravel(crops[int(crop * len(crops))]), m)
 
+    _set = _grid
+
     def _sequence(self, m, example, rng, crop):
+        if m.tokenizer != "text":  # made into ids beforehand
+            return _pad(example.get(m.field, ())[: m.length], m)
         text = render(m.field, example, rng)
         return _pad([] if text is None else self.text.encode(text, m.length), m)
+
+    def _vectors(self, m, example, rng, crop):
+        rows = np.asarray(example.get(m.field, np.zeros((0, m.width))), np.float32)[: m.length]
+        if rows.ndim != 2 or rows.shape[1] != m.width:
+            raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}")
+        padded = np.zeros(m.shape, np.float32)
+        padded[: len(rows)] = rows
+        return {"vectors": padded, "valid": np.arange(m.length) < len(rows)}
 
     def _pixels(self, m, example, rng, crop):
         setting = None

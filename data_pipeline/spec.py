@@ -26,6 +26,7 @@ class Modality:
     tokenizer: who makes the ids: a learned tokenizer's name, or `text`.
     patch: side of the square patches of `pixels`, in pixels.
     mean, std: what normalises `pixels` in 0…1, a number a channel.
+    chunk: tokens of a sequence that are masked together, such as a type and its value.
     inputs, targets: whether the encoder may see it, and whether the decoder may predict it.
     fourm: its name in the 4M code base, where it has one.
     """
@@ -41,6 +42,7 @@ class Modality:
     patch: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    chunk: int = 1
     inputs: bool = True
     targets: bool = True
     fourm: str = ""
@@ -62,6 +64,8 @@ class Modality:
             for key in ("mean", "std"):
                 if self.patch and len(getattr(self, key)) != self.shape[-1]:
                     fail(key, getattr(self, key), f"give one number for each of the {self.shape[-1]} channels")
+        elif self.chunk < 1 or (self.chunk > 1 and self.kind != "sequence"):
+            fail("chunk", self.chunk, "must be at least 1, and 1 for all but sequences")
         else:
             if not self.tokenizer:
                 fail("tokenizer", self.tokenizer, "name the tokenizer that makes its ids (`text` for SentencePiece)")

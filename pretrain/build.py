@@ -54,7 +54,10 @@ class Log:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One whole run. model, objectives, evals are left as dicts: their files say what keys they have."""
+    """One whole run. model, objectives, evals are left as dicts: their files say what keys they have.
+
+    init: a workdir whose newest parameters (their moving average, if it has one) this run starts from; "" for none.
+    """
 
     steps: int
     batch_size: int
@@ -64,6 +67,7 @@ class Run:
     data: Data
     seed: int = 0
     accum: int = 1
+    init: str = ""
     ema: float = 0.0
     mesh: MeshConfig = MeshConfig()
     optim: OptimConfig = OptimConfig()
@@ -166,9 +170,8 @@ def objectives(run: Run) -> dict:
             raise TypeError(f"pretrain/objectives/{file}.py: Objective needs a field `modalities`")
         given = {"modalities": run.modalities}
         if "sentinel" in {f.name for f in dataclasses.fields(cls)}:
-            text = TextTokenizer()
-            # 4M numbers its sentinels from [S_1].
-            given |= {"sentinel": text.sentinel_start + 1, "n_sentinels": text.n_sentinels - 1}
+            # 4M numbers its sentinels from [S_1]. Its WordPiece vocabulary has them at the same ids.
+            given |= {"sentinel": TextTokenizer.sentinel_start + 1, "n_sentinels": TextTokenizer.n_sentinels - 1}
         out[name] = from_dict(cls, values, f"config.objectives.{name}", **given)
     return out
 
@@ -188,7 +191,7 @@ def model(run: Run, objectives: dict):
 
 def text_tokenizer(run: Run) -> TextTokenizer | None:
     """The text tokenizer if some modality needs it, checked against the specs."""
-    sequences = [m for m in run.modalities if m.kind == "sequence"]
+    sequences = [m for m in run.modalities if m.kind == "sequence" and m.tokenizer == "text"]
     if not sequences:
         return None
     text = TextTokenizer()
@@ -212,7 +215,7 @@ def check_tokens(run: Run):
         return
     tokenizers = read_manifest(run.data.path)["tokenizers"]
     for m in run.modalities:
-        if m.kind != "grid":
+        if m.kind not in ("grid", "set"):
             continue
         about = tokenizers.get(m.tokenizer)
         if about is None or m.field not in about["modalities"]:

@@ -8,7 +8,8 @@ from data_pipeline.pipeline import train_batches
 from pretrain import build, metrics, optim, runtime, sharding
 from pretrain.checkpoint import Checkpointer
 from pretrain.evals.base import Context
-from pretrain.restore import init_function
+from pretrain.initialize import check_start, start_from
+from pretrain.restore import init_function, restore
 from pretrain.step import TrainState, init_state, make_train_step
 
 
@@ -33,6 +34,8 @@ def train(config, workdir) -> TrainState:
     )  # fmt: skip
     evaluators = build.evaluators(run.evals, Context(run, graph, objectives))
     check_best(run.checkpoint, evaluators)
+    origin = restore(run.init) if run.init else None
+    report = check_start(origin, shapes, run.modalities) if origin else ""
     resumed = runtime.claim_workdir(workdir, build.to_json(config))
     print(runtime.describe(), sharding.report(shapes, mesh), sep="\n", flush=True)
 
@@ -56,6 +59,10 @@ def train(config, workdir) -> TrainState:
         if start:
             state = checkpointer.restore(state, iterator)
             print(f"resuming {workdir} from step {start} of {run.steps}", flush=True)
+        elif origin:
+            params, _ = start_from(origin, state.params, run.modalities)
+            state = jax.device_put(state._replace(params=params, ema=state.ema and params), layout)
+            print(f"starting from {run.init}: {report}", flush=True)
         elif resumed:
             print(f"{workdir} has no complete checkpoint yet: starting from step 0", flush=True)
 

@@ -29,7 +29,7 @@ def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
     theirs, graph = module.load(folder), fp32_graph(restored)
     batch = next(Context(restored.run, restored.graph, restored.objectives).batches("test", examples))
     masked = next(o for o in restored.objectives.values() if hasattr(o, "input_tokens"))
-    inputs, queries, _ = masked.view(batch, example_keys(0, 0, examples))
+    inputs, dense, queries, _ = masked.view(batch, example_keys(0, 0, examples))
 
     def torch_set(tokens):
         return tuple(torch.from_numpy(np.asarray(f).astype(bool if f.dtype == bool else np.int64)) for f in tokens)
@@ -37,15 +37,15 @@ def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
     @jax.jit
     def ours(params):
         model = nnx.merge(graph, params)
-        encoded = model.encode(inputs)
+        encoded = model.encode(inputs, dense)
         y, pooled = model.decode(encoded, queries), model.pool(encoded)
-        logits = {v: model.logits(y, v) for v in model.tokens.tables}
+        logits = {v: model.logits(y, v) for v in model.tokens.targets}
         return logits, {name: model.project_pooled(pooled, name) for name in model.embedded}
 
     logits, z = jax.device_get(ours(restored.params["model"]))
     worst = {}
     with torch.no_grad():
-        x_t = theirs.encode(*torch_set(inputs))
+        x_t = theirs.encode(*torch_set(inputs), {n: torch.from_numpy(np.array(x)) for n, x in dense.items()})
         y_t = theirs.decode(x_t, torch_set(inputs), torch_set(queries))
         valid = np.asarray(queries.valid)
         for vocab in theirs.vocabs:

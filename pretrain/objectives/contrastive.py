@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from data_pipeline.spec import Modality
+from data_pipeline.spec import DENSE, Modality
 from pretrain.models.tokens import TokenSet, whole
 
 
@@ -35,7 +35,7 @@ class Objective:
     coef: float = 1.0
 
     def __post_init__(self):
-        names = [m.name for m in self.modalities if m.kind != "pixels"]
+        names = [m.name for m in self.modalities if m.kind not in DENSE]
         if not self.edges:
             raise ValueError("objectives.contrastive.edges=(): list at least one pair of modalities")
         for i, edge in enumerate(self.edges):

@@ -4,26 +4,37 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from data_pipeline.spec import Modality
-from pretrain.objectives.masking import mask_example
+from pretrain.models.tokens import dense_rows, whole
+from pretrain.objectives.masking import KEEP, SPANS, mask_example
+
+TOKENS = "tokens"  # the term of `token_mean`; those of the modalities are then for the log only
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """One component of the mixture of Dirichlets: modality name → alpha. A modality left out gets none."""
+    """One component of the mixture of Dirichlets: modality name → alpha. A modality left out gets none.
+
+    keep: how much of a sequence is kept, by name (`masking.KEEP`); `random` if not given.
+    """
 
     inputs: dict
     targets: dict
     weight: float = 1.0
+    keep: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """loss = mean over the target modalities m of CE_m, CE_m the mean over the predicted tokens of m (4M's `mod`).
+    """Cross-entropy of the predicted tokens, averaged as `loss` says.
 
-    input_tokens, target_tokens: (smallest, largest) token budget; the largest is the static size. Here a modality's
-    mean is over the global batch; 4M takes it per rank and averages the ranks.
+    `modality_mean`: the mean over the target modalities m of CE_m, CE_m the mean over the predicted tokens of m (4M's
+    `mod`). Here CE_m is over the global batch; 4M takes it per rank and averages the ranks.
+    `token_mean`: the mean over all predicted tokens. (4M's `token` weights a token by the size of its vocabulary.)
+    input_tokens, target_tokens: (smallest, largest) token budget; the largest is the static size.
+    fill: `full`, or `4m` to lose the part of a budget that a modality cannot take (`masking.mask_example`).
     """
 
     modalities: tuple[Modality, ...]
@@ -32,9 +43,14 @@ class Objective:
     input_tokens: tuple[int, int]
     target_tokens: tuple[int, int]
     mixture: tuple[Mixture, ...]
+    loss: str = "modality_mean"
+    fill: str = "full"
     coef: float = 1.0
 
     def __post_init__(self):
+        for key, allowed in (("loss", ("modality_mean", "token_mean")), ("fill", ("full", "4m"))):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"objectives.masked.{key}={getattr(self, key)!r}: must be one of {', '.join(allowed)}")
         names = {m.name: m for m in self.modalities}
         for i, c in enumerate(self.mixture):
             for side, alphas in (("inputs", c.inputs), ("targets", c.targets)):
@@ -46,6 +62,13 @@ class Objective:
                         raise ValueError(f"{where}: a Dirichlet alpha must not be negative, and a number")
                     if not getattr(names[name], side):
                         raise ValueError(f"{where}: the modality's spec says {side}=False")
+            for name, scheme in c.keep.items():
+                where = f"objectives.masked.mixture[{i}].keep[{name!r}]={scheme!r}"
+                if name not in names or names[name].kind not in SPANS:
+                    raise ValueError(f"{where}: no sequence of this run")
+                if scheme not in KEEP:
+                    raise ValueError(f"{where}: must be one of {', '.join(KEEP)}")
+            for side, alphas in (("inputs", c.inputs), ("targets", c.targets)):
                 if not any(a > 0 for a in alphas.values()):
                     raise ValueError(f"objectives.masked.mixture[{i}].{side}: needs at least one positive alpha")
         longest = max((m.length for m in self.modalities if m.kind == "sequence"), default=0)
@@ -74,33 +97,40 @@ class Objective:
         return {}
 
     def view(self, batch, keys):
-        """(inputs TokenSet `[B, N]`, queries TokenSet `[B, M]`, labels `[B, M]`)."""
+        """(inputs TokenSet `[B, N]`, dense_rows, queries TokenSet `[B, M]`, labels `[B, M]`)."""
 
-        def alphas(side):
-            return [[getattr(c, side).get(m.name, 0.0) for m in self.modalities] for c in self.mixture]
+        def table(side, default):
+            return [[getattr(c, side).get(m.name, default) for m in self.modalities] for c in self.mixture]
+
+        alphas = table("inputs", 0.0), table("targets", 0.0), [c.weight for c in self.mixture]
+        keep = np.asarray([[KEEP.index(k) for k in row] for row in table("keep", "random")])
 
         def one(example, key):
             return mask_example(
-                key, example, self.modalities, inputs=self.input_tokens, outputs=self.target_tokens,
-                alphas=(alphas("inputs"), alphas("targets"), [c.weight for c in self.mixture]),
-                sentinel=self.sentinel, n_sentinels=self.n_sentinels,
+                key, example, self.modalities, inputs=self.input_tokens, outputs=self.target_tokens, alphas=alphas,
+                sentinel=self.sentinel, n_sentinels=self.n_sentinels, keep=keep, fill=self.fill,
             )  # fmt: skip
 
-        return jax.vmap(one)({m.name: batch[m.name] for m in self.modalities}, keys)
+        sets = {m.name: whole(batch, m.name, self.modalities) for m in self.modalities}
+        inputs, queries, labels = jax.vmap(one)({n: {"ids": t.ids, "valid": t.valid} for n, t in sets.items()}, keys)
+        return inputs, dense_rows(batch, self.modalities), queries, labels
 
     def weights(self, view):
-        _, queries, _ = view
+        _, _, queries, _ = view
         return self._per_modality(jnp.ones(queries.valid.shape), queries)
 
     def totals(self, model, own, view, keys, *, train):
-        inputs, queries, labels = view
-        y = model.decode(model.encode(inputs), queries)
+        inputs, dense, queries, labels = view
+        y = model.decode(model.encode(inputs, dense), queries)
         return self._per_modality(model.nll(y, queries, labels), queries)
 
     def share(self, name) -> float:
+        if self.loss == "token_mean":
+            return float(name == TOKENS)
         return 1.0 / len(self.targets)
 
     def _per_modality(self, values, queries):
         names = [m.name for m in self.modalities]
         mine = {t: (queries.modality == names.index(t)) & queries.valid for t in self.targets}
-        return {t: jnp.where(m, values, 0.0).sum() for t, m in mine.items()}
+        sums = {t: jnp.where(m, values, 0.0).sum() for t, m in mine.items()}
+        return sums | ({TOKENS: sum(sums.values())} if self.loss == "token_mean" else {})

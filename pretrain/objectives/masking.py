@@ -1,7 +1,8 @@
 """4M's input and target selection (arXiv 2312.06647, section 2.3, and the masking of apple/ml-4m), on the device.
 
-Budgets are drawn from Dirichlet distributions over modalities; grid tokens are masked at random, sequences by spans
-with sentinels. Everything is per example with static shapes; the objective vmaps it over the batch.
+Budgets are drawn from Dirichlet distributions over modalities. Tokens of grids, sets and pixels are masked one by one;
+sequences and vectors by spans, which sentinels stand for. Everything is per example with static shapes; the objective
+vmaps it over the batch.
 """
 
 import jax
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 from pretrain.models.tokens import TokenSet
 
 SHRINK, TRIES = 0.9, 40  # keep probabilities tried for a sequence: p, 0.9 p, …, and at last 0
+SPANS = ("sequence", "vectors")
+KEEP = ("random", "all", "binary")  # how much of a sequence is kept: p from U(0, 1), 1, or 0 or 1
 
 
 def select(flag, size: int, *arrays):
@@ -34,19 +37,35 @@ def split_budget(weights, budget, capacity):
     return taken.at[order].add(extra)
 
 
-def mask_sequence(key, ids, valid, budget, sentinel: int):
+def split_budget_4m(key, alphas, budget, capacity):
+    """4M's own split: floor(Dirichlet · budget), what is left one by one to the largest of fresh draws, then clamped.
+
+    What the clamp takes away is lost, and so is what an absent modality gets: `fill="4m"`.
+    """
+    log_gamma = jax.random.loggamma(key, jnp.maximum(alphas, 1e-9), (1 + len(alphas), len(alphas)))
+    share = jnp.floor(jax.nn.softmax(log_gamma[0]) * budget).astype(jnp.int32)
+    rest = jnp.arange(len(alphas)) < budget - share.sum()
+    lucky = jax.nn.one_hot(log_gamma[1:].argmax(-1), len(alphas), dtype=jnp.int32)
+    return jnp.minimum(share + jnp.where(rest[:, None], lucky, 0).sum(0), capacity)
+
+
+def mask_sequence(key, ids, valid, budget, sentinel, keep=0, chunk=1):
     """Span masking of one sequence so that its visible form takes at most `budget` tokens.
 
-    ids, valid `[L]`. Each token is kept with a probability drawn from U(0, 1), lowered until the kept tokens and one
-    sentinel a masked run fit; budget 0 masks all and shows nothing. Returns (visible ids `[L]`, their number,
-    target ids `[2L + 2]`, their number): the target is `[S_1] span [S_2] span … [S_last]`, empty if all was kept.
+    ids, valid `[L]`. Chunks of `chunk` tokens are kept with a probability p (`keep`: index into KEEP), drawn again with
+    0.9 p until the kept tokens and one sentinel a masked run fit; budget 0 masks all and shows nothing. Returns (visible
+    ids `[L]`, their number, target ids `[2L + 2]`, their number): the target is `[S_1] span [S_2] span … [S_last]`,
+    empty if all was kept. Runs are numbered from `sentinel` on.
     """
     length = len(ids)
     k_keep, k_prob = jax.random.split(key)
-    tries = jax.random.uniform(k_prob) * jnp.append(SHRINK ** jnp.arange(TRIES), 0.0)
-    keep = (jax.random.uniform(k_keep, (length,)) < tries[:, None]) & valid
+    drawn = jax.random.uniform(k_prob)
+    probability = jnp.stack([drawn, 1.0, jnp.round(drawn)])[keep]
+    tries = probability * jnp.append(SHRINK ** jnp.arange(TRIES), 0.0)
+    uniform = jax.random.uniform(k_keep, (len(tries), length))[:, jnp.arange(length) // chunk]
+    keep = (uniform < tries[:, None]) & valid
     first = _run_starts(~keep & valid)
-    fits = keep.sum(1) + first.sum(1) <= budget
+    fits = (keep.sum(1) + first.sum(1) <= budget) & (budget > 0)
     best = jnp.argmax(fits)
     found = fits[best]
     keep = jnp.where(found, keep[best], False)
@@ -84,54 +103,67 @@ def window_start(key, target_ids, n_target, size, is_sentinel):
     return jnp.where(n_target <= size, 0, start)
 
 
-def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel, n_sentinels):
+def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel, n_sentinels, keep=None, fill="full"):
     """Splits one example into what the encoder sees and what the decoder predicts; no token is both.
 
     example: {name: {"ids" [L], "valid" [L]}}; inputs = (min, N) and outputs = (min, M): token budgets are drawn
-    uniformly between them; alphas: (input `[components, m]`, target `[components, m]`, weight `[components]`).
-    Returns (TokenSet `[N]`, TokenSet `[M]`, labels `[M]`).
+    uniformly between them; alphas: (input `[components, m]`, target `[components, m]`, weight `[components]`); keep:
+    indices into KEEP `[components, m]`; fill: `full` gives what one modality cannot take to others of its component,
+    `4m` loses it, as 4M does. Returns (TokenSet `[N]`, TokenSet `[M]`, labels `[M]`).
     """
     k_component, k_in, k_out, k_n_in, k_n_out, k_spans, k_window, k_grid = jax.random.split(key, 8)
-    sequences = [i for i, m in enumerate(modalities) if m.kind == "sequence"]
-    grids = [i for i, m in enumerate(modalities) if m.kind == "grid"]
-    is_grid = jnp.asarray([m.kind == "grid" for m in modalities])
+    spans = [i for i, m in enumerate(modalities) if m.kind in SPANS]
+    singles = [i for i, m in enumerate(modalities) if m.kind not in SPANS]
+    is_single = jnp.asarray([m.kind not in SPANS for m in modalities])
     present = jnp.stack([example[m.name]["valid"].sum() for m in modalities])
+    lengths = jnp.asarray([m.length for m in modalities])
 
     alpha_in, alpha_out, odds = (jnp.asarray(a, jnp.float32) for a in alphas)
     component = jax.random.categorical(k_component, jnp.log(odds))
-    weight_in = _dirichlet(k_in, alpha_in[component], present > 0)
-    weight_out = _dirichlet(k_out, alpha_out[component], present > 0)
+    alpha_in, alpha_out = alpha_in[component], alpha_out[component]
     n_in = jax.random.randint(k_n_in, (), inputs[0], inputs[1] + 1)
     n_out = jax.random.randint(k_n_out, (), outputs[0], outputs[1] + 1)
-    share = split_budget(weight_in, n_in, present)
+    if fill == "full":
+        weight_in, weight_out = _dirichlet(k_in, alpha_in, present > 0), _dirichlet(k_out, alpha_out, present > 0)
+        share = split_budget(weight_in, n_in, present)
+    else:
+        share = split_budget_4m(k_in, alpha_in, n_in, lengths)
     shown, hidden, seen, asked = jnp.zeros_like(present), jnp.zeros_like(present), [], []
 
-    # Sequences first: what spans leave of their share of the input budget then goes to the grids.
-    if sequences:
-        at = jnp.asarray(sequences)
-        ids, valid = _side_by_side(example, [modalities[i].name for i in sequences])
-        spans = jax.vmap(mask_sequence, in_axes=(0, 0, 0, 0, None))
-        keys = jax.random.split(k_spans, len(sequences))
-        shown_ids, n_shown, target, n_target = spans(keys, ids, valid, share[at], sentinel)
+    # Spans first: what they leave of their share of the input budget then goes to the others.
+    if spans:
+        at = jnp.asarray(spans)
+        ids, valid = _side_by_side(example, [modalities[i].name for i in spans])
+        # A masked run of vectors is shown as a row past the last: zeros.
+        first = jnp.asarray([modalities[i].length if modalities[i].kind == "vectors" else sentinel for i in spans])
+        chunk = jnp.asarray([modalities[i].chunk for i in spans])
+        scheme = jnp.zeros_like(at) if keep is None else jnp.asarray(keep)[component][at]
+        keys = jax.random.split(k_spans, len(spans))
+        shown_ids, n_shown, target, n_target = jax.vmap(mask_sequence)(keys, ids, valid, share[at], first, scheme, chunk)
         seen.append(_entries(jnp.arange(ids.shape[1]) < n_shown[:, None], shown_ids, at))
         shown, hidden = shown.at[at].set(n_shown), hidden.at[at].set(jnp.maximum(n_target - 1, 0))
-    if grids:
-        shown += split_budget(jnp.where(is_grid, weight_in, 0.0), n_in - shown.sum(), present)
-        hidden = jnp.where(is_grid, present - shown, hidden)
-    predicted = split_budget(weight_out, n_out, hidden)
+    if fill == "full":
+        shown += split_budget(jnp.where(is_single, weight_in, 0.0), n_in - shown.sum(), present)
+        hidden = jnp.where(is_single, present - shown, hidden)
+        predicted = split_budget(weight_out, n_out, hidden)
+    else:
+        wanted = split_budget_4m(k_out, alpha_out, n_out, jnp.where(is_single, lengths - share, lengths))
+        shown = jnp.where(is_single, jnp.minimum(share, present), shown)
+        # A target sequence of b tokens makes b − 1 predictions.
+        predicted = jnp.where(is_single, jnp.minimum(wanted, present - shown), jnp.maximum(wanted - 1, 0))
 
-    if sequences:
+    if spans:
         is_sentinel = (target >= sentinel) & (target < sentinel + n_sentinels)
-        keys = jax.random.split(k_window, len(sequences))
+        keys = jax.random.split(k_window, len(spans))
         begin = jax.vmap(window_start)(keys, target, n_target, predicted[at] + 1, is_sentinel)
         target = jax.vmap(lambda t, b: jnp.roll(t, -b))(target, begin)
         # 4M's rule may start the window so late that fewer tokens follow than were asked for.
         count = jnp.minimum(predicted[at], n_target - begin - 1)
         flag = jnp.arange(target.shape[1] - 1) < count[:, None]
         asked.append((*_entries(flag, target[:, :-1], at), target[:, 1:].reshape(-1)))
-    if grids:
-        at = jnp.asarray(grids)
-        ids, valid = _side_by_side(example, [modalities[i].name for i in grids])
+    if singles:
+        at = jnp.asarray(singles)
+        ids, valid = _side_by_side(example, [modalities[i].name for i in singles])
         drawn = jnp.where(valid, jax.random.uniform(k_grid, ids.shape), jnp.inf)
         rank = jnp.argsort(jnp.argsort(drawn, axis=1), axis=1)
         low, high = shown[at][:, None], (shown + predicted)[at][:, None]

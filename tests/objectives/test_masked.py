@@ -31,7 +31,7 @@ def test_loss_is_the_mean_over_modalities_of_mean_cross_entropies():
     @jax.jit
     def dense(params):
         model = nnx.merge(graph, params)
-        inputs, queries, labels = one.view(batch, keys)
+        inputs, _, queries, labels = one.view(batch, keys)
         y = model.decode(model.encode(inputs), queries)
         return {m.vocab: model.logits(y, m.vocab) for m in MODALITIES}, queries, labels
 

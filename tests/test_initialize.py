@@ -1,0 +1,70 @@
+"""Starting from another run's parameters: what was there computes the same bits, and everything else is reported."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from data_pipeline.spec import Modality
+from pretrain.initialize import check_start, resize, start_from
+from pretrain.models.tokens import whole
+
+CODES = Modality("codes", "set", (4,), "codes", "codes", 9, tokenizer="codes")
+OLD = (*tiny.MODALITIES, CODES)
+
+
+def params(model):
+    return {"model": jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.split(model)[1])), "objective": {}}
+
+
+def held(model, modalities=OLD):
+    """What `restore` gives, as far as `start_from` looks at it."""
+    return types.SimpleNamespace(params=params(model), run=types.SimpleNamespace(modalities=modalities))
+
+
+def outputs(model, modalities):
+    batch = tiny.batch(4, missing=0.0, modalities=OLD)
+    encoded = model.encode(whole(batch, "image", modalities))
+    queries = whole(batch, "label", modalities)
+    return np.asarray(model.logits(model.decode(encoded, queries), "text"))
+
+
+@pytest.mark.parametrize("tables", ["shared", "untied"])
+def test_old_outputs_are_bit_identical_when_modalities_come_and_go(tables):
+    extra = Modality("extra", "grid", (2, 2), "extra", "extra", 7, tokenizer="fsq")
+    ours = (extra, *OLD[2:], OLD[0])  # another order, `depth` gone
+    old = tiny.model(modalities=OLD, tables=tables)
+    new = tiny.model(modalities=ours, tables=tables, seed=7)
+    got, report = start_from(held(old), params(new), ours)
+    graph, _ = nnx.split(new)
+    merged = nnx.merge(graph, jax.tree.map(jnp.asarray, got["model"]))
+    np.testing.assert_array_equal(outputs(merged, ours), outputs(old, OLD))
+    fresh = params(new)["model"]["tokens"]
+    np.testing.assert_array_equal(got["model"]["tokens"]["tables"]["extra"], fresh["tables"]["extra"])
+    np.testing.assert_array_equal(got["model"]["tokens"]["modality"][0], fresh["modality"][0])
+    assert "model/tokens/tables/extra" in report.new and "model/tokens/modality/extra" in report.new
+    assert "model/tokens/tables/depth" in report.dropped and "model/tokens/modality/depth" in report.dropped
+    assert "1 dropped" not in str(report) and "new: " in str(report)
+    assert report == check_start(held(old), jax.eval_shape(lambda: params(new)), ours)
+
+
+def test_learned_positions_are_resized():
+    longer = tiny.replace(CODES, shape=(7,))
+    ours = (*tiny.MODALITIES, longer)
+    got, report = start_from(held(tiny.model(modalities=OLD)), params(tiny.model(modalities=ours)), ours)
+    rows = got["model"]["tokens"]["learned"]["codes"]
+    old = params(tiny.model(modalities=OLD))["model"]["tokens"]["learned"]["codes"]
+    np.testing.assert_array_equal(rows[::2], old)
+    np.testing.assert_allclose(rows[1], (old[0] + old[1]) / 2, rtol=1e-6)
+    assert report.resized == ("model/tokens/learned/codes 4 → 7",)
+    np.testing.assert_array_equal(resize(old, 4), old)
+
+
+@pytest.mark.parametrize("changes", [dict(dim=32), dict(encoder_depth=3), dict(gated=False), dict(bias=True)])
+def test_another_trunk_is_refused(changes):
+    with pytest.raises(ValueError, match="config.init: .*(sizes of that model|kind of blocks)"):
+        start_from(held(tiny.model(modalities=OLD)), params(tiny.model(modalities=OLD, **changes)), OLD)
