@@ -15,13 +15,14 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
+TENSOR = "tensor"
 MIN_FSDP_SIZE = 2**12  # smaller parameters stay whole: gathering them costs more than holding them
 
 # First match wins. A rule gives the dimension, counted from the last, that `tensor` splits.
 TENSOR_RULES = (
     (r"(qkv|q|kv|fc1|fc3)/(kernel|bias)$", -1),
     (r"(proj|fc2)/kernel$", -2),
-    (r"tables/\w+$", -2),
+    (r"(tables|heads)/[^/]+$", -2),
 )
 
 

@@ -132,11 +132,11 @@ class Model(nnx.Module):
         y, _ = run_stack(self.decoder, y, context, self_mask(queries, self.modalities), cross_mask, **self._run)
         return self.decoder_norm(y)
 
-    def nll(self, y, queries: TokenSet, labels):
-        """−log p of each label under its own modality's vocabulary, `[B, M]`; 0 in empty slots."""
+    def nll(self, y, queries: TokenSet, labels, **more):
+        """−log p of each label under its own modality's vocabulary, `[B, M]`; 0 in empty slots; more: `grouped_nll`."""
         tables = [self.tokens.head(v) for v in self.tokens.targets]
         vocab = self.tokens.target_of(queries.modality)
-        return grouped_nll(y, tables, vocab, labels, queries.valid, dtype=jnp.dtype(self.config.dtype))
+        return grouped_nll(y, tables, vocab, labels, queries.valid, dtype=jnp.dtype(self.config.dtype), **more)
 
     def logits(self, y, vocab: str):
         """`[…, D]` → `[…, V]` over one vocabulary; the head is a transposed table."""

@@ -34,6 +34,7 @@ class Objective:
     `mod`). Here CE_m is over the global batch; 4M takes it per rank and averages the ranks.
     `token_mean`: the mean over all predicted tokens. (4M's `token` weights a token by the size of its vocabulary.)
     input_tokens, target_tokens: (smallest, largest) token budget; the largest is the static size.
+    z_loss, label_smoothing: of the training loss (`ops.cross_entropy`); evaluation reports the plain one.
     fill: `full`, or `4m` to lose the part of a budget that a modality cannot take (`masking.mask_example`).
     """
 
@@ -45,6 +46,8 @@ class Objective:
     mixture: tuple[Mixture, ...]
     loss: str = "modality_mean"
     fill: str = "full"
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
     coef: float = 1.0
 
     def __post_init__(self):
@@ -76,6 +79,11 @@ class Objective:
             raise ValueError(
                 f"objectives.masked: a sequence of {longest} tokens can need {longest // 2 + 2} sentinels, the text "
                 f"tokenizer has {self.n_sentinels}; shorten the modality"
+            )
+        if self.z_loss < 0 or not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"objectives.masked.z_loss={self.z_loss}, label_smoothing={self.label_smoothing}: need z_loss >= 0 and "
+                "0 <= label_smoothing < 1"
             )
         if not sum(c.weight for c in self.mixture) > 0:
             raise ValueError("objectives.masked.mixture: needs a component of positive weight")
@@ -122,7 +130,8 @@ class Objective:
     def totals(self, model, own, view, keys, *, train):
         inputs, dense, queries, labels = view
         y = model.decode(model.encode(inputs, dense), queries)
-        return self._per_modality(model.nll(y, queries, labels), queries)
+        more = dict(z_loss=self.z_loss, smoothing=self.label_smoothing) if train else {}
+        return self._per_modality(model.nll(y, queries, labels, **more), queries)
 
     def share(self, name) -> float:
         if self.loss == "token_mean":

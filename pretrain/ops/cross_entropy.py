@@ -1,16 +1,24 @@
-"""Cross-entropy of tokens that belong to different vocabularies, each against its own table only."""
+"""Cross-entropy of tokens that belong to different vocabularies, each against its own table only.
+
+With logits l, their log-sum-exp z and label t a token's loss is (1 − ε)(z − l_t) + ε (z − mean l) + c z²: ε is the
+label smoothing of arXiv 1512.00567, section 7, and c the z-loss of PaLM (arXiv 2204.02311, section 5).
+"""
+
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from pretrain.ops.matmul import matmul
-from pretrain.sharding import BATCH, current_mesh
+from pretrain.sharding import BATCH, TENSOR, current_mesh
 
 TILE = 256
 
 
-def dense_nll(y, tables, vocab, labels, valid, *, dtype=jnp.float32):
+def dense_nll(y, tables, vocab, labels, valid, *, dtype=jnp.float32, z_loss=0.0, smoothing=0.0):
     """Reference: the logits of every token over every table, the other vocabularies masked out.
 
     y `[B, M, D]`, tables list of `[V, D]`, vocab and labels int `[B, M]`, valid bool `[B, M]`. Returns `[B, M]`.
@@ -19,68 +27,160 @@ def dense_nll(y, tables, vocab, labels, valid, *, dtype=jnp.float32):
     owner = jnp.concatenate([jnp.full(len(t), i) for i, t in enumerate(tables)])
     start = jnp.cumsum(jnp.asarray([0] + [len(t) for t in tables[:-1]]))
     logits = matmul(y, table.T, dtype)
-    logits = jnp.where(owner == vocab[..., None], logits, -jnp.inf)
+    mine = owner == vocab[..., None]
+    z = jax.nn.logsumexp(jnp.where(mine, logits, -jnp.inf), axis=-1)
     own = jnp.take_along_axis(logits, (start[vocab] + labels)[..., None], axis=-1)[..., 0]
-    return jnp.where(valid, jax.nn.logsumexp(logits, axis=-1) - own, 0.0)
+    mean = jnp.where(mine, logits, 0.0).sum(-1) / mine.sum(-1)
+    return jnp.where(valid, z - (1 - smoothing) * own - smoothing * mean + z_loss * z**2, 0.0)
 
 
-def grouped_nll(y, tables, vocab, labels, valid, *, dtype=jnp.float32, tile=TILE):
+def grouped_nll(y, tables, vocab, labels, valid, *, dtype=jnp.float32, z_loss=0.0, smoothing=0.0, tile=TILE):
     """As `dense_nll`, but the tokens are sorted by vocabulary and run in tiles of one vocabulary at a time.
 
-    Cost follows each token's own vocabulary; memory is one tile's logits, recomputed in the backward pass. Under a
-    mesh every device sorts and runs its own tokens.
+    Cost follows each token's own vocabulary; memory is one tile's logits, recomputed in the backward pass. Under a mesh
+    every device sorts and runs its own tokens; a vocabulary that `tensor` divides stays split over it.
     """
+    mesh = current_mesh()
+    ways = 1 if mesh is None else mesh.shape[TENSOR]
+    split = tuple(ways > 1 and len(t) % ways == 0 for t in tables)
+    how = _How(jnp.dtype(dtype), z_loss, smoothing, tile, split, ways)
 
     def local(y, vocab, labels, valid, *tables):
         flat = [a.reshape(-1, *a.shape[2:]) for a in (y, vocab, labels, valid)]
-        return _grouped(*flat, tables, dtype, tile).reshape(vocab.shape)
+        return _grouped(how, flat[0], tables, *flat[1:]).reshape(vocab.shape)
 
-    mesh = current_mesh()
     if mesh is None:
         return local(y, vocab, labels, valid, *tables)
     batch = P(BATCH)
-    specs = (batch,) * 4 + (P(),) * len(tables)
+    specs = (batch,) * 4 + tuple(P(TENSOR) if s else P() for s in split)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=batch, check_vma=False)(
         y, vocab, labels, valid, *tables
     )
 
 
-def _grouped(y, vocab, labels, valid, tables, dtype, tile):
-    count, groups = len(y), len(tables)
-    tile = min(tile, count)
-    tiles = -(-count // tile) + groups  # every group ends in a tile of its own
-    group = jnp.where(valid, vocab, groups)  # empty slots form a last group that is never computed
+class _How(NamedTuple):
+    """What does not change between calls; split[i]: this device holds one of `ways` slices of table i."""
 
+    dtype: jnp.dtype
+    z_loss: float
+    smoothing: float
+    tile: int
+    split: tuple[bool, ...]
+    ways: int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _grouped(how, y, tables, vocab, labels, valid):
+    return _forward(how, y, tables, vocab, labels, valid)[0]
+
+
+def _forward(how, y, tables, vocab, labels, valid):
+    tiles = _tile(how, len(tables), vocab, valid)
+    y_tiles, label_tiles = tiles.gather(y), tiles.gather(labels)
+    out = jnp.zeros((2, *label_tiles.shape))  # loss and log-sum-exp of every token
+    for g, table in enumerate(tables):
+        weights = table.astype(how.dtype)
+
+        def body(i, out, g=g, weights=weights):
+            logits = _dot(y_tiles[i].astype(how.dtype), weights, 1, 1)
+            top, total = logits.max(-1), logits.sum(-1)
+            at, here = _own(how, g, weights, label_tiles[i])
+            own = jnp.where(here, jnp.take_along_axis(logits, at[:, None], axis=-1)[:, 0], 0.0)
+            if how.split[g]:
+                top = jax.lax.pmax(top, TENSOR)
+            z = jnp.exp(logits - top[:, None]).sum(-1)
+            if how.split[g]:
+                z, own, total = jax.lax.psum((z, own, total), TENSOR)
+            z = top + jnp.log(z)
+            mean = total / _size(how, g, weights)
+            loss = z - (1 - how.smoothing) * own - how.smoothing * mean + how.z_loss * z**2
+            return out.at[:, i].set(jnp.stack([loss, z]))
+
+        out = jax.lax.fori_loop(tiles.first[g], tiles.first[g] + tiles.count[g], body, out)
+    return tiles.scatter(out[0]), (y, tables, vocab, labels, valid, out[1])
+
+
+def _backward(how, residuals, upstream):
+    y, tables, vocab, labels, valid, z_tiles = residuals
+    tiles = _tile(how, len(tables), vocab, valid)
+    y_tiles, label_tiles = tiles.gather(y), tiles.gather(labels)
+    # `shard_map` hands each of `ways` devices its share of the gradient, and adds up what they return for an argument
+    # that they all hold. A slice of a table is one device's own: it takes the whole gradient.
+    shares = {False: tiles.gather(upstream)}
+    if any(how.split):
+        shares[True] = tiles.gather(jax.lax.psum(upstream, TENSOR))
+    d_y, d_tables = jnp.zeros(y_tiles.shape), []
+    for g, table in enumerate(tables):
+        weights, share = table.astype(how.dtype), shares[how.split[g]]
+
+        def body(i, carry, g=g, weights=weights, share=share):
+            d_y, d_table = carry
+            rows = y_tiles[i].astype(how.dtype)
+            z = z_tiles[i][:, None]
+            d_logits = (1 + 2 * how.z_loss * z) * jnp.exp(_dot(rows, weights, 1, 1) - z)
+            at, here = _own(how, g, weights, label_tiles[i])
+            d_logits -= how.smoothing / _size(how, g, weights)
+            d_logits = d_logits.at[jnp.arange(len(at)), at].add(jnp.where(here, how.smoothing - 1.0, 0.0))
+            d_logits = (d_logits * share[i][:, None]).astype(how.dtype)
+            return d_y.at[i].set(_dot(d_logits, weights, 1, 0)), d_table + _dot(d_logits, rows, 0, 0)
+
+        stop = tiles.first[g] + tiles.count[g]
+        d_y, d_table = jax.lax.fori_loop(tiles.first[g], stop, body, (d_y, jnp.zeros(table.shape)))
+        d_tables.append(d_table.astype(table.dtype))
+    none = [np.zeros(a.shape, jax.dtypes.float0) for a in (vocab, labels, valid)]
+    return tiles.scatter(d_y).astype(y.dtype), tuple(d_tables), *none
+
+
+_grouped.defvjp(_forward, _backward)
+
+
+class _Tiles(NamedTuple):
+    """Where tokens lie when every vocabulary has tiles of its own. first, count `[groups]`: its tiles.
+
+    token `[tiles, tile]`: which token stands there (past the last: none); slot `[tokens]`: where each one stands.
+    """
+
+    first: jax.Array
+    count: jax.Array
+    token: jax.Array
+    slot: jax.Array
+
+    def gather(self, x):
+        return x.at[self.token].get(mode="fill", fill_value=0)
+
+    def scatter(self, x):
+        return x.reshape(-1, *x.shape[2:]).at[self.slot].get(mode="fill", fill_value=0)
+
+
+def _tile(how, groups, vocab, valid) -> _Tiles:
+    tokens = len(vocab)
+    tile = min(how.tile, tokens)
+    tiles = -(-tokens // tile) + groups  # every group ends in a tile of its own
+    group = jnp.where(valid, vocab, groups)  # empty slots form a last group that is never computed
     order = jnp.argsort(group, stable=True)
     size = jnp.bincount(group, length=groups + 1)
     begin = jnp.cumsum(size) - size
-    group_tiles = -(-size[:groups] // tile)
-    first_tile = jnp.cumsum(group_tiles) - group_tiles
-    tile_group = jnp.searchsorted(jnp.cumsum(group_tiles), jnp.arange(tiles), side="right")
+    count = -(-size[:groups] // tile)
+    first = jnp.cumsum(count) - count
+    rank = jnp.arange(tokens) - begin[group[order]]
+    slots = (jnp.append(first, tiles)[group[order]] * tile + rank).astype(jnp.int32)
+    slot = jnp.zeros(tokens, jnp.int32).at[order].set(slots)
+    token = jnp.full(tiles * tile, tokens, jnp.int32).at[slot].set(jnp.arange(tokens, dtype=jnp.int32), mode="drop")
+    return _Tiles(first, count, token.reshape(tiles, tile), slot)
 
-    # slot[t]: where token t lies in the tiled layout; empty tokens fall off its end and are dropped.
-    rank = jnp.arange(count) - begin[group[order]]
-    slot_sorted = jnp.append(first_tile, tiles)[group[order]] * tile + rank
-    slot = jnp.zeros(count, jnp.int32).at[order].set(slot_sorted.astype(jnp.int32))
-    token = jnp.full(tiles * tile, count, jnp.int32).at[slot].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
 
-    y_tiles = y.at[token].get(mode="fill", fill_value=0).reshape(tiles, tile, -1)
-    label_tiles = labels.at[token].get(mode="fill", fill_value=0).reshape(tiles, tile)
+def _own(how, g, weights, labels):
+    """(row of each label in this device's part of table g, whether it is there)."""
+    if not how.split[g]:
+        return labels, jnp.ones(labels.shape, bool)
+    at = labels - jax.lax.axis_index(TENSOR) * len(weights)
+    here = (at >= 0) & (at < len(weights))
+    return jnp.where(here, at, 0), here
 
-    def against(table):
-        def run(y, labels):
-            logits = matmul(y, table.T, dtype)
-            own = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-            return jax.nn.logsumexp(logits, axis=-1) - own
 
-        return run
+def _size(how, g, weights) -> int:
+    return len(weights) * (how.ways if how.split[g] else 1)
 
-    branches = [against(t) for t in tables] + [lambda y, labels: jnp.zeros(tile)]
 
-    @jax.checkpoint
-    def body(_, args):
-        which, y, labels = args
-        return None, jax.lax.switch(which, branches, y, labels)
-
-    _, nll = jax.lax.scan(body, None, (tile_group, y_tiles, label_tiles))
-    return nll.reshape(-1).at[slot].get(mode="fill", fill_value=0)
+def _dot(a, b, a_axis, b_axis):
+    return jax.lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32)

@@ -8,7 +8,8 @@ import pytest
 from pretrain.ops.cross_entropy import dense_nll, grouped_nll
 from pretrain.sharding import MeshConfig, make_mesh
 
-SIZES, BATCH, LENGTH, DIM = (7, 3, 30), 8, 6, 5
+SIZES, BATCH, LENGTH, DIM = (8, 3, 30), 8, 6, 5
+MORE = dict(z_loss=0.3, smoothing=0.2)
 
 
 def case(seed=0, vocabs=(0, 1, 2), valid=0.7):
@@ -22,39 +23,44 @@ def case(seed=0, vocabs=(0, 1, 2), valid=0.7):
     return jnp.asarray(y), [jnp.asarray(t) for t in tables], jnp.asarray(vocab), jnp.asarray(labels), valid
 
 
-def numpy_nll(y, tables, vocab, labels, valid):
+def numpy_nll(y, tables, vocab, labels, valid, z_loss=0.0, smoothing=0.0):
     y, tables, out = np.asarray(y, np.float64), [np.asarray(t, np.float64) for t in tables], np.zeros(vocab.shape)
     for b, m in np.argwhere(valid):
         logits = tables[vocab[b, m]] @ y[b, m]
-        out[b, m] = np.log(np.exp(logits).sum()) - logits[labels[b, m]]
+        log_p = logits - np.log(np.exp(logits).sum())
+        wanted = np.full(len(logits), smoothing / len(logits))
+        wanted[labels[b, m]] += 1 - smoothing
+        out[b, m] = -(wanted * log_p).sum() + z_loss * np.log(np.exp(logits).sum()) ** 2
     return out
 
 
+@pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "z_loss and smoothing"])
 @pytest.mark.parametrize("tile", [1, 4, 16, 1000])
 @pytest.mark.parametrize("vocabs", [(0, 1, 2), (2,), (0, 2)], ids=str)
-def test_values_and_gradients_equal_the_dense_ones(tile, vocabs):
+def test_values_and_gradients_equal_the_dense_ones(tile, vocabs, more):
     y, tables, vocab, labels, valid = case(vocabs=vocabs)
     weight = jnp.asarray(np.random.default_rng(1).normal(size=vocab.shape))
 
     def of(nll, **kw):
         def loss(y, tables):
-            values = nll(y, tables, vocab, labels, valid, **kw)
+            values = nll(y, tables, vocab, labels, valid, **kw, **more)
             return (values * weight).sum(), values
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(y, tables)
 
     (_, grouped), (dy, dtables) = of(grouped_nll, tile=tile)
     (_, dense), (want_dy, want_dtables) = of(dense_nll)
-    np.testing.assert_allclose(grouped, dense, atol=1e-5)
-    np.testing.assert_allclose(dy, want_dy, atol=1e-5)
+    np.testing.assert_allclose(grouped, dense, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dy, want_dy, rtol=1e-5, atol=1e-5)
     for got, want in zip(dtables, want_dtables):
-        np.testing.assert_allclose(got, want, atol=1e-5)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("nll", [dense_nll, grouped_nll])
 def test_both_equal_the_formula(nll):
     args = case(seed=3)
     np.testing.assert_allclose(nll(*args), numpy_nll(*args), atol=1e-5)
+    np.testing.assert_allclose(nll(*args, **MORE), numpy_nll(*args, **MORE), atol=1e-5)
 
 
 def test_empty_slots_give_zero_and_no_gradient_whatever_they_hold():
@@ -87,15 +93,18 @@ def test_extreme_logits_stay_finite():
     assert np.isfinite(got).all() and (np.asarray(got) >= 0).all()
 
 
-def test_under_a_mesh_it_is_the_same():
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 2)], ids=str)
+def test_under_a_mesh_it_is_the_same(mesh):
+    """Vocabularies of 8 and 30 are split over `tensor`, that of 3 is not."""
     y, tables, vocab, labels, valid = case(seed=7)
 
     def loss(y, tables):
-        return (grouped_nll(y, tables, vocab, labels, valid, tile=4) ** 2).sum()
+        return (grouped_nll(y, tables, vocab, labels, valid, tile=4, **MORE) ** 2).sum()
 
     alone = jax.jit(jax.value_and_grad(loss, (0, 1)))(y, tables)
-    devices = jax.devices()[: 8 if len(jax.devices()) >= 8 else 1]
-    with jax.set_mesh(make_mesh(MeshConfig(), devices)):
+    if len(jax.devices()) < 8:
+        pytest.skip("needs 8 devices")
+    with jax.set_mesh(make_mesh(MeshConfig(*mesh), jax.devices()[: np.prod(mesh)])):
         meshed = jax.jit(jax.value_and_grad(loss, (0, 1)))(y, tables)
     for got, want in zip(jax.tree.leaves(meshed), jax.tree.leaves(alone)):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

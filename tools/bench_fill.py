@@ -1,0 +1,69 @@
+"""python -m tools.bench_fill --config=configs/fourm_mod7.py: how full the token budgets are, fill="full" and fill="4m".
+
+For each component of the masked objective's mixture: the share of all slots that hold a token,
+and of those that the component could fill at all (its modalities have so many tokens). Synthetic examples: every
+modality, texts of 10 to 100 % of their greatest length.
+"""
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from pretrain import build
+from pretrain.models.tokens import presence
+from tools.synthetic import batch
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A run with an objective `masked`.")
+EXAMPLES = flags.DEFINE_integer("examples", 2000, "How many synthetic examples.")
+flags.mark_flags_as_required(["config"])
+
+
+def fill(run, fill_mode, component, examples):
+    """(input, target) shares of slots used, and of slots that could be."""
+    values = dict(run.objectives["masked"], mixture=[{**component, "weight": 1.0}], fill=fill_mode)
+    run = build.parse({**build.plain(run), "objectives": {"masked": values}})
+    objective = build.objectives(run)["masked"]
+    data = batch(run.modalities, examples, seed=0)
+    view = jax.jit(lambda b, k: objective.view(b, k)[::2])
+    inputs, queries = view(data, jax.random.split(jax.random.key(0), examples))
+    present = {m.name: np.asarray(presence(data, m)).sum(1) for m in run.modalities}
+    seen = {
+        m.name: np.asarray((inputs.modality == i) & inputs.valid).sum(1) for i, m in enumerate(run.modalities)
+    }  # fmt: skip
+    kinds, out = {m.name: m.kind for m in run.modalities}, []
+    for tokens, budget, alphas in (
+        (inputs, values["input_tokens"][1], component["inputs"]),
+        (queries, values["target_tokens"][1], component["targets"]),
+    ):
+        room = 0
+        for name, alpha in alphas.items():
+            if alpha > 0:
+                single = kinds[name] not in ("sequence", "vectors")
+                hidden = present[name] - seen[name] if tokens is queries and single else present[name]
+                room = room + hidden
+        used = np.asarray(tokens.valid).sum(1)
+        out.append((used.sum() / (budget * examples), np.minimum(used, room).sum() / np.minimum(budget, room).sum()))
+    return out
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    run = build.parse(CONFIG.value)
+    print("fill  component   input slots: used, of possible   target slots: used, of possible")
+    for mode in ("full", "4m"):
+        mixture, rows = run.objectives["masked"]["mixture"], []
+        for i, component in enumerate(mixture):
+            rows.append(fill(run, mode, component, EXAMPLES.value))
+            print_row(mode, i, rows[-1])
+        print_row(mode, "all", np.average(np.asarray(rows), axis=0, weights=[c["weight"] for c in mixture]))
+
+
+def print_row(mode, component, shares):
+    (a, b), (c, d) = shares
+    print(f"{mode:5} {component:>9}   {a:16.1%} {b:13.1%}   {c:17.1%} {d:13.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
