@@ -26,6 +26,8 @@ class Modality:
     tokenizer: who makes the ids: a learned tokenizer's name, or `text`.
     patch: side of the square patches of `pixels`, in pixels.
     mean, std: what normalises `pixels` in 0…1, a number a channel.
+    trained_grid: (rows, columns) of the grid that a loaded model was trained on, if this one is another; its positions
+      are then interpolated. () for the grid's own positions.
     chunk: tokens of a sequence that are masked together, such as a type and its value.
     inputs, targets: whether the encoder may see it, and whether the decoder may predict it.
     fourm: its name in the 4M code base, where it has one.
@@ -42,6 +44,7 @@ class Modality:
     patch: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    trained_grid: tuple[int, ...] = ()
     chunk: int = 1
     inputs: bool = True
     targets: bool = True
@@ -56,6 +59,8 @@ class Modality:
         rank = KINDS[self.kind]
         if len(self.shape) != rank or min(self.shape) < 1:
             fail("shape", self.shape, f"a {self.kind} modality needs {rank} positive sizes")
+        if self.trained_grid and (len(self.trained_grid) != 2 or not self.grid):
+            fail("trained_grid", self.trained_grid, "must be (rows, columns), and only a grid or pixels has it")
         if self.kind in DENSE:
             if self.targets and (self.patch or self.kind == "vectors"):
                 fail("targets", True, f"{self.kind} can only be input: set targets=False")

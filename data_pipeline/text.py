@@ -10,12 +10,14 @@ import numpy as np
 import sentencepiece
 
 from data_pipeline.image import palette_text
+from data_pipeline.structured import encode_detections, encode_humans, encode_instances, encode_metadata
 
 LANGUAGES = (
     *("en", "es", "fr", "de", "it", "pt", "nl", "sv", "pl", "cs", "ru", "uk", "el"),
     *("tr", "ar", "he", "fa", "hi", "bn", "th", "vi", "id", "zh", "ja", "ko", "sw"),
 )
-FIELDS = (*(f"name:{language}" for language in LANGUAGES), "name:random", "keywords", "group", "subgroup", "palette")
+STRUCTURED = ("det", "metadata", "human_poses", "sam_instance")
+FIELDS = (*(f"name:{language}" for language in LANGUAGES), "name:random", "keywords", "group", "subgroup", "palette", *STRUCTURED)
 
 N_SENTINELS = 200
 N_NUMBERS = 1000
@@ -102,7 +104,8 @@ def render(field: str, example: dict, rng: np.random.Generator | None = None) ->
     Args:
       field: "name:<language>", "name:random" (a language that the example has), "keywords" (joined by ", "), "group",
         "subgroup", or "palette" (1..7 colours; `example["palettes"]` is a list whose entry k - 1 is uint8[<=k, 3], the
-        k dominant colours).
+        k dominant colours), or one of STRUCTURED, encoded by `data_pipeline.structured`: `det` {"boxes", "classes"},
+        `metadata` {name: number}, `human_poses` a list of Human, `sam_instance` a list of Point.
       example: the metadata, as a source yields it.
       rng: draws the language, the order of the keywords and the number of colours. None gives the form for evaluation:
         English or else the first of LANGUAGES, the given order, 5 colours.
@@ -129,7 +132,17 @@ def render(field: str, example: dict, rng: np.random.Generator | None = None) ->
         palettes = example.get("palettes") or ()
         count = 5 if rng is None else rng.integers(1, 8)
         return palette_text(palettes[min(count, len(palettes)) - 1]) if len(palettes) else None
+    if kind in STRUCTURED:
+        return _structured(kind, example[kind], rng) or None if kind in example else None
     return example.get(field) or None
+
+
+def _structured(kind, value, rng):
+    if kind == "det":
+        return encode_detections(value["boxes"], value["classes"])
+    if kind == "sam_instance":
+        return encode_instances(value)
+    return {"metadata": encode_metadata, "human_poses": encode_humans}[kind](value, rng)
 
 
 def _is_special(token_id: int) -> bool:

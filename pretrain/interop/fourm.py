@@ -160,7 +160,9 @@ def buffers(model: Config, modalities) -> dict[str, np.ndarray]:
     for m in modalities:
         for side, group in SIDES.items():
             if getattr(m, side) and m.kind != "set":
-                rows = sincos_2d(*m.grid, model.dim) if m.grid else sincos_1d(SEQUENCE_ROWS, model.dim)
+                rows = sincos_1d(SEQUENCE_ROWS, model.dim)
+                if m.grid:
+                    rows = sincos_2d(*m.grid, model.dim, span=m.trained_grid)
                 out[f"{group}.{m.fourm or m.name}.pos_emb"] = rows[None]
     if not model.bias:
         for name, (path, _) in layout(model, modalities).items():

@@ -220,7 +220,11 @@ def position_tables(mods, dim, waves):
         else:
             rows, columns = (n // max(m["patch"], 1) for n in m["shape"][:2])
             at = torch.arange(rows * columns)
-            yield torch.cat([sincos(at // columns, dim // 2), sincos(at % columns, dim // 2)], 1)
+            places = at // columns, at % columns
+            if m["trained_grid"]:  # stretched over the places of the grid that it was trained on
+                sizes = zip(places, m["trained_grid"], (rows, columns))
+                places = [(p.double() + 0.5) * s / n - 0.5 for p, s, n in sizes]
+            yield torch.cat([sincos(p.float(), dim // 2) for p in places], 1)
 
 
 def load(folder):

@@ -10,7 +10,7 @@ from flax import nnx
 from data_pipeline.spec import Modality
 from pretrain.models.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear
 from pretrain.models.stack import REMAT, make_stack, run_stack
-from pretrain.models.tokens import TABLES, TokenEmbedding, TokenSet
+from pretrain.models.tokens import TABLES, TokenEmbedding, TokenSet, dense_rows, whole
 from pretrain.ops.cross_entropy import grouped_nll
 from pretrain.ops.matmul import matmul
 from pretrain.ops.positions import WAVES
@@ -122,6 +122,15 @@ class Model(nnx.Module):
             valid = jnp.pad(valid, ((0, 0), (own.shape[1], 0)), constant_values=True)
         x, hidden = run_stack(self.encoder, x, valid[:, None, None, :], bias, layers=layers, **self._run)
         return Encoded(self.encoder_norm(x), valid, placed, hidden)
+
+    def encode_images(self, pixels, *, layers: bool = False) -> Encoded:
+        """The encoder as a plain ViT over images alone (4M's FMViT): uint8 `[B, H, W, C]` → Encoded of all patches."""
+        found = [m for m in self.modalities if m.kind == "pixels" and m.shape == pixels.shape[1:]]
+        if not found:
+            known = {m.name: m.shape for m in self.modalities if m.kind == "pixels"}
+            raise ValueError(f"images of shape {pixels.shape[1:]}: this model reads pixels of {known}")
+        batch = {found[0].name: {"pixels": pixels, "valid": jnp.ones(len(pixels), bool)}}
+        return self.encode(whole(batch, found[0].name, self.modalities), dense_rows(batch, found[:1]), layers=layers)
 
     def decode(self, encoded: Encoded, queries: TokenSet):
         """queries `[B, M]` → `[B, M, D]`. A modality's queries never see another modality's (4M, section 2.2)."""

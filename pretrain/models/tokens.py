@@ -126,12 +126,14 @@ class TokenEmbedding(nnx.Module):
         longest = max((2 * m.length + 2 for m in self.modalities if m.kind in ("sequence", "vectors")), default=0)
         parts, start, size = {}, [], 0
         for m in self.modalities:
-            key = m.grid or (m.name if m.kind == "set" else "sequence")
+            key = (m.grid, m.trained_grid) if m.grid else m.name if m.kind == "set" else "sequence"
             if key not in parts:
-                if m.kind == "set":
+                if m.grid:
+                    rows = sincos_2d(*m.grid, self.dim, self.waves, m.trained_grid)
+                elif m.kind == "set":
                     rows = learned[m.name][...] if m.name in learned else jnp.zeros((1, self.dim))
                 else:
-                    rows = sincos_2d(*m.grid, self.dim, self.waves) if m.grid else sincos_1d(longest, self.dim, self.waves)
+                    rows = sincos_1d(longest, self.dim, self.waves)
                 parts[key], size = (size, rows), size + len(rows)
             start.append(parts[key][0])
         table = jnp.concatenate([rows for _, rows in parts.values()])

@@ -14,11 +14,16 @@ def sincos_1d(length: int, dim: int, waves=WAVES) -> np.ndarray:
     return _sincos(np.arange(length), dim, waves)
 
 
-def sincos_2d(rows: int, columns: int, dim: int, waves=WAVES) -> np.ndarray:
-    """`[rows * columns, dim]`, raster order: sin | cos of the row, then of the column (arXiv 2312.06647)."""
+def sincos_2d(rows: int, columns: int, dim: int, waves=WAVES, span=()) -> np.ndarray:
+    """`[rows * columns, dim]`, raster order: sin | cos of the row, then of the column (arXiv 2312.06647).
+
+    span: (rows, columns) of the grid whose places the table covers, (): its own. A finer grid then has places between
+    those of the coarser one, cell centres aligned as in the resizing of images: a model trained on one grid reads another.
+    """
     if dim % 4:
         raise ValueError(f"dim={dim}: a 2-D sine-cosine table needs a multiple of 4")
-    row, column = np.divmod(np.arange(rows * columns), columns)
+    at = np.divmod(np.arange(rows * columns), columns)
+    row, column = (((a + 0.5) * s / n - 0.5) if span else a for a, s, n in zip(at, span or at, (rows, columns)))
     return np.concatenate([_sincos(row, dim // 2, waves), _sincos(column, dim // 2, waves)], axis=1)
 
 

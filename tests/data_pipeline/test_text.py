@@ -11,7 +11,8 @@ import sentencepiece
 
 from data_pipeline.image import parse_palette
 from data_pipeline.sources.emoji import metadata
-from data_pipeline.text import LANGUAGES, TextTokenizer, render
+from data_pipeline.structured import Point, decode_metadata
+from data_pipeline.text import STRUCTURED, LANGUAGES, TextTokenizer, render
 from tools import train_text_tokenizer
 
 EXAMPLE = {
@@ -146,3 +147,20 @@ def test_render_of_a_missing_field(field):
 def test_render_of_an_unknown_field(field):
     with pytest.raises(ValueError, match=r"name:en, name:es.*palette"):
         render(field, EXAMPLE)
+
+
+def test_structured_fields_are_special_tokens():
+    """A training pipeline reads annotations as one token a number; each decodes back."""
+    example = {
+        "metadata": {"original_width": 640, "entropy": 5.0},
+        "det": {"boxes": [[0.0, 0.0, 0.1, 0.1]], "classes": ["cat"]},
+        "human_poses": [],
+        "sam_instance": [Point((0.5, 0.25))],
+    }
+    tokenizer = TextTokenizer()
+    texts = {field: render(field, example) for field in STRUCTURED}
+    assert texts["human_poses"] == "none" and texts["sam_instance"] == "point v0=500 v1=250 none"
+    assert len(tokenizer.encode(texts["metadata"], 40)) == 5  # two pairs and [EOS]
+    assert decode_metadata(tokenizer.decode(tokenizer.encode(texts["metadata"], 40))).keys() == example["metadata"].keys()
+    assert tokenizer.decode(tokenizer.encode(texts["det"], 40)) == "v0=0 v1=0 v2=100 v3=100 cat"
+    assert all(render(field, {}) is None for field in STRUCTURED)

@@ -31,7 +31,8 @@ def case():
 
 MORE = (
     *MODALITIES,
-    Modality("pixels", "pixels", (8, 12, 3), "pixels", patch=4, mean=(0.5,) * 3, std=(0.2,) * 3, targets=False),
+    Modality("pixels", "pixels", (8, 12, 3), "pixels", patch=4, mean=(0.5,) * 3, std=(0.2,) * 3, targets=False,
+             trained_grid=(3, 5)),
     Modality("vectors", "vectors", (3, 7), "vectors", targets=False),
     Modality("codes", "set", (4,), "codes", "codes", 9, tokenizer="codes"),
 )

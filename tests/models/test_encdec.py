@@ -7,7 +7,8 @@ import pytest
 import tiny
 from tiny import MODALITIES
 
-from pretrain.models.tokens import concat, whole
+from data_pipeline.spec import Modality
+from pretrain.models.tokens import concat, dense_rows, whole
 
 
 @pytest.mark.parametrize("probes", [0, 3])
@@ -68,3 +69,21 @@ def test_mimetic_keys_start_as_queries(mimetic):
 def test_wrong_sizes_are_named(key, value):
     with pytest.raises(ValueError, match=re.escape(f"model.{key}={value}")):
         tiny.model(**{key: value})
+
+
+def test_the_trunk_as_a_vit_over_images():
+    pixels = Modality(
+        "pixels", "pixels", (8, 12, 3), "p", patch=4, mean=(0.5,) * 3, std=(0.2,) * 3, targets=False
+    )  # fmt: skip
+    modalities = (*MODALITIES, pixels)
+    model = tiny.model(modalities=modalities)
+    batch = tiny.batch(3, missing=0.0, modalities=modalities)
+    images = batch["pixels"]["pixels"]
+    encoded = model.encode_images(images, layers=True)
+    assert encoded.x.shape == (3, 6, 16) and encoded.layers.shape == (2, 3, 6, 16) and encoded.valid.all()
+    # The second patch, by hand: rows 0-3, columns 4-7, normalised, projected, placed.
+    patch = (images[:, :4, 4:8] / 255 - 0.5).reshape(3, -1) / 0.2
+    rows = dense_rows(batch, modalities)["pixels"]
+    np.testing.assert_allclose(rows[:, 1], patch, atol=1e-5)
+    with pytest.raises(ValueError, match=r"images of shape \(4, 4, 3\)"):
+        model.encode_images(images[:, :4, :4])

@@ -45,3 +45,10 @@ def test_all_positions_differ():
 def test_2d_needs_a_multiple_of_four():
     with pytest.raises(ValueError, match=r"dim=10: .*multiple of 4"):
         sincos_2d(2, 2, 10)
+
+
+def test_another_grid_has_the_places_of_the_one_it_was_trained_on():
+    table = sincos_2d(4, 6, 16)
+    np.testing.assert_allclose(sincos_2d(4, 6, 16, span=(4, 6)), table, atol=1e-6)
+    finer = sincos_2d(12, 18, 16, span=(4, 6)).reshape(12, 18, 16)
+    np.testing.assert_allclose(finer[1::3, 1::3].reshape(24, 16), table, atol=1e-6)  # the middle one of every nine
