@@ -58,7 +58,8 @@ def base(names, model, *, batch_size, inputs, targets, tokens, warmup_tokens, bl
     )  # fmt: skip
     c.init = ""
     c.optim = dict(
-        lr=blr * batch_size / 256, warmup=round(warmup_tokens / per_step), weight_decay=0.05, b1=0.9, b2=0.95, clip=clip,
+        lr=blr * batch_size / 256, warmup=round(warmup_tokens / per_step), weight_decay=0.05, b1=0.9, b2=0.95,
+        clip=clip,
     )  # fmt: skip
     c.ema = 0.0
     c.checkpoint = dict(every=2000, keep=2, best="")

@@ -1,8 +1,7 @@
-"""Super-resolution, 224 → 448 pixels: a 4M-7 L model trained on with 784 tokens a modality (`4m-l_mod7_500b--sr_448`)."""
+"""Super-resolution, 224 → 448 pixels: a 4M-7 L model trained on, 784 tokens a modality (`4m-l_mod7_500b--sr_448`)."""
 
 from configs.fourm_common import base, component, parse_arg
 from data_pipeline.fourm import MOD7, SIZE_448
-
 
 
 def get_config(arg=""):
@@ -15,7 +14,7 @@ def get_config(arg=""):
     c.model.remat = "block"
 
     def low(alpha, **more):  # the 224-pixel modalities and the text are never targets
-        return {n: (alpha, 0.0) for n in MOD7} | more
+        return dict.fromkeys(MOD7, (alpha, 0.0)) | more
 
     tokens = {"tok_rgb@224": (5.0, 0.0), "tok_rgb@448": (5.0, 5.0)}
     c.objectives.masked.mixture = [

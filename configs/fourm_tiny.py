@@ -14,8 +14,8 @@ def get_config(arg=""):
     names = [m["name"] for m in specs]
     sizes = dict(dim=128, heads=2, encoder_depth=2, decoder_depth=2)
     c = base(
-        (), sizes | BLOCKS[arg or "swiglu_nobias"], batch_size=64, inputs=(32, 64), targets=(48, 48), tokens=500 * 64 * 112,
-        warmup_tokens=50 * 64 * 112, blr=4e-3,
+        (), sizes | BLOCKS[arg or "swiglu_nobias"], batch_size=64, inputs=(32, 64), targets=(48, 48),
+        tokens=500 * 64 * 112, warmup_tokens=50 * 64 * 112, blr=4e-3,
     )  # fmt: skip
     c.modalities = specs
     c.data.path = "runs/quickstart/tokens"

@@ -1,7 +1,8 @@
 """From a random-access source to batches: clean, aligned, repeatable, the same for any number of workers and hosts.
 
 A batch is `{modality: {"ids": int[B, L], "valid": bool[B, L]}}`, for pixels `{modality: {"pixels": uint8[B, H, W, C],
-"valid": bool[B]}}`, for vectors `{modality: {"vectors": float32[B, L, width], "valid": bool[B, L]}}`, plus `"row": int64[B]`, a stable example number. An absent modality is all `valid=False`.
+"valid": bool[B]}}`, for vectors `{modality: {"vectors": float32[B, L, width], "valid": bool[B, L]}}`, plus `"row":
+int64[B]`, a stable example number. An absent modality is all `valid=False`.
 Nothing is masked here: corruption is the objective's, on the device.
 """
 

@@ -16,8 +16,9 @@ BINS = 1000  # numbers n of vj=n
 # 50 bins, the last for `high` alone; a list: the edges of its bins.
 METADATA = (
     ("original_width", "size"), ("original_height", "size"), ("caption_n_chars", "count"), ("caption_n_words", "count"),
-    ("caption_n_sentences", "count"), ("n_humans", "count"), ("n_sam_instances", "count"), ("n_coco_instances", "count"),
-    ("coco_instance_diversity", "count"), ("colorfulness", (0.0, 150.0)), ("brightness", (0.0, 255.0)),
+    ("caption_n_sentences", "count"), ("n_humans", "count"), ("n_sam_instances", "count"),
+    ("n_coco_instances", "count"), ("coco_instance_diversity", "count"),
+    ("colorfulness", (0.0, 150.0)), ("brightness", (0.0, 255.0)),
     ("contrast", (0.0, 127.0)), ("saturation", (0.0, 255.0)), ("entropy", (0.0, 10.0)), ("walkability", (0.0, 1.0)),
     ("objectness", (0.0, 1.0)), ("semantic_diversity", "count"), ("geometric_complexity", (0.0, 0.75)),
     ("occlusion_score", (0.0, 0.25)), ("watermark_score", [0.5]), ("aesthetic_score", [4.5, 5.5]),
@@ -35,8 +36,8 @@ POSE_CODES, MASK_CODES = 8, 16
 def crop_boxes(boxes, crop, size, *, flip=False, min_visible=0.0):
     """Boxes `[n, 4]` after a crop (top, left, height, width, in pixels) of an image of `size` (height, width).
 
-    Returns (boxes clipped to the crop and mirrored if `flip`, which of them remain `[n]` bool): those of which more than
-    `min_visible` of the area is inside.
+    Returns (boxes clipped to the crop and mirrored if `flip`, which of them remain `[n]` bool): those of which more
+    than `min_visible` of the area is inside.
     """
     boxes, (top, left, height, width), (rows, columns) = np.asarray(boxes, float).reshape(-1, 4), crop, size
     moved = (boxes * [columns, rows, columns, rows] - [left, top, left, top]) / [width, height, width, height]

@@ -17,7 +17,15 @@ LANGUAGES = (
     *("tr", "ar", "he", "fa", "hi", "bn", "th", "vi", "id", "zh", "ja", "ko", "sw"),
 )
 STRUCTURED = ("det", "metadata", "human_poses", "sam_instance")
-FIELDS = (*(f"name:{language}" for language in LANGUAGES), "name:random", "keywords", "group", "subgroup", "palette", *STRUCTURED)
+FIELDS = (
+    *(f"name:{language}" for language in LANGUAGES),
+    "name:random",
+    "keywords",
+    "group",
+    "subgroup",
+    "palette",
+    *STRUCTURED,
+)
 
 N_SENTINELS = 200
 N_NUMBERS = 1000

@@ -8,8 +8,8 @@ import optax
 
 from pretrain.sharding import path_str
 
-# Norms, biases and an objective's scalars are not decayed, as in 4M; tables, positions and the mask token are.
-NO_DECAY = r"(norm\w*/(scale|bias)|/bias)$|^objective/"
+# Norms, biases, slopes and an objective's scalars are not decayed, as in 4M; tables, positions and the mask token are.
+NO_DECAY = r"(norm\w*/(scale|bias)|/bias|/slopes)$|^objective/"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_modalities_are_those_of_the_papers():
 
 
 def test_a_wrong_size_lists_the_sizes():
-    with pytest.raises(ValueError, match="fourm_mod7.py:huge: .*tiny, small, B, L, XL"):
+    with pytest.raises(ValueError, match=r"fourm_mod7.py:huge: .*tiny, small, B, L, XL"):
         config("fourm_mod7", "huge")
     with pytest.raises(ValueError, match="the argument must be empty or one of gelu"):
         config("fourm_tiny", "huge")

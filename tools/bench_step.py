@@ -49,7 +49,7 @@ class Bench:
         make = build.model(run, self.objectives)
         if dense:
             config = build.from_dict(encdec.Config, {k: v for k, v in run.model.items() if k != "model"}, "model")
-            make = lambda rngs: DenseModel(config, run.modalities, (), rngs)  # noqa: E731
+            make = lambda rngs: DenseModel(config, run.modalities, (), rngs)
         self.graph, init = init_function(make, self.objectives, 0)
         params = jax.jit(init)()
         self.optimizer = optim.make_optimizer(run.optim, params, run.steps)
@@ -76,8 +76,8 @@ class Bench:
             return nnx.merge(self.graph, p)
 
         def grad(f, *args):
-            compiled = jax.jit(jax.grad(lambda *a: jnp.sum(f(*a)), argnums=tuple(range(len(args))))).lower(*args)
-            return lambda run=compiled.compile(): run(*args)
+            compiled = jax.jit(jax.grad(lambda *a: jnp.sum(f(*a)), argnums=tuple(range(len(args)))))
+            return lambda: compiled(*args)
 
         x = jax.jit(lambda p: model(p).tokens.content(inputs, dense) + model(p).tokens.place(inputs))(params)
         encoded = jax.jit(lambda p: model(p).encode(inputs, inserted=x))(params)
@@ -86,9 +86,9 @@ class Bench:
         update = jax.jit(self.optimizer.update)
         return {
             "masking": view,
-            "embedding": grad(lambda p: model(p).tokens.content(inputs, dense) + model(p).tokens.queries(queries), params)
-            if inputs.ids.shape == queries.ids.shape
-            else grad(lambda p: model(p).tokens.content(inputs, dense), params),
+            "embedding": grad(
+                lambda p: model(p).tokens.content(inputs, dense).sum() + model(p).tokens.queries(queries).sum(), params
+            ),
             "encoder": grad(lambda p, x: model(p).encode(inputs, inserted=x).x, params, x),
             "decoder": grad(
                 lambda p, e: model(p).decode(encoded._replace(x=e), queries), params, encoded.x
@@ -156,7 +156,8 @@ def main(argv):
     step = statistics.median(times["grouped"])
     tokens, flops = BATCH.value * (INPUTS.value + TARGETS.value), bench.flops()
     print(f"{jax.devices()[0].device_kind}, {DTYPE.value}: matmul peak {peak / 1e9:.0f} GFLOP/s")
-    print(f"step {step:.3f} s · {tokens / step:,.0f} tokens/s · {flops / step / 1e9:.0f} GFLOP/s, {flops / step / peak:.0%} of peak")
+    print(f"step {step:.3f} s · {tokens / step:,.0f} tokens/s · {flops / step / 1e9:.0f} GFLOP/s, ", end="")
+    print(f"{flops / step / peak:.0%} of the peak")
     print(f"temporaries {bench.memory() / 2**20:,.0f} MiB beside the state")
     for name, part in bench.parts().items():
         seconds = median(part)

@@ -64,7 +64,9 @@ def read(path) -> Checkpoint:
         target = flat[ours] if index is None else flat[ours][index]
         value = state[theirs]
         if value.size != target.size or (value.ndim == 2 and value.shape != _theirs(ours, target).shape):
-            raise ValueError(f"{path}: {theirs} has shape {value.shape}, the config means {_theirs(ours, target).shape}")
+            raise ValueError(
+                f"{path}: {theirs} has shape {value.shape}, the config means {_theirs(ours, target).shape}"
+            )
         if value.dtype != np.float32:
             report.append(f"re-interpreted: {theirs} is {value.dtype}, becomes float32")
         target[...] = value.T if ours.endswith("kernel") else value.reshape(target.shape)
@@ -123,7 +125,11 @@ def layout(model: Config, modalities) -> dict[str, tuple[str, int | None]]:
     out = {"mask_token": ("tokens/mask_token", None)}
     if model.registers:
         out["register_tokens"] = ("registers", None)
-    target_tables = {"shared": ("tables", "tables"), "split": ("decoder_tables",) * 2, "untied": ("decoder_tables", "heads")}
+    target_tables = {
+        "shared": ("tables", "tables"),
+        "split": ("decoder_tables",) * 2,
+        "untied": ("decoder_tables", "heads"),
+    }
     read_from, head = target_tables[model.tables]
     for i, m in enumerate(modalities):
         for side, group in SIDES.items():
@@ -146,6 +152,8 @@ def layout(model: Config, modalities) -> dict[str, tuple[str, int | None]]:
     for path, leaf in param_shapes(model, modalities).items():
         first, *rest = path.split("/")
         name = {"kernel": "weight", "scale": "weight"}.get(rest[-1], rest[-1]) if rest else ""
+        if path.endswith("/slopes"):
+            continue  # 4M has none: `write` refuses them
         if first in ("encoder", "decoder"):
             for layer in range(leaf.shape[0]):
                 out[".".join([first, str(layer), *rest[:-1], name])] = (path, layer)
@@ -217,7 +225,9 @@ def describe(config: dict, state: dict, path) -> tuple[Config, tuple[Modality, .
     modalities = tuple(
         _modality(d, d in domains_in, d in domains_out, config, state, path, report) for d in order
     )  # fmt: skip
-    pairs = [(f"{SIDES['targets']}.{d}.token_emb.weight", f"{SIDES['targets']}.{d}.to_logits.weight") for d in domains_out]
+    pairs = [
+        (f"{SIDES['targets']}.{d}.token_emb.weight", f"{SIDES['targets']}.{d}.to_logits.weight") for d in domains_out
+    ]
     untied = any(a in state and b in state and not np.array_equal(state[a], state[b]) for a, b in pairs)
     report.append(f"output heads: {'tables of their own' if untied else 'tied to the tables that the decoder reads'}")
     model = Config(

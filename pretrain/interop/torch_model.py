@@ -31,9 +31,10 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, dim, heads, cross, bias, qk_norm):
+    def __init__(self, dim, heads, cross, bias, qk_norm, sloped):
         super().__init__()
         self.heads = heads
+        self.slopes = nn.Parameter(torch.zeros(heads)) if sloped else None
         self.q_norm, self.k_norm = (LayerNorm(dim // heads, bias) if qk_norm else nn.Identity() for _ in "qk")
         if cross:
             self.q, self.kv = nn.Linear(dim, dim, bias=bias), nn.Linear(dim, 2 * dim, bias=bias)
@@ -41,11 +42,13 @@ class Attention(nn.Module):
             self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.proj = nn.Linear(dim, dim, bias=bias)
 
-    def forward(self, x, mask, context=None):
+    def forward(self, x, mask, distance, context=None):
         q, k, v = self.qkv(x).chunk(3, -1) if context is None else (self.q(x), *self.kv(context).chunk(2, -1))
         q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in (q, k, v))
         q, k = self.q_norm(q), self.k_norm(k)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        if self.slopes is not None:
+            scores = scores - self.slopes[:, None, None] * distance[:, None]
         # The most negative finite number, not -inf: a row that may look nowhere becomes uniform, never NaN.
         weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
         return self.proj((weights @ v).transpose(1, 2).flatten(2))
@@ -63,28 +66,28 @@ class Mlp(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    def __init__(self, dim, heads, ratio, gated, bias, qk_norm):
+    def __init__(self, dim, heads, ratio, gated, bias, qk_norm, sloped):
         super().__init__()
         self.norm1, self.norm2 = LayerNorm(dim, bias), LayerNorm(dim, bias)
-        self.attn, self.mlp = Attention(dim, heads, False, bias, qk_norm), Mlp(dim, ratio, gated, bias)
+        self.attn, self.mlp = Attention(dim, heads, False, bias, qk_norm, sloped), Mlp(dim, ratio, gated, bias)
 
-    def forward(self, x, mask):
-        x = x + self.attn(self.norm1(x), mask)
+    def forward(self, x, mask, distance):
+        x = x + self.attn(self.norm1(x), mask, distance)
         return x + self.mlp(self.norm2(x))
 
 
 class DecoderBlock(nn.Module):
-    def __init__(self, dim, heads, ratio, gated, bias, qk_norm):
+    def __init__(self, dim, heads, ratio, gated, bias, qk_norm, sloped):
         super().__init__()
         for norm in ("norm1", "query_norm", "context_norm", "norm2"):
             setattr(self, norm, LayerNorm(dim, bias))
-        self.self_attn = Attention(dim, heads, False, bias, qk_norm)
-        self.cross_attn = Attention(dim, heads, True, bias, qk_norm)
+        self.self_attn = Attention(dim, heads, False, bias, qk_norm, sloped)
+        self.cross_attn = Attention(dim, heads, True, bias, qk_norm, sloped)
         self.mlp = Mlp(dim, ratio, gated, bias)
 
-    def forward(self, x, context, self_mask, cross_mask):
-        x = x + self.self_attn(self.norm1(x), self_mask)
-        x = x + self.cross_attn(self.query_norm(x), cross_mask, self.context_norm(context))
+    def forward(self, x, context, self_mask, cross_mask, self_distance, cross_distance):
+        x = x + self.self_attn(self.norm1(x), self_mask, self_distance)
+        x = x + self.cross_attn(self.query_norm(x), cross_mask, cross_distance, self.context_norm(context))
         return x + self.mlp(self.norm2(x))
 
 
@@ -93,6 +96,7 @@ class EncDec(nn.Module):
         super().__init__()
         c, mods = config["model"], config["modalities"]
         dim, args = c["dim"], (c["dim"], c["heads"], c["mlp_ratio"], c["gated"], c["bias"], c["qk_norm"])
+        args = (*args, bool(c["slopes"]))
         self.config = config
         shared, untied = c["tables"] == "shared", c["tables"] == "untied"
         sizes = {m["vocab"]: m["vocab_size"] for m in mods if m["vocab"]}
@@ -125,6 +129,9 @@ class EncDec(nn.Module):
         pooled = max(probes, 1) * dim
         self.project = nn.ModuleDict({m: nn.Linear(pooled, c["embed_dim"], bias=False) for m in config["embedded"]})
         self.register_buffer("is_sequence", torch.tensor([m["kind"] == "sequence" for m in mods]), persistent=False)
+        grids = [[n // max(m["patch"], 1) for n in m["shape"][:2]] if on_grid(m) else [1, 1] for m in mods]
+        self.register_buffer("grids", torch.tensor(grids), persistent=False)
+        self.register_buffer("on_grid", torch.tensor([float(on_grid(m)) for m in mods]), persistent=False)
         for m, rows in zip(mods, position_tables(mods, dim, c["waves"])):
             self.register_buffer(f"positions_{mods.index(m)}", rows, persistent=False)
 
@@ -153,12 +160,20 @@ class EncDec(nn.Module):
         x = (self.content(ids, modality, self.tables, dense) + self.place(modality, position)) * valid[..., None]
         if self.registers is not None:
             x = torch.cat([self.registers.expand(len(x), -1, -1), x], 1)
+        where = self._where(modality, position, registers=True)
         for block in self.encoder:
-            x = block(x, self._valid(valid)[:, None, None, :])
+            x = block(x, self._valid(valid)[:, None, None, :], distances(where, where))
         return self.encoder_norm(x)
 
     def _valid(self, valid):
         return valid if self.registers is None else F.pad(valid, (len(self.registers), 0), value=True)
+
+    def _where(self, modality, position, registers=False):
+        """(row, column, 1) in fractions of the picture, zeros off grids."""
+        rows, columns = self.grids[modality].unbind(-1)
+        at = torch.stack([(position // columns + 0.5) / rows, (position % columns + 0.5) / columns], -1)
+        where = F.pad(at, (0, 1), value=1.0) * self.on_grid[modality][..., None]
+        return F.pad(where, (0, 0, len(self.registers), 0)) if registers and self.registers is not None else where
 
     def _placed(self, modality, position, valid):
         placed = self.place(modality, position) * valid[..., None]
@@ -186,13 +201,25 @@ class EncDec(nn.Module):
         same = modality[:, :, None] == modality[:, None, :]
         past = position[:, None, :] <= position[:, :, None]
         self_mask = (same & (past | ~sequence[:, :, None]) & valid[:, None, :])[:, None]
+        where, in_where = self._where(modality, position), self._where(in_modality, in_position, registers=True)
+        between = distances(where, where), distances(where, in_where)
         for block in self.decoder:
-            y = block(y, context, self_mask, self._valid(in_valid)[:, None, None, :])
+            y = block(y, context, self_mask, self._valid(in_valid)[:, None, None, :], *between)
         return self.decoder_norm(y)
 
     def logits(self, y, vocab):
         head = self.tables if self.decoder_tables is None else self.decoder_tables
         return y @ (head if self.heads is None else self.heads)[vocab].T
+
+
+def on_grid(modality):
+    return modality["kind"] in ("grid", "pixels")
+
+
+def distances(a, b):
+    """Euclidean, [B, N, M]; 0 where one of the two has no place."""
+    square = (a[:, :, None, :2] - b[:, None, :, :2]).square().sum(-1)
+    return square.clamp(min=1e-12).sqrt() * (a[:, :, None, 2] * b[:, None, :, 2])
 
 
 def dense(modality, dim):

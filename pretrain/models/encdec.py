@@ -13,7 +13,7 @@ from pretrain.models.stack import REMAT, make_stack, run_stack
 from pretrain.models.tokens import TABLES, TokenEmbedding, TokenSet, dense_rows, whole
 from pretrain.ops.cross_entropy import grouped_nll
 from pretrain.ops.matmul import matmul
-from pretrain.ops.positions import WAVES
+from pretrain.ops.positions import WAVES, distances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +21,14 @@ class Config:
     """Sizes of the trunk. `dtype` is that of the matmul operands; `embed_dim` the width of the pooled embeddings.
 
     qk_norm: normalise queries and keys; registers: learned tokens before the encoder's (arXiv 2309.16588).
+    slopes: one a head, in 1 / side of a picture: attention prefers what lies near (`Attention`); () for none, as in 4M.
     tables: how many a vocabulary has (`tokens.TABLES`).
     table_std: initial standard deviation of the token tables, as in 4M; code_std: of those of FSQ vocabularies. Beside
     position embeddings of about 0.7 a deviation of 0.02 hides what a token says, and a contrastive objective hardly
     starts; a word that training never shows should stay as quiet as that.
     waves: the shortest and longest wave of the position tables (`ops.positions`). On a small grid 4M's hardly tell
     neighbours apart, and the decoder is slow to find what lies where its query stands.
-    mimetic: start the keys of attention as its queries (`Attention`).
+    mimetic: start attention so that it looks at the same place and copies what it finds (`Attention`).
     probes: learned queries that pool the encoder output by attention; 0 takes its mean.
     """
 
@@ -40,6 +41,7 @@ class Config:
     bias: bool = False
     qk_norm: bool = False
     registers: int = 0
+    slopes: tuple[float, ...] = ()
     tables: str = "shared"
     embed_dim: int = 512
     table_std: float = 0.02
@@ -58,6 +60,8 @@ class Config:
             raise ValueError(f"model.waves={self.waves}: needs 0 < shortest < longest wave")
         if self.tables not in TABLES:
             raise ValueError(f"model.tables={self.tables!r}: must be one of {', '.join(TABLES)}")
+        if self.slopes and len(self.slopes) != self.heads:
+            raise ValueError(f"model.slopes={self.slopes}: needs one for each of model.heads={self.heads}, or none")
         if self.registers < 0:
             raise ValueError(f"model.registers={self.registers}: must not be negative")
         if self.probes < 0:
@@ -69,7 +73,8 @@ class Config:
 
 
 class Encoded(NamedTuple):
-    """Encoder output x `[B, N, D]`, which of it is `valid [B, N]`, its position and modality embedding `placed`.
+    """Encoder output x `[B, N, D]`, which of it is `valid [B, N]`, its position and modality embedding `placed`, and
+    where it lies in its picture, `where [B, N, 3]` (`TokenEmbedding.where`).
 
     `layers [depth, B, N, D]`: what every block gave, if asked for. Register tokens come first in all of them.
     """
@@ -77,6 +82,7 @@ class Encoded(NamedTuple):
     x: jax.Array
     valid: jax.Array
     placed: jax.Array
+    where: jax.Array
     layers: jax.Array | None
 
 
@@ -86,7 +92,8 @@ class Model(nnx.Module):
     def __init__(self, config: Config, modalities: tuple[Modality, ...], embedded: tuple[str, ...], rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.dtype)
         args = dict(
-            mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, qk_norm=c.qk_norm, mimetic=c.mimetic, dtype=dtype
+            mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, qk_norm=c.qk_norm, slopes=c.slopes, mimetic=c.mimetic,
+            dtype=dtype,
         )  # fmt: skip
         self.config, self.modalities, self.embedded = c, modalities, embedded
         self.tokens = TokenEmbedding(
@@ -97,6 +104,8 @@ class Model(nnx.Module):
         self.encoder = make_stack(lambda r: EncoderBlock(c.dim, c.heads, rngs=r, **args), c.encoder_depth, rngs)
         self.encoder_norm = LayerNorm(c.dim, bias=c.bias)
         self.context = Linear(c.dim, c.dim, bias=True, dtype=dtype, rngs=rngs)
+        if c.mimetic:
+            self.context.kernel[...] = jnp.eye(c.dim)
         self.decoder = make_stack(lambda r: DecoderBlock(c.dim, c.heads, rngs=r, **args), c.decoder_depth, rngs)
         self.decoder_norm = LayerNorm(c.dim, bias=c.bias)
         probes = c.probes if embedded else 0
@@ -114,14 +123,15 @@ class Model(nnx.Module):
         valid = tokens.valid
         placed = jnp.where(valid[..., None], self.tokens.place(tokens), 0.0)
         content = self.tokens.content(tokens, dense or {}) if inserted is None else inserted
-        x = jnp.where(valid[..., None], content + placed, 0.0)
+        x, where = jnp.where(valid[..., None], content + placed, 0.0), self.tokens.where(tokens)
         if self.registers is not None:
             own = jnp.broadcast_to(self.registers[...], (len(x), *self.registers.shape))
             x = jnp.concatenate([own, x], axis=1)
-            placed = jnp.pad(placed, ((0, 0), (own.shape[1], 0), (0, 0)))
+            placed, where = (jnp.pad(a, ((0, 0), (own.shape[1], 0), (0, 0))) for a in (placed, where))
             valid = jnp.pad(valid, ((0, 0), (own.shape[1], 0)), constant_values=True)
-        x, hidden = run_stack(self.encoder, x, valid[:, None, None, :], bias, layers=layers, **self._run)
-        return Encoded(self.encoder_norm(x), valid, placed, hidden)
+        distance = distances(where, where) if self.config.slopes else None
+        x, hidden = run_stack(self.encoder, x, valid[:, None, None, :], bias, distance, layers=layers, **self._run)
+        return Encoded(self.encoder_norm(x), valid, placed, where, hidden)
 
     def encode_images(self, pixels, *, layers: bool = False) -> Encoded:
         """The encoder as a plain ViT over images alone (4M's FMViT): uint8 `[B, H, W, C]` → Encoded of all patches."""
@@ -138,7 +148,11 @@ class Model(nnx.Module):
         y = jnp.where(queries.valid[..., None], y, 0.0)
         context = self.context(encoded.x) + encoded.placed
         cross_mask = encoded.valid[:, None, None, :]
-        y, _ = run_stack(self.decoder, y, context, self_mask(queries, self.modalities), cross_mask, **self._run)
+        masks, between = (self_mask(queries, self.modalities), cross_mask), (None, None)
+        if self.config.slopes:
+            here = self.tokens.where(queries)
+            between = distances(here, here), distances(here, encoded.where)
+        y, _ = run_stack(self.decoder, y, context, *masks, *between, **self._run)
         return self.decoder_norm(y)
 
     def nll(self, y, queries: TokenSet, labels, **more):

@@ -48,13 +48,17 @@ class Attention(nnx.Module):
     """Multi-head attention; with `context` it is cross-attention. Packed projections as 4M packs them: q|k|v.
 
     qk_norm: layer normalisation of queries and keys over a head's width (arXiv 2302.05442, section 2).
+    slopes: one a head: attention falls by slope · distance between places of pictures (`attend`'s bias). It is ALiBi
+    (arXiv 2108.12409) on grids, also between modalities, as in CROMA (arXiv 2311.00566); here the slopes are learned.
     mimetic: keys start out as the projection of queries, so that every token first looks at what is like it and stands
-    where it stands (a half of the mimetic initialization of arXiv 2305.09828); small data does not teach that soon.
+    where it stands, and cross-attention hands on what it finds there (arXiv 2305.09828 starts self-attention so); small
+    data does not teach that soon.
     """
 
     def __init__(
-        self, dim: int, heads: int, *, cross: bool, bias: bool, qk_norm: bool, mimetic: bool, dtype, rngs: nnx.Rngs
-    ):
+        self, dim: int, heads: int, *, cross: bool, bias: bool, qk_norm: bool, slopes: tuple, mimetic: bool, dtype,
+        rngs: nnx.Rngs,
+    ):  # fmt: skip
         self.heads, self.dtype = heads, dtype
         self.q_norm = LayerNorm(dim // heads, bias=bias) if qk_norm else None
         self.k_norm = LayerNorm(dim // heads, bias=bias) if qk_norm else None
@@ -64,13 +68,15 @@ class Attention(nnx.Module):
         else:
             self.qkv = Linear(dim, 3 * dim, bias=bias, dtype=dtype, rngs=rngs, parts=3)
         self.proj = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.slopes = nnx.Param(jnp.asarray(slopes)) if slopes else None
         if mimetic and cross:
             self.kv.kernel[...] = self.kv.kernel[...].at[:, :dim].set(self.q.kernel[...])
+            self.proj.kernel[...] = self.kv.kernel[:, dim:].T
         elif mimetic:
             self.qkv.kernel[...] = self.qkv.kernel[...].at[:, dim : 2 * dim].set(self.qkv.kernel[:, :dim])
 
-    def __call__(self, x, context=None, *, mask=None, bias=None):
-        """x `[B, N, D]`, context `[B, M, D]`, mask and bias as in `attend`; returns `[B, N, D]`."""
+    def __call__(self, x, context=None, *, mask=None, bias=None, distance=None):
+        """x `[B, N, D]`, context `[B, M, D]`, mask and bias as in `attend`, distance `[B, N, M]`; gives `[B, N, D]`."""
         if context is None:
             q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
         else:
@@ -78,6 +84,9 @@ class Attention(nnx.Module):
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        if self.slopes is not None:
+            near = -self.slopes[...][:, None, None] * distance[:, None]
+            bias = near if bias is None else bias + near
         y = attend(*(a.astype(self.dtype) for a in (q, k, v)), mask=mask, bias=bias)
         return self.proj(y.reshape(*y.shape[:2], -1))
 
@@ -100,23 +109,23 @@ class Mlp(nnx.Module):
 class EncoderBlock(nnx.Module):
     """x += attention(norm1 x); x += mlp(norm2 x)."""
 
-    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, mimetic=False, dtype, rngs: nnx.Rngs):
-        args = dict(bias=bias, qk_norm=qk_norm, mimetic=mimetic, dtype=dtype, rngs=rngs)
+    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, slopes=(), mimetic=False, dtype, rngs):
+        args = dict(bias=bias, qk_norm=qk_norm, slopes=slopes, mimetic=mimetic, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(dim, bias=bias)
         self.attn = Attention(dim, heads, cross=False, **args)
         self.norm2 = LayerNorm(dim, bias=bias)
         self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, mask=None, bias=None):
-        x = x + self.attn(self.norm1(x), mask=mask, bias=bias)
+    def __call__(self, x, mask=None, bias=None, distance=None):
+        x = x + self.attn(self.norm1(x), mask=mask, bias=bias, distance=distance)
         return x + self.mlp(self.norm2(x))
 
 
 class DecoderBlock(nnx.Module):
     """x += self-attention(norm1 x); x += cross-attention(query_norm x, context_norm c); x += mlp(norm2 x)."""
 
-    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, mimetic=False, dtype, rngs: nnx.Rngs):
-        args = dict(bias=bias, qk_norm=qk_norm, mimetic=mimetic, dtype=dtype, rngs=rngs)
+    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, slopes=(), mimetic=False, dtype, rngs):
+        args = dict(bias=bias, qk_norm=qk_norm, slopes=slopes, mimetic=mimetic, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(dim, bias=bias)
         self.self_attn = Attention(dim, heads, cross=False, **args)
         self.query_norm = LayerNorm(dim, bias=bias)
@@ -125,7 +134,8 @@ class DecoderBlock(nnx.Module):
         self.norm2 = LayerNorm(dim, bias=bias)
         self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, context, self_mask, cross_mask):
-        x = x + self.self_attn(self.norm1(x), mask=self_mask)
-        x = x + self.cross_attn(self.query_norm(x), self.context_norm(context), mask=cross_mask)
+    def __call__(self, x, context, self_mask, cross_mask, self_distance=None, cross_distance=None):
+        x = x + self.self_attn(self.norm1(x), mask=self_mask, distance=self_distance)
+        found = self.context_norm(context)
+        x = x + self.cross_attn(self.query_norm(x), found, mask=cross_mask, distance=cross_distance)
         return x + self.mlp(self.norm2(x))

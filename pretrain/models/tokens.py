@@ -57,7 +57,7 @@ def whole(batch: dict, name: str, modalities) -> TokenSet:
 
 
 def dense_rows(batch: dict, modalities) -> dict:
-    """{name: `[B, L, width]`} of pixels, normalised and cut into patches (raster order, row·column·channel), and vectors."""
+    """{name: `[B, L, width]`} of vectors, and of pixels: normalised, cut into patches (row, column, channel)."""
     rows = {}
     for m in modalities:
         if m.kind == "vectors":
@@ -73,10 +73,10 @@ def dense_rows(batch: dict, modalities) -> dict:
 class TokenEmbedding(nnx.Module):
     """Tables of the vocabularies, projections of what has none, one vector per modality, and positions.
 
-    tables: {vocab: `[V, D]`}, read by the encoder, and unless `decoder_tables` and `heads` hold others (`TABLES`) by the
-    decoder and as the head; learned: {name: `[L, D]`}, positions of the `set`s (`decoder_learned`: its own), the others
-    have fixed ones; dense: {name: Linear(width → D)}; modality: `[modalities, D]`; mask_token: `[D]`, what the decoder
-    sees where it sees no ids.
+    tables: {vocab: `[V, D]`}, read by the encoder, and unless `decoder_tables` and `heads` hold others (`TABLES`) by
+    the decoder and as the head; learned: {name: `[L, D]`}, positions of the `set`s, others have fixed ones, and
+    `decoder_learned` the decoder's own; dense: {name: Linear(width → D)}; modality: `[modalities, D]`; mask_token:
+    `[D]`, what the decoder sees where it sees no ids.
     """
 
     def __init__(self, modalities: tuple[Modality, ...], dim: int, tables: str, stds: tuple, waves: tuple, dtype, rngs):
@@ -110,7 +110,9 @@ class TokenEmbedding(nnx.Module):
 
     def head(self, vocab: str):
         """The table `[V, D]` that turns decoder outputs into logits."""
-        owner = self.tables if self.decoder_tables is None else self.decoder_tables if self.heads is None else self.heads
+        owner = (
+            self.tables if self.decoder_tables is None else self.decoder_tables if self.heads is None else self.heads
+        )
         return owner[vocab][...]
 
     def target_of(self, modality):
@@ -139,6 +141,14 @@ class TokenEmbedding(nnx.Module):
         table = jnp.concatenate([rows for _, rows in parts.values()])
         return table[jnp.asarray(start)[tokens.modality] + tokens.position] + self.modality[...][tokens.modality]
 
+    def where(self, tokens: TokenSet):
+        """(row, column, 1) of each token in its picture, as fractions of its sides; zeros off grids: `[B, N, 3]`."""
+        grids = [m.grid or (1, 1) for m in self.modalities]
+        rows, columns = (jnp.asarray(n)[tokens.modality] for n in zip(*grids))
+        on_grid = jnp.asarray([float(bool(m.grid)) for m in self.modalities])[tokens.modality]
+        row, column = (tokens.position // columns + 0.5) / rows, (tokens.position % columns + 0.5) / columns
+        return jnp.stack([row, column, jnp.ones_like(row)], axis=-1) * on_grid[..., None]
+
     def content(self, tokens: TokenSet, dense: dict):
         """What the encoder reads of the tokens, `[B, N, D]`; dense as from `dense_rows`."""
         x = self._look_up(self.tables, tokens)
@@ -154,7 +164,9 @@ class TokenEmbedding(nnx.Module):
     def queries(self, tokens: TokenSet):
         """What the decoder starts from, `[B, M, D]`: the previous token in sequences, elsewhere the mask token."""
         is_sequence = jnp.asarray([m.kind == "sequence" for m in self.modalities])[tokens.modality]
-        previous = self._look_up(self.tables if self.decoder_tables is None else self.decoder_tables, tokens, {"sequence"})
+        previous = self._look_up(
+            self.tables if self.decoder_tables is None else self.decoder_tables, tokens, {"sequence"}
+        )
         return jnp.where(is_sequence[..., None], previous, self.mask_token[...])
 
     def _look_up(self, tables, tokens: TokenSet, kinds=None):

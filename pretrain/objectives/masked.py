@@ -91,6 +91,13 @@ class Objective:
             low, high = getattr(self, key)
             if not 0 <= low <= high or high < 1:
                 raise ValueError(f"objectives.masked.{key}={low, high}: needs 0 <= smallest <= largest, largest >= 1")
+            side = key.replace("_tokens", "s")
+            room = [sum(names[n].length for n, a in getattr(c, side).items() if a > 0) for c in self.mixture]
+            if low > max(room):
+                raise ValueError(
+                    f"objectives.masked.{key}={low, high}: no component of the mixture can meet {low} tokens, its "
+                    f"{side} have at most {max(room)}; lower the smallest budget or give more modalities an alpha"
+                )
 
     @property
     def targets(self) -> list[str]:

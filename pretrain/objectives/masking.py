@@ -53,9 +53,9 @@ def mask_sequence(key, ids, valid, budget, sentinel, keep=0, chunk=1):
     """Span masking of one sequence so that its visible form takes at most `budget` tokens.
 
     ids, valid `[L]`. Chunks of `chunk` tokens are kept with a probability p (`keep`: index into KEEP), drawn again with
-    0.9 p until the kept tokens and one sentinel a masked run fit; budget 0 masks all and shows nothing. Returns (visible
-    ids `[L]`, their number, target ids `[2L + 2]`, their number): the target is `[S_1] span [S_2] span … [S_last]`,
-    empty if all was kept. Runs are numbered from `sentinel` on.
+    0.9 p until the kept tokens and one sentinel a masked run fit; budget 0 masks all and shows nothing. Returns
+    (visible ids `[L]`, their number, target ids `[2L + 2]`, their number): the target is `[S_1] span [S_2] span …
+    [S_last]`, empty if all was kept. Runs are numbered from `sentinel` on.
     """
     length = len(ids)
     k_keep, k_prob = jax.random.split(key)
@@ -139,7 +139,9 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
         chunk = jnp.asarray([modalities[i].chunk for i in spans])
         scheme = jnp.zeros_like(at) if keep is None else jnp.asarray(keep)[component][at]
         keys = jax.random.split(k_spans, len(spans))
-        shown_ids, n_shown, target, n_target = jax.vmap(mask_sequence)(keys, ids, valid, share[at], first, scheme, chunk)
+        shown_ids, n_shown, target, n_target = jax.vmap(mask_sequence)(
+            keys, ids, valid, share[at], first, scheme, chunk
+        )
         seen.append(_entries(jnp.arange(ids.shape[1]) < n_shown[:, None], shown_ids, at))
         shown, hidden = shown.at[at].set(n_shown), hidden.at[at].set(jnp.maximum(n_target - 1, 0))
     if fill == "full":

@@ -1,9 +1,10 @@
-"""Fixed sine-cosine position tables, as in MAE and 4M.
+"""Fixed sine-cosine position tables, as in MAE and 4M, and distances between places of pictures.
 
 `waves` are the lengths of the shortest and (nearly) the longest wave, in tokens over 2π; the others lie between them in
 geometric progression.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 WAVES = (1.0, 10000.0)
@@ -18,13 +19,23 @@ def sincos_2d(rows: int, columns: int, dim: int, waves=WAVES, span=()) -> np.nda
     """`[rows * columns, dim]`, raster order: sin | cos of the row, then of the column (arXiv 2312.06647).
 
     span: (rows, columns) of the grid whose places the table covers, (): its own. A finer grid then has places between
-    those of the coarser one, cell centres aligned as in the resizing of images: a model trained on one grid reads another.
+    those of the coarser one, cell centres aligned as in the resizing of images, so that a model can read both.
     """
     if dim % 4:
         raise ValueError(f"dim={dim}: a 2-D sine-cosine table needs a multiple of 4")
     at = np.divmod(np.arange(rows * columns), columns)
     row, column = (((a + 0.5) * s / n - 0.5) if span else a for a, s, n in zip(at, span or at, (rows, columns)))
     return np.concatenate([_sincos(row, dim // 2, waves), _sincos(column, dim // 2, waves)], axis=1)
+
+
+def distances(a, b):
+    """Between places a `[B, N, 3]` and b `[B, M, 3]`, each (row, column, 1), or zeros for what has none: `[B, N, M]`.
+
+    Euclidean, in the places' own units; 0 where one of the two has no place.
+    """
+    square = jnp.square(a[:, :, None, :2] - b[:, None, :, :2]).sum(-1)
+    both = a[:, :, None, 2] * b[:, None, :, 2] > 0
+    return jnp.where(both, jnp.sqrt(jnp.maximum(square, 1e-12)), 0.0)
 
 
 def _sincos(position, dim, waves):

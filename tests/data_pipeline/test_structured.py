@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 
 from data_pipeline.structured import (
-    METADATA, Human, Point, crop_boxes, decode_detections, decode_humans, decode_instances, decode_metadata,
-    encode_detections, encode_humans, encode_instances, encode_metadata,
+    METADATA,
+    Human,
+    Point,
+    crop_boxes,
+    decode_detections,
+    decode_humans,
+    decode_instances,
+    decode_metadata,
+    encode_detections,
+    encode_humans,
+    encode_instances,
+    encode_metadata,
 )  # fmt: skip
 
 SEEDS = range(40)
@@ -140,5 +150,5 @@ def test_instances(seed):
     ],
 )  # fmt: skip
 def test_other_text_is_refused(decode, text):
-    with pytest.raises(ValueError, match="does not fit|TYPE v0=BIN"):
+    with pytest.raises(ValueError, match=r"does not fit|TYPE v0=BIN"):
         decode(text)

@@ -12,7 +12,7 @@ import sentencepiece
 from data_pipeline.image import parse_palette
 from data_pipeline.sources.emoji import metadata
 from data_pipeline.structured import Point, decode_metadata
-from data_pipeline.text import STRUCTURED, LANGUAGES, TextTokenizer, render
+from data_pipeline.text import LANGUAGES, STRUCTURED, TextTokenizer, render
 from tools import train_text_tokenizer
 
 EXAMPLE = {
@@ -161,6 +161,8 @@ def test_structured_fields_are_special_tokens():
     texts = {field: render(field, example) for field in STRUCTURED}
     assert texts["human_poses"] == "none" and texts["sam_instance"] == "point v0=500 v1=250 none"
     assert len(tokenizer.encode(texts["metadata"], 40)) == 5  # two pairs and [EOS]
-    assert decode_metadata(tokenizer.decode(tokenizer.encode(texts["metadata"], 40))).keys() == example["metadata"].keys()
+    assert (
+        decode_metadata(tokenizer.decode(tokenizer.encode(texts["metadata"], 40))).keys() == example["metadata"].keys()
+    )
     assert tokenizer.decode(tokenizer.encode(texts["det"], 40)) == "v0=0 v1=0 v2=100 v3=100 cat"
     assert all(render(field, {}) is None for field in STRUCTURED)

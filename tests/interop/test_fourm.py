@@ -122,7 +122,7 @@ def test_gradients(case):
         value = (value.T if ours.endswith("kernel") else value).reshape(theirs.shape)
         assert np.abs(value - theirs).max() <= 1e-4 * np.abs(theirs).max(), key
         compared.add((ours, index))
-    rest = {pair for pair in names.values()} - compared
+    rest = set(names.values()) - compared
     for ours, index in rest:  # what has no gradient there has none here
         assert not (flat[ours] if index is None else flat[ours][index]).any(), ours
 

@@ -31,8 +31,17 @@ def case():
 
 MORE = (
     *MODALITIES,
-    Modality("pixels", "pixels", (8, 12, 3), "pixels", patch=4, mean=(0.5,) * 3, std=(0.2,) * 3, targets=False,
-             trained_grid=(3, 5)),
+    Modality(
+        "pixels",
+        "pixels",
+        (8, 12, 3),
+        "pixels",
+        patch=4,
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+        targets=False,
+        trained_grid=(3, 5),
+    ),
     Modality("vectors", "vectors", (3, 7), "vectors", targets=False),
     Modality("codes", "set", (4,), "codes", "codes", 9, tokenizer="codes"),
 )
@@ -40,9 +49,9 @@ MORE = (
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(probes=3), dict(gated=False, bias=True), dict(tables="split", qk_norm=True, registers=2, probes=2),
-     dict(tables="untied", qk_norm=True, bias=True)],
-    ids=["gated", "bias", "split", "untied"],
+    [dict(probes=3), dict(gated=False, bias=True), dict(tables="untied", qk_norm=True, bias=True),
+     dict(tables="split", qk_norm=True, registers=2, probes=2, slopes=(8.0, 1.0))],
+    ids=["gated", "bias", "untied", "split"],
 )  # fmt: skip
 def test_jax_equals_torch(changes):
     torch = pytest.importorskip("torch")

@@ -63,6 +63,28 @@ def test_mimetic_keys_start_as_queries(mimetic):
     assert np.array_equal(own[:, :, :16], own[:, :, 16:32]) == mimetic
     assert np.array_equal(cross.q.kernel[...], cross.kv.kernel[:, :, :16]) == mimetic
     assert not np.array_equal(own[:, :, :16], own[:, :, 32:])
+    copied = np.swapaxes(cross.kv.kernel[:, :, 16:], 1, 2)
+    assert np.array_equal(cross.proj.kernel[...], copied) == mimetic
+    assert np.array_equal(model.context.kernel[...], np.eye(16)) == mimetic
+
+
+def test_slopes_make_attention_local():
+    """With steep slopes a query reads its own place alone: what changes elsewhere in the picture changes nothing."""
+    model = tiny.model(slopes=(1e4, 1e4), encoder_depth=1)
+    batch = tiny.batch(3, missing=0.0)
+    image = whole(batch, "image", MODALITIES)
+    other = image._replace(ids=(image.ids + (np.arange(16) != 5)) % 20)
+    asked = image._replace(modality=np.zeros_like(image.modality))
+    one, two = (np.asarray(model.decode(model.encode(t), asked)) for t in (image, other))
+    np.testing.assert_allclose(one[:, 5], two[:, 5], atol=1e-6)
+    assert (np.abs(one - two).max(-1)[:, np.arange(16) != 5] > 1e-3).all()
+    text = whole(batch, "caption", MODALITIES)
+    assert np.abs(model.encode(concat([image, text])).x[:, 5] - model.encode(image).x[:, 5]).max() > 1e-3
+
+
+def test_slopes_are_one_a_head():
+    with pytest.raises(ValueError, match=r"model.slopes=\(1.0,\): needs one for each of model.heads=2"):
+        tiny.model(slopes=(1.0,))
 
 
 @pytest.mark.parametrize("key, value", [("waves", (8.0, 0.35)), ("waves", (0.0, 8.0)), ("probes", -1)])

@@ -48,6 +48,34 @@ def test_loss_is_the_mean_over_modalities_of_mean_cross_entropies():
     np.testing.assert_allclose(loss, 0.7 * sum(means.values()) / 4, rtol=1e-5)
 
 
+def test_token_mean_is_the_mean_over_all_predicted_tokens():
+    """Every token counts the same. (The `token` loss of apple/ml-4m weights it by the size of its vocabulary.)"""
+    graph, params = nnx.split(tiny.model())
+    one, keys, batch = objective(loss="token_mean"), jax.random.split(jax.random.key(0), 8), tiny.batch(8)
+    loss, terms = jax.jit(
+        lambda p: evaluate_objectives(graph, {"model": p, "objective": {"m": {}}}, {"m": one}, batch, keys, train=True)
+    )(params)
+    parts = [terms[f"m/{n}"] for n in NAMES]
+    np.testing.assert_allclose(loss, sum(t.total for t in parts) / sum(t.weight for t in parts), rtol=1e-6)
+    by_modality = np.mean([t.total / max(t.weight, 1) for t in parts])
+    assert abs(loss - by_modality) > 1e-3
+
+
+def test_z_loss_and_smoothing_are_of_the_training_loss_only():
+    graph, params = nnx.split(tiny.model())
+    keys, batch = jax.random.split(jax.random.key(0), 8), tiny.batch(8)
+
+    def loss(train, **options):
+        one = objective(**options)
+        return evaluate_objectives(
+            graph, {"model": params, "objective": {"m": {}}}, {"m": one}, batch, keys, train=train
+        )[0]  # fmt: skip
+
+    assert loss(False, z_loss=0.1, label_smoothing=0.1) == loss(False)
+    assert loss(True, z_loss=0.1) > loss(True) == loss(False)
+    assert loss(True, label_smoothing=0.1) != loss(True)
+
+
 def test_absent_everything_is_zero_and_has_no_nan():
     graph, params = nnx.split(tiny.model())
     batch, keys, one = tiny.batch(4, missing=1.0), jax.random.split(jax.random.key(0), 4), objective()
@@ -73,6 +101,15 @@ def test_terms_without_weight_add_nothing():
 @pytest.mark.parametrize(
     "changes, message",
     [
+        (dict(loss="mod"), r"objectives.masked.loss='mod': must be one of modality_mean, token_mean"),
+        (dict(fill="some"), r"objectives.masked.fill='some'"),
+        (dict(label_smoothing=1.0), r"label_smoothing=1.0"),
+        (dict(input_tokens=(40, 50)), r"input_tokens=\(40, 50\): no component .* can meet 40 tokens, .* at most 37"),
+        (
+            dict(mixture=(Mixture({"image": 1.0}, {"image": 1.0}, keep={"image": "all"}),)),
+            r"keep\['image'\].*no sequence",
+        ),
+        (dict(mixture=(Mixture({"image": 1.0}, {"image": 1.0}, keep={"label": "most"}),)), r"keep\['label'\]='most'"),
         (
             dict(inputs={"picture": 1.0}),
             r"mixture\[0\].inputs\['picture'\]=1.0: no such modality; the run has image, depth",

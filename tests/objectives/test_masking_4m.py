@@ -1,4 +1,4 @@
-"""`fill="4m"`, keep schemes, chunks and vectors against an independent NumPy writing of apple/ml-4m's `UnifiedMasking`."""
+"""`fill="4m"`, keep schemes, chunks and vectors against an independent NumPy writing of ml-4m's `UnifiedMasking`."""
 
 import jax
 import numpy as np
@@ -132,7 +132,7 @@ def test_counts_are_distributed_as_in_the_reference(name, missing):
 
 def test_chunks_are_masked_whole():
     component = Mixture({"pairs": 1.0}, {"pairs": 1.0})
-    inputs, queries, labels = view(batch(), (component,), ((20, 20), (20, 20)))
+    inputs, _, _ = view(batch(), (component,), ((20, 20), (20, 20)))
     both = 0
     for b in range(300):
         shown = set(inputs.ids[b][inputs.valid[b]])
