@@ -44,7 +44,7 @@ def get_config(arg=""):
     c.seed = 0
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.accum = 1
-    c.steps = 450
+    c.steps = 420
     c.batch_size = 128
     c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")
     c.modalities = modalities()
@@ -65,7 +65,7 @@ def get_config(arg=""):
             ],
         ),
         contrastive=dict(
-            coef=1.0, temperature=0.07, grid_tokens=24,
+            coef=1.4, temperature=0.07, grid_tokens=24,
             edges=[
                 dict(a="render3d", b="noto", weight=4.0), dict(a="flat", b="noto"),
                 dict(a="render3d", b="caption", weight=0.1), dict(a="noto", b="caption", weight=0.1),
@@ -74,9 +74,9 @@ def get_config(arg=""):
     )  # fmt: skip
     c.optim = dict(lr=6e-3, warmup=50, weight_decay=0.4, clip=1.0)
     c.ema = 0.99
-    c.checkpoint = dict(every=225, keep=2, best="val/loss")
+    c.checkpoint = dict(every=210, keep=2, best="val/loss")
     c.log = dict(every=25)
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=225))
+    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=210))
     c.final_evals = dict(
         retrieval=dict(
             pairs=[("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]

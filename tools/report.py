@@ -71,7 +71,7 @@ class Painter:
         ids, valid = (self.batch[name]["ids"], self.batch[name]["valid"]) if ids is None else (ids, valid)
         return [self.text.decode(np.asarray(i)[np.asarray(v)], sentinels=False) for i, v in zip(ids, valid)]
 
-    def make_grid(self, given: TokenSet, target, steps=12, temperature=0.5):
+    def make_grid(self, given: TokenSet, target, steps=16, temperature=0.4):
         schedule = tuple(cosine_schedule(self.modalities[self.index(target)].length, steps))
         return generate_grid(
             self.restored.graph, self.restored.params["model"], given, self.key, target=self.index(target),
@@ -90,8 +90,8 @@ class Painter:
         return pad(whole(self.batch, name, self.modalities), max(m.length for m in self.modalities))
 
 
-def masked_figure(p: Painter, name="render3d", shown=0.25):
-    """The truth, the quarter of the tokens that the model saw, and the whole picture that it made of them."""
+def masked_figure(p: Painter, name="render3d", shown=0.5):
+    """The truth, the half of the tokens that the model saw, and the whole picture that it made of them."""
     tokens = p.given(name)
     seen = tokens.valid & (jax.random.uniform(p.key, tokens.ids.shape) < shown)
     length = p.modalities[p.index(name)].length
@@ -102,7 +102,7 @@ def masked_figure(p: Painter, name="render3d", shown=0.25):
     side = p.modalities[p.index(name)].shape[0]
     mask = np.asarray(seen).reshape(-1, side, side).repeat(truth.shape[1] // side, 1).repeat(truth.shape[2] // side, 2)
     hidden = np.where(mask[..., None], truth, 200).astype(np.uint8)
-    return image_rows([("tokenized", truth), ("shown: a quarter", hidden), ("filled in", p.pixels(name, filled))])
+    return image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", p.pixels(name, filled))])
 
 
 def pair_figure(p: Painter, source, target):

@@ -37,7 +37,7 @@ def test_matrix_equals_each_example_alone(built):
     assert set(found) == {f"{a}→{b}" for a in (*inputs, "none", "unigram") for b in targets if a != b}
 
     model = nnx.merge(built.graph, built.params["model"])
-    tables = [t[...] for t in model.tokens.tables.values()]
+    tables = [model.tokens.head(v) for v in model.tokens.targets]
     examples = [e for batch in context.batches("val", 1) for e in [batch] if e["row"][0] >= 0]
 
     def labels_of(example, name):

@@ -132,7 +132,7 @@ def test_counts_are_distributed_as_in_the_reference(name, missing):
 
 def test_chunks_are_masked_whole():
     component = Mixture({"pairs": 1.0}, {"pairs": 1.0})
-    inputs, _, _ = view(batch(), (component,), ((20, 20), (20, 20)))
+    inputs, _, _ = view(batch(), (component,), ((9, 9), (9, 9)))
     both = 0
     for b in range(300):
         shown = set(inputs.ids[b][inputs.valid[b]])
@@ -146,7 +146,7 @@ def test_chunks_are_masked_whole():
 def test_keep_schemes():
     def kept(scheme):
         component = Mixture({"caption": 1.0}, {"caption": 1.0}, keep={"caption": scheme})
-        inputs, _, _ = view(batch(), (component,), ((40, 40), (20, 20)))
+        inputs, _, _ = view(batch(), (component,), ((20, 20), (20, 20)))
         ids = np.where(inputs.valid, inputs.ids, 0)
         return ((ids >= 40) | (ids == EOS)).sum(1)
 
@@ -157,7 +157,7 @@ def test_keep_schemes():
 
 def test_vectors_show_zero_rows_for_what_is_hidden_and_are_never_asked_for():
     component = Mixture({"vectors": 1.0}, {"image": 1.0})
-    inputs, queries, _ = view(batch(), (component,), ((20, 20), (4, 4)))
+    inputs, queries, _ = view(batch(), (component,), ((12, 12), (4, 4)))
     sentinels = inputs.valid & (inputs.ids >= 12)
     rows = inputs.valid & (inputs.ids < 10)
     assert sentinels.any() and rows.any() and (sentinels | rows == inputs.valid).all()
@@ -171,6 +171,6 @@ def test_vectors_show_zero_rows_for_what_is_hidden_and_are_never_asked_for():
 def test_zero_alpha_gets_nothing_when_filling():
     """rgb → all stays rgb → all: 16 patches do not fill 40 slots, and nobody else may."""
     component = Mixture({"pixels": 1000.0}, dict.fromkeys(["image", "codes", "caption", "pairs"], 0.5))
-    inputs, queries, _ = view(batch(), (component,), ((40, 40), (24, 24)))
+    inputs, queries, _ = view(batch(), (component,), ((16, 40), (24, 24)))
     assert (counts(inputs) == [16, 0, 0, 0, 0, 0]).all()
     assert queries.valid.all(), "targets fill up: 16 + 6 + 15 + 10 can be asked for"

@@ -69,7 +69,8 @@ def test_chunks_give_the_same_as_one_batch(count):
     ids = small.encode(x)
     np.testing.assert_array_equal(ids, big.encode(x))
     np.testing.assert_array_equal(ids, m.tokenize(x))
-    np.testing.assert_array_equal(small.decode(ids), big.decode(ids))
+    # Another batch size may sum in another order: a value halfway between two grey levels then rounds the other way.
+    np.testing.assert_allclose(small.decode(ids).astype(int), big.decode(ids).astype(int), atol=1)
     assert (
         small.decode(ids).shape == x.shape and small.vocab_size == 36 and small.grid == (2, 4) and small.channels == 3
     )
