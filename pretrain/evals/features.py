@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from pretrain.evals.base import Context
-from pretrain.models.tokens import whole
+from pretrain.models.tokens import dense_rows, whole
 
 
 @functools.lru_cache(maxsize=32)
@@ -15,7 +15,8 @@ def _embedder(context: Context, modality: str):
     def embed(params, batch):
         model = nnx.merge(context.graph, params["model"])
         tokens = whole(batch, modality, context.modalities)
-        pooled = model.pool(model.encode(tokens))
+        own = [m for m in context.modalities if m.name == modality]
+        pooled = model.pool(model.encode(tokens, dense_rows(batch, own)))
         z = model.project_pooled(pooled, modality) if modality in model.embedded else pooled
         return pooled, z, tokens.valid.any(1)
 

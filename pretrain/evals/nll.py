@@ -11,7 +11,7 @@ from flax import nnx
 
 from data_pipeline.text import TextTokenizer
 from pretrain.evals.base import Context
-from pretrain.models.tokens import TokenSet, concat, pad, whole
+from pretrain.models.tokens import TokenSet, concat, dense_rows, pad, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,8 +46,9 @@ class Evaluator:
         baseline = 0.0
         for batch in self.context.batches(self.splits, self.batch_size):
             asked = queries, labels, valid = self._queries(batch)
+            dense = dense_rows(batch, [m for m in self.context.modalities if m.name in self.inputs])
             for a in sums:
-                sums[a] += np.stack(self._score(params, self._given(batch, a), asked, a == "none"))
+                sums[a] += np.stack(self._score(params, self._given(batch, a), dense, asked, a == "none"))
             labels, valid, modality = jax.device_get((labels, valid, queries.modality))
             nll = [-frequency[i][labels[valid & (modality == m)]].sum() for i, m in enumerate(of)]
             baseline += np.stack([nll, [(valid & (modality == m)).sum() for m in of]])
@@ -87,15 +88,15 @@ class Evaluator:
 
     @functools.cached_property
     def _score(self):
-        """(params, given TokenSet, asked, whether nothing is shown) → (Σ −log p, tokens), each per target."""
+        """(params, given TokenSet, dense_rows, asked, is nothing shown?) → (Σ −log p, tokens), each per target."""
         of = jnp.asarray([[m.name for m in self.context.modalities].index(b) for b in self.targets])
 
-        def score(params, given, asked, nothing):
+        def score(params, given, dense, asked, nothing):
             queries, labels, valid = asked
             model = nnx.merge(self.context.graph, params["model"])
             # An example that lacks the input says nothing of how well the input predicts.
             queries = queries._replace(valid=valid & (given.valid.any(1, keepdims=True) | nothing))
-            nll = model.nll(model.decode(model.encode(given), queries), queries, labels)
+            nll = model.nll(model.decode(model.encode(given, dense), queries), queries, labels)
             mine = (queries.modality == of[:, None, None]) & queries.valid
             return (nll * mine).sum((1, 2)), mine.sum((1, 2))
 
@@ -109,7 +110,7 @@ class Evaluator:
 def full_queries(batch, target: str, modalities, sentinel: int):
     """A modality hidden whole: (queries TokenSet `[B, M]`, labels `[B, M]`, valid `[B, M]`)."""
     tokens = whole(batch, target, modalities)
-    if next(m for m in modalities if m.name == target).kind == "grid":
+    if next(m for m in modalities if m.name == target).kind != "sequence":
         return tokens, tokens.ids, tokens.valid
     # [S_1] t_1 … t_n predicts t_1 … t_n [S_2].
     count = tokens.valid.sum(1, keepdims=True)

@@ -80,6 +80,11 @@ class TokenEmbedding(nnx.Module):
     """
 
     def __init__(self, modalities: tuple[Modality, ...], dim: int, tables: str, stds: tuple, waves: tuple, dtype, rngs):
+        for m in modalities:
+            if m.kind == "pixels" and not m.patch:
+                raise ValueError(
+                    f"modality {m.name!r}: patch=0: give pixels that a trunk reads the side of its patches"
+                )
         normal = jax.nn.initializers.normal(0.02)
         first = {m.vocab: m for m in reversed(modalities) if m.kind not in DENSE}
         shared = tables == "shared"
@@ -153,7 +158,10 @@ class TokenEmbedding(nnx.Module):
         """What the encoder reads of the tokens, `[B, N, D]`; dense as from `dense_rows`."""
         x = self._look_up(self.tables, tokens)
         for i, m in enumerate(self.modalities):
-            if m.kind not in DENSE or m.name not in dense:
+            if m.kind not in DENSE:
+                continue
+            if m.name not in dense:  # nobody gave them: a token of them must not pass for a zero
+                x = jnp.where((tokens.modality == i)[..., None], jnp.nan, x)
                 continue
             # Project all rows, then pick: an example has about as many as slots.
             rows = self.dense[m.name](dense[m.name])

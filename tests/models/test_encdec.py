@@ -109,3 +109,13 @@ def test_the_trunk_as_a_vit_over_images():
     np.testing.assert_allclose(rows[:, 1], patch, atol=1e-5)
     with pytest.raises(ValueError, match=r"images of shape \(4, 4, 3\)"):
         model.encode_images(images[:, :4, :4])
+
+
+def test_pixels_that_nobody_gave_are_no_zeros():
+    pixels = Modality("pixels", "pixels", (8, 8, 3), "p", patch=4, mean=(0.5,) * 3, std=(0.2,) * 3, targets=False)
+    modalities = (*MODALITIES, pixels)
+    model, batch = tiny.model(modalities=modalities), tiny.batch(3, missing=0.0, modalities=modalities)
+    assert np.isnan(model.encode(whole(batch, "pixels", modalities)).x).all()
+    assert np.isfinite(model.encode(whole(batch, "image", modalities)).x).all()
+    with pytest.raises(ValueError, match=r"modality 'pixels': patch=0"):
+        tiny.model(modalities=(*MODALITIES, tiny.replace(pixels, patch=0)))
