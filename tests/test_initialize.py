@@ -9,12 +9,9 @@ import pytest
 import tiny
 from flax import nnx
 
-from configs import emoji
 from data_pipeline.spec import Modality
-from pretrain.checkpoint import load_params
 from pretrain.initialize import check_start, resize, start_from
 from pretrain.models.tokens import whole
-from pretrain.train import train
 
 CODES = Modality("codes", "set", (4,), "codes", "codes", 9, tokenizer="codes")
 OLD = (*tiny.MODALITIES, CODES)
@@ -71,22 +68,3 @@ def test_learned_positions_are_resized():
 def test_another_trunk_is_refused(changes):
     with pytest.raises(ValueError, match=r"config.init: .*(sizes of that model|kind of blocks)"):
         start_from(held(tiny.model(modalities=OLD)), params(tiny.model(modalities=OLD, **changes)), OLD)
-
-
-def test_a_run_starts_from_another(token_store, tmp_path, capsys):
-    """Through the trainer: with a learning rate of 0 the second run ends where the first one's average stood."""
-
-    def config(**changes):
-        c = emoji.get_config("tiny")
-        del c.objectives["contrastive"]
-        c.data.path, c.evals, c.checkpoint.best, c.steps, c.optim.warmup = str(token_store), {}, "", 1, 0
-        with c.unlocked():
-            c.update(changes)
-        return c
-
-    train(config(), tmp_path / "first")
-    second = config(init=str(tmp_path / "first"), seed=5, ema=0.0)
-    second.optim.lr = 0.0
-    end = train(second, tmp_path / "second")
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(end.params), load_params(tmp_path / "first"))
-    assert "0 new" in capsys.readouterr().out

@@ -10,8 +10,10 @@ from flax import nnx
 
 from configs import emoji
 from pretrain import runtime
+from pretrain.checkpoint import load_params
 from pretrain.models.tokens import whole
 from pretrain.step import accumulate, evaluate_objectives, example_keys
+from pretrain.train import train
 
 
 @pytest.fixture
@@ -105,3 +107,26 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
     assert runtime.claim_workdir(tmp_path / "run", '{"steps": 1, "log": {"every": 2}}')
     with pytest.raises(ValueError, match=r'(?s)belongs to a run of another config.*-\s*"steps": 1.*\+\s*"steps": 2'):
         runtime.claim_workdir(tmp_path / "run", '{"steps": 2, "log": {"every": 1}}')
+
+
+def test_a_run_starts_from_another(token_store, tmp_path, capsys):
+    """Through the trainer: with a learning rate of 0 the second run ends where the first one's average stood."""
+
+    def small(**changes):
+        c = emoji.get_config("tiny")
+        del c.objectives["contrastive"]
+        names = ("render3d", "caption")  # few, to compile fast
+        c.modalities = [m for m in c.modalities if m["name"] in names]
+        alphas = dict.fromkeys(names, 1.0)
+        c.objectives.masked.mixture = [dict(inputs=alphas, targets=alphas)]
+        c.data.path, c.evals, c.checkpoint.best, c.steps, c.optim.warmup = str(token_store), {}, "", 1, 0
+        with c.unlocked():
+            c.update(changes)
+        return c
+
+    train(small(), tmp_path / "first")
+    second = small(init=str(tmp_path / "first"), seed=5, ema=0.0)
+    second.optim.lr = 0.0
+    end = train(second, tmp_path / "second")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(end.params), load_params(tmp_path / "first"))
+    assert "0 new" in capsys.readouterr().out
