@@ -233,11 +233,14 @@ def dense(modality, dim):
 def position_tables(mods, dim, waves):
     """[L, D] for each modality: 2-D sine-cosine on grids, 1-D on sequences (and on what masking makes of them)."""
 
-    def sincos(position, dim):  # in fp32 throughout, as JAX and 4M compute it
-        fraction = torch.arange(dim // 2) / torch.tensor(dim / 2)
-        omega = 1 / (waves[0] * torch.pow(torch.tensor(waves[1]) / waves[0], fraction))
-        angle = position[:, None] * omega
-        return torch.cat([angle.sin(), angle.cos()], 1)
+    # 4M's waves in fp32 throughout, as JAX and 4M compute them; others exactly.
+    real = torch.float32 if tuple(waves) == (1.0, 10000.0) else torch.float64
+
+    def sincos(position, dim):
+        fraction = torch.arange(dim // 2, dtype=real) / (dim / 2)
+        omega = 1 / (waves[0] * torch.pow(torch.tensor(waves[1] / waves[0], dtype=real), fraction))
+        angle = position.to(real)[:, None] * omega
+        return torch.cat([angle.sin(), angle.cos()], 1).float()
 
     for m in mods:
         if m["kind"] in ("sequence", "vectors"):
@@ -251,7 +254,7 @@ def position_tables(mods, dim, waves):
             if m["trained_grid"]:  # stretched over the places of the grid that it was trained on
                 sizes = zip(places, m["trained_grid"], (rows, columns))
                 places = [(p.double() + 0.5) * s / n - 0.5 for p, s, n in sizes]
-            yield torch.cat([sincos(p.float(), dim // 2) for p in places], 1)
+            yield torch.cat([sincos(p, dim // 2) for p in places], 1)
 
 
 def load(folder):

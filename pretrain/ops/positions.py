@@ -39,9 +39,9 @@ def distances(a, b):
 
 
 def _sincos(position, dim, waves):
-    # In fp32 throughout, as in 4M: exact arithmetic would differ from its tables by 1e-5 at position 500.
-    shortest, longest = np.float32(waves)
-    fraction = np.arange(dim // 2, dtype=np.float32) / np.float32(dim / 2)
-    omega = 1 / (shortest * np.power(longest / shortest, fraction))
-    angle = position.astype(np.float32)[:, None] * omega[None]
-    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    # 4M's own waves in fp32 throughout, as it computes them: exact tables differ from its by 1e-5 at position 500.
+    real = np.float32 if tuple(waves) == WAVES else np.float64
+    shortest, longest = np.asarray(waves, real)
+    omega = 1 / (shortest * np.power(longest / shortest, np.arange(dim // 2, dtype=real) / real(dim / 2)))
+    angle = position.astype(real)[:, None] * omega[None]
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)

@@ -48,12 +48,14 @@ def test_values_and_gradients_equal_the_dense_ones(tile, vocabs, more):
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(y, tables)
 
+    # The z-loss makes gradients of 50, whose last bit is 4e-6.
+    close = dict(atol=1e-5, rtol=1e-6 if more else 1e-7)
     (_, grouped), (dy, dtables) = of(grouped_nll, tile=tile)
     (_, dense), (want_dy, want_dtables) = of(dense_nll)
-    np.testing.assert_allclose(grouped, dense, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(dy, want_dy, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(grouped, dense, **close)
+    np.testing.assert_allclose(dy, want_dy, **close)
     for got, want in zip(dtables, want_dtables):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(got, want, **close)
 
 
 @pytest.mark.parametrize("nll", [dense_nll, grouped_nll])

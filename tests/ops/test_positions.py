@@ -21,7 +21,7 @@ def test_1d():
 
 def test_other_waves():
     want = [[entry(p, k, 8, 0.5, 30.0) for k in range(8)] for p in range(50)]
-    np.testing.assert_allclose(sincos_1d(50, 8, (0.5, 30.0)), want, atol=2e-5)
+    np.testing.assert_allclose(sincos_1d(50, 8, (0.5, 30.0)), want, atol=1e-6)
     np.testing.assert_array_equal(sincos_2d(2, 3, 8, (0.5, 30.0))[4], np.tile(sincos_1d(2, 4, (0.5, 30.0))[1], 2))
 
 

@@ -69,8 +69,11 @@ def test_chunks_give_the_same_as_one_batch(count):
     ids = small.encode(x)
     np.testing.assert_array_equal(ids, big.encode(x))
     np.testing.assert_array_equal(ids, m.tokenize(x))
-    # Another batch size may sum in another order: a value halfway between two grey levels then rounds the other way.
-    np.testing.assert_allclose(small.decode(ids).astype(int), big.decode(ids).astype(int), atol=1)
+    # Another batch size may sum in another order: only what lies halfway between two grey levels may round otherwise.
+    level = np.asarray(m.decode(fsq.to_codes(ids, m.config.levels))) * 127.5 + 127.5
+    halfway = np.abs(level % 1 - 0.5) < 1e-4
+    assert halfway.mean() < 0.01
+    np.testing.assert_array_equal(np.where(halfway, 0, small.decode(ids)), np.where(halfway, 0, big.decode(ids)))
     assert (
         small.decode(ids).shape == x.shape and small.vocab_size == 36 and small.grid == (2, 4) and small.channels == 3
     )
