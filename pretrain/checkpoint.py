@@ -88,6 +88,11 @@ class Checkpointer:
         self._orbax.close()
 
 
+def has_checkpoint(workdir) -> bool:
+    """Whether a workdir holds a complete checkpoint; creates nothing."""
+    return any(p.name.isdigit() for p in (Path(workdir) / "checkpoints").glob("*"))
+
+
 def load_params(workdir, step: int | None = None, *, ema: bool = True) -> dict:
     """The parameters of a checkpoint as a plain dict on one device, their moving average if there is one and `ema`."""
     with Checkpointer(workdir) as checkpointer:

@@ -3,10 +3,11 @@
 import contextlib
 
 import jax
+import jax.numpy as jnp
 
 from data_pipeline.pipeline import train_batches
 from pretrain import build, metrics, optim, runtime, sharding
-from pretrain.checkpoint import Checkpointer
+from pretrain.checkpoint import Checkpointer, has_checkpoint
 from pretrain.evals.base import Context
 from pretrain.initialize import check_start, start_from
 from pretrain.restore import init_function, restore
@@ -34,7 +35,7 @@ def train(config, workdir) -> TrainState:
     )  # fmt: skip
     evaluators = build.evaluators(run.evals, Context(run, graph, objectives))
     check_best(run.checkpoint, evaluators)
-    origin = restore(run.init) if run.init else None
+    origin = restore(run.init) if run.init and not has_checkpoint(workdir) else None
     report = check_start(origin, shapes, run.modalities) if origin else ""
     resumed = runtime.claim_workdir(workdir, build.to_json(config))
     print(runtime.describe(), sharding.report(shapes, mesh), sep="\n", flush=True)
@@ -53,6 +54,9 @@ def train(config, workdir) -> TrainState:
         def fresh():
             return init_state(init(), optimizer, ema=run.ema > 0)
 
+        def from_params(params):  # copies: the step donates them, and must not write into what they were read from
+            return init_state(jax.tree.map(jnp.copy, params), optimizer, ema=run.ema > 0)
+
         layout = sharding.state_sharding(jax.eval_shape(fresh), mesh)
         state = jax.jit(fresh, out_shardings=layout)()
         start = checkpointer.latest() or 0
@@ -61,7 +65,7 @@ def train(config, workdir) -> TrainState:
             print(f"resuming {workdir} from step {start} of {run.steps}", flush=True)
         elif origin:
             params, _ = start_from(origin, state.params, run.modalities)
-            state = jax.device_put(state._replace(params=params, ema=state.ema and params), layout)
+            state, origin = jax.jit(from_params, out_shardings=layout)(params), None  # nothing else holds that model
             print(f"starting from {run.init}: {report}", flush=True)
         elif resumed:
             print(f"{workdir} has no complete checkpoint yet: starting from step 0", flush=True)
