@@ -23,6 +23,11 @@ BLOCKS = {
 }
 
 
+def rates(size):
+    """XL trains with a fifth of the learning rate and clipped gradients, in both papers and all released configs."""
+    return dict(blr=2e-5, clip=3.0) if size == "XL" else dict(blr=1e-4)
+
+
 def parse_arg(arg, file, default="B"):
     """`SIZE` or `SIZE,BLOCKS` of a config argument → (size, model settings)."""
     size, _, blocks = (arg or default).partition(",")

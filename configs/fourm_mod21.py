@@ -4,16 +4,15 @@
 Table 6 says 8192. Set `--config.init` to the workdir of the 4M-7 model.
 """
 
-from configs.fourm_common import base, component, parse_arg
+from configs.fourm_common import base, component, parse_arg, rates
 from data_pipeline.fourm import MOD21
 
 
 def get_config(arg=""):
     size, model = parse_arg(arg, "fourm_mod21")
-    big = size == "XL"
     c = base(
         MOD21, model, batch_size=4096, inputs=(256, 256), targets=(256, 256), tokens=500e9, warmup_tokens=10e9,
-        blr=2e-5 if big else 1e-4, clip=3.0 if big else 0.0,
+        **rates(size),
     )  # fmt: skip
     palette = {"color_palette": "binary"}
     c.objectives.masked.mixture = [

@@ -4,16 +4,15 @@
 examples of 128 + 128 tokens. The paper trains XL with a fifth of the learning rate and clips its gradients at 3.
 """
 
-from configs.fourm_common import base, component, parse_arg
+from configs.fourm_common import base, component, parse_arg, rates
 from data_pipeline.fourm import MOD7
 
 
 def get_config(arg=""):
     size, model = parse_arg(arg, "fourm_mod7")
-    big = size == "XL"
     c = base(
         MOD7, model, batch_size=8192, inputs=(128, 128), targets=(128, 128), tokens=500e9, warmup_tokens=10e9,
-        blr=2e-5 if big else 1e-4, clip=3.0 if big else 0.0,
+        **rates(size),
     )  # fmt: skip
     only_rgb = {"rgb@224": (1000.0, 0.0)}
     c.objectives.masked.mixture = [component(MOD7, 0.0, 0.5, **only_rgb), component(MOD7, 0.5, 0.5)]

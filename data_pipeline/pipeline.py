@@ -49,7 +49,13 @@ class Encoder:
 
     def _sequence(self, m, example, rng, crop):
         if m.tokenizer != "text":  # made into ids beforehand
-            return _pad(example.get(m.field, ())[: m.length], m)
+            ids = example.get(m.field, ())
+            if isinstance(ids, str):
+                raise ValueError(
+                    f"modality {m.name!r}: tokenizer={m.tokenizer!r}, but row {example['row']} holds the text "
+                    f"{ids[:20]!r}: store its ids, or set tokenizer='text'"
+                )
+            return _pad(ids[: m.length], m)
         text = render(m.field, example, rng)
         return _pad([] if text is None else self.text.encode(text, m.length), m)
 

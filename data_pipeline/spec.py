@@ -7,6 +7,7 @@ import math
 
 # kind: how many sizes its shape has
 KINDS = {"grid": 2, "sequence": 1, "set": 1, "pixels": 3, "vectors": 2}
+SPANS = ("sequence", "vectors")  # what is masked by spans, the others token by token
 DENSE = ("pixels", "vectors")  # what has no ids: the encoder projects it, the decoder never predicts it
 
 

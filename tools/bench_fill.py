@@ -5,11 +5,14 @@ and of those that the component could fill at all (its modalities have so many t
 modality, texts of 10 to 100 % of their greatest length.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
+from data_pipeline.spec import SPANS
 from pretrain import build
 from pretrain.models.tokens import presence
 from tools.synthetic import batch
@@ -19,11 +22,9 @@ EXAMPLES = flags.DEFINE_integer("examples", 2000, "How many synthetic examples."
 flags.mark_flags_as_required(["config"])
 
 
-def fill(run, fill_mode, component, examples):
-    """(input, target) shares of slots used, and of slots that could be."""
-    values = dict(run.objectives["masked"], mixture=[{**component, "weight": 1.0}], fill=fill_mode)
-    run = build.parse({**build.plain(run), "objectives": {"masked": values}})
-    objective = build.objectives(run)["masked"]
+def fill(run, objective, examples):
+    """(input, target) shares of slots used, and of slots that could be, for an objective of one component."""
+    (component,) = objective.mixture
     data = batch(run.modalities, examples, seed=0)
     view = jax.jit(lambda b, k: objective.view(b, k)[::2])
     inputs, queries = view(data, jax.random.split(jax.random.key(0), examples))
@@ -33,15 +34,14 @@ def fill(run, fill_mode, component, examples):
     }  # fmt: skip
     kinds, out = {m.name: m.kind for m in run.modalities}, []
     for tokens, budget, alphas in (
-        (inputs, values["input_tokens"][1], component["inputs"]),
-        (queries, values["target_tokens"][1], component["targets"]),
+        (inputs, objective.input_tokens[1], component.inputs),
+        (queries, objective.target_tokens[1], component.targets),
     ):
         room = 0
         for name, alpha in alphas.items():
             if alpha > 0:
-                single = kinds[name] not in ("sequence", "vectors")
-                hidden = present[name] - seen[name] if tokens is queries and single else present[name]
-                room = room + hidden
+                taken = seen[name] if tokens is queries and kinds[name] not in SPANS else 0
+                room = room + present[name] - taken
         used = np.asarray(tokens.valid).sum(1)
         out.append((used.sum() / (budget * examples), np.minimum(used, room).sum() / np.minimum(budget, room).sum()))
     return out
@@ -51,13 +51,15 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     run = build.parse(CONFIG.value)
+    objective = build.objectives(run)["masked"]
     print("fill  component   input slots: used, of possible   target slots: used, of possible")
     for mode in ("full", "4m"):
-        mixture, rows = run.objectives["masked"]["mixture"], []
-        for i, component in enumerate(mixture):
-            rows.append(fill(run, mode, component, EXAMPLES.value))
+        rows = []
+        for i, component in enumerate(objective.mixture):
+            alone = dataclasses.replace(objective, mixture=(component,), fill=mode)
+            rows.append(fill(run, alone, EXAMPLES.value))
             print_row(mode, i, rows[-1])
-        print_row(mode, "all", np.average(np.asarray(rows), axis=0, weights=[c["weight"] for c in mixture]))
+        print_row(mode, "all", np.average(np.asarray(rows), axis=0, weights=[c.weight for c in objective.mixture]))
 
 
 def print_row(mode, component, shares):

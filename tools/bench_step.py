@@ -75,17 +75,17 @@ class Bench:
     def parts(self) -> dict:
         """{part: compiled function of no argument}; the network's parts forward and backward, each with its inputs."""
         objective, keys = self.objectives["masked"], example_keys(0, 0, self.run.batch_size)
-        view = jax.jit(lambda: objective.view(self.data, keys))
-        inputs, dense, queries, labels = view()
+        view = jax.jit(objective.view)
+        inputs, dense, queries, labels = view(self.data, keys)
         params = self.state.params["model"]
 
         def model(p):
             return nnx.merge(self.graph, p)
 
         def grad(f, *args):
-            # Token sets are arguments as well: as constants XLA would fold half the work away.
+            # All data are arguments: as constants XLA would fold half the work away.
             compiled = jax.jit(jax.grad(lambda args, data: jnp.sum(f(*args, *data))))
-            return lambda: compiled(args, (inputs, dense, queries, labels))
+            return lambda: compiled(args, (inputs, dense, queries, labels, encoded))
 
         x = jax.jit(lambda p: model(p).tokens.content(inputs, dense) + model(p).tokens.place(inputs))(params)
         encoded = jax.jit(lambda p: model(p).encode(inputs, inserted=x))(params)
@@ -93,13 +93,13 @@ class Bench:
         grads = jax.tree.map(jnp.ones_like, self.state.params)
         update = jax.jit(self.optimizer.update)
         return {
-            "masking": view,
+            "masking": lambda: view(self.data, keys),
             "embedding": grad(
-                lambda p, i, d, q, _: model(p).tokens.content(i, d).sum() + model(p).tokens.queries(q).sum(), params
+                lambda p, i, d, q, *_: model(p).tokens.content(i, d).sum() + model(p).tokens.queries(q).sum(), params
             ),
-            "encoder": grad(lambda p, x, i, d, q, _: model(p).encode(i, inserted=x).x, params, x),
-            "decoder": grad(lambda p, e, i, d, q, _: model(p).decode(encoded._replace(x=e), q), params, encoded.x),
-            "loss": grad(lambda p, y, i, d, q, labels: model(p).nll(y, q, labels), params, y),
+            "encoder": grad(lambda p, x, i, *_: model(p).encode(i, inserted=x).x, params, x),
+            "decoder": grad(lambda p, x, i, d, q, _, e: model(p).decode(e._replace(x=x), q), params, encoded.x),
+            "loss": grad(lambda p, y, i, d, q, labels, _: model(p).nll(y, q, labels), params, y),
             "optimizer": lambda: update(grads, self.state.opt_state, self.state.params),
         }  # fmt: skip
 

@@ -35,10 +35,10 @@ def read(source, workdir):
     config = dict(
         steps=1, batch_size=1, modalities=[build.plain(m) for m in held.modalities],
         model={"model": "models.encdec", **dataclasses.asdict(held.model)},
-        objectives=dict(masked=dict(input_tokens=[128, 128], target_tokens=[128, 128], mixture=mixture)),
+        objectives=dict(masked=dict(input_tokens=[0, 128], target_tokens=[0, 128], mixture=mixture)),
         data=dict(source="tokens"),
     )  # fmt: skip
-    build.parse(config)
+    build.objectives(build.parse(config))  # what `restore` will do
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     if held.positions:

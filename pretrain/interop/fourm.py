@@ -47,7 +47,7 @@ def read(path) -> Checkpoint:
     config, state = read_file(path)
     model, modalities, report = describe(config, state, path)
     names, shapes = layout(model, modalities), param_shapes(model, modalities)
-    report += _fill_aliases(names, state)
+    report += _fill_aliases(names, state, path)
     fixed = buffers(model, modalities)
     missing = sorted((names.keys() | fixed.keys()) - state.keys())
     lost = [n for n in missing if n in names]
@@ -102,8 +102,7 @@ def write(out, model: Config, modalities, params: dict, positions: dict | None =
     state = dict(buffers(model, modalities)) | (positions or {})
     for theirs, (ours, index) in names.items():
         value = _theirs(ours, flat[ours] if index is None else flat[ours][index])
-        lead = {"mod_emb": 2, "mask_token": 2, "pos_emb": 1, "register_tokens": 1}.get(theirs.rpartition(".")[2], 0)
-        state[theirs] = np.ascontiguousarray(value.reshape((1,) * lead + value.shape))
+        state[theirs] = np.ascontiguousarray(value.reshape(_lead(theirs) + value.shape))
     out.mkdir(parents=True, exist_ok=True)
     save_file(state, out / FILE, metadata={k: str(v) for k, v in config.items()})
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -115,8 +114,7 @@ def shapes(model: Config, modalities) -> dict[str, tuple]:
     ours, out = param_shapes(model, modalities), {k: v.shape for k, v in buffers(model, modalities).items()}
     for theirs, (path, index) in layout(model, modalities).items():
         shape = ours[path].shape if index is None else ours[path].shape[1:]
-        lead = {"mod_emb": 2, "mask_token": 2, "pos_emb": 1, "register_tokens": 1}.get(theirs.rpartition(".")[2], 0)
-        out[theirs] = (1,) * lead + (shape[::-1] if path.endswith("kernel") else shape)
+        out[theirs] = _lead(theirs) + (shape[::-1] if path.endswith("kernel") else shape)
     return out
 
 
@@ -285,7 +283,10 @@ def read_file(path) -> tuple[dict, dict[str, np.ndarray]]:
     except SafetensorError as e:
         raise ValueError(f"{file}: not a whole safetensors file ({e}); copy or download it again") from e
     if path.is_dir() and (path / "config.json").exists():
-        return json.loads((path / "config.json").read_text()), state
+        try:
+            return json.loads((path / "config.json").read_text()), state
+        except json.JSONDecodeError as e:
+            raise ValueError(f"{path / 'config.json'}: not valid JSON ({e}); copy or download it again") from e
     return {k: _value(v) for k, v in config.items()}, state
 
 
@@ -296,7 +297,7 @@ def _value(text: str):
         return text
 
 
-def _fill_aliases(names: dict, state: dict) -> list[str]:
+def _fill_aliases(names: dict, state: dict, path) -> list[str]:
     """Adds names that the file dropped as aliases of others; aliases that differ are an error."""
     groups, report = {}, []
     for theirs, ours in names.items():
@@ -305,12 +306,17 @@ def _fill_aliases(names: dict, state: dict) -> list[str]:
         held = [n for n in group if n in state]
         for n in held[1:]:
             if not np.array_equal(state[n], state[held[0]]):
-                raise ValueError(f"{held[0]} and {n} should be one shared tensor, but differ")
+                raise ValueError(f"{path}: {held[0]} and {n} should be one shared tensor, but differ")
         for n in group:
             if held and n not in state:
                 state[n] = state[held[0]]
                 report.append(f"missing, an alias of {held[0]}: {n}")
     return report
+
+
+def _lead(theirs: str) -> tuple:
+    """The axes of size 1 with which they begin some tensors."""
+    return (1,) * {"mod_emb": 2, "mask_token": 2, "pos_emb": 1, "register_tokens": 1}.get(theirs.rpartition(".")[2], 0)
 
 
 def _theirs(path: str, value):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from data_pipeline.spec import DENSE, Modality
+from data_pipeline.spec import DENSE, SPANS, Modality
 from pretrain.models.layers import Linear
 from pretrain.ops.positions import sincos_1d, sincos_2d
 from pretrain.sharding import constrain, gather_rows
@@ -130,7 +130,7 @@ class TokenEmbedding(nnx.Module):
         learned = self.decoder_learned if queries and self.decoder_learned is not None else self.learned
         # Equal grids and all sequences share their rows. What masking makes of a sequence, sentinels included, can be
         # twice as long and two more.
-        longest = max((2 * m.length + 2 for m in self.modalities if m.kind in ("sequence", "vectors")), default=0)
+        longest = max((2 * m.length + 2 for m in self.modalities if m.kind in SPANS), default=0)
         parts, start, size = {}, [], 0
         for m in self.modalities:
             key = (m.grid, m.trained_grid) if m.grid else m.name if m.kind == "set" else "sequence"

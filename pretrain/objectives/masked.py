@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline.spec import Modality
+from data_pipeline.spec import SPANS, Modality
 from pretrain.models.tokens import dense_rows, whole
-from pretrain.objectives.masking import KEEP, SPANS, mask_example
+from pretrain.objectives.masking import KEEP, mask_example
 
 TOKENS = "tokens"  # the term of `token_mean`; those of the modalities are then for the log only
 

@@ -8,10 +8,10 @@ vmaps it over the batch.
 import jax
 import jax.numpy as jnp
 
+from data_pipeline.spec import SPANS
 from pretrain.models.tokens import TokenSet
 
 SHRINK, TRIES = 0.9, 40  # keep probabilities tried for a sequence: p, 0.9 p, …, and at last 0
-SPANS = ("sequence", "vectors")
 KEEP = ("random", "all", "binary")  # how much of a sequence is kept: p from U(0, 1), 1, or 0 or 1
 
 
@@ -49,18 +49,18 @@ def split_budget_4m(key, alphas, budget, capacity):
     return jnp.minimum(share + jnp.where(rest[:, None], lucky, 0).sum(0), capacity)
 
 
-def mask_sequence(key, ids, valid, budget, sentinel, keep=0, chunk=1):
+def mask_sequence(key, ids, valid, budget, sentinel, scheme=0, chunk=1):
     """Span masking of one sequence so that its visible form takes at most `budget` tokens.
 
-    ids, valid `[L]`. Chunks of `chunk` tokens are kept with a probability p (`keep`: index into KEEP), drawn again with
-    0.9 p until the kept tokens and one sentinel a masked run fit; budget 0 masks all and shows nothing. Returns
+    ids, valid `[L]`. Chunks of `chunk` tokens are kept with a probability p (`scheme`: index into KEEP), drawn again
+    with 0.9 p until the kept tokens and one sentinel a masked run fit; budget 0 masks all and shows nothing. Returns
     (visible ids `[L]`, their number, target ids `[2L + 2]`, their number): the target is `[S_1] span [S_2] span …
     [S_last]`, empty if all was kept. Runs are numbered from `sentinel` on.
     """
     length = len(ids)
     k_keep, k_prob = jax.random.split(key)
     drawn = jax.random.uniform(k_prob)
-    probability = jnp.stack([drawn, 1.0, jnp.round(drawn)])[keep]
+    probability = jnp.stack([drawn, 1.0, jnp.round(drawn)])[scheme]
     tries = probability * jnp.append(SHRINK ** jnp.arange(TRIES), 0.0)
     uniform = jax.random.uniform(k_keep, (len(tries), length))[:, jnp.arange(length) // chunk]
     keep = (uniform < tries[:, None]) & valid
