@@ -213,6 +213,8 @@ def check_tokens(run: Run):
     """The token store must hold every grid modality, made by the tokenizer that its spec names."""
     if run.data.source != "tokens":
         return
+    if not run.data.path:
+        raise ValueError("config.data.path='': the source `tokens` reads a token store; give its folder (tools.tokenize)")
     tokenizers = read_manifest(run.data.path)["tokenizers"]
     for m in run.modalities:
         if m.kind not in ("grid", "set"):
