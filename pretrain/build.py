@@ -214,7 +214,9 @@ def check_tokens(run: Run):
     if run.data.source != "tokens":
         return
     if not run.data.path:
-        raise ValueError("config.data.path='': the source `tokens` reads a token store; give its folder (tools.tokenize)")
+        raise ValueError(
+            "config.data.path='': the source `tokens` reads a token store; give its folder (tools.tokenize)"
+        )
     tokenizers = read_manifest(run.data.path)["tokenizers"]
     for m in run.modalities:
         if m.kind not in ("grid", "set"):
