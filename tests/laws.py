@@ -42,8 +42,9 @@ def run_cli(config, workdir, overrides, *, devices=1) -> str:
 
 
 def losses(workdir) -> dict[int, dict]:
-    """{step: scalars} of a run's training lines."""
-    rows = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    """{step: scalars} of a run's training lines; of a run that still writes, its complete ones."""
+    lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
     return {r["step"]: r for r in rows if "loss" in r}
 
 
