@@ -5,7 +5,7 @@ import re
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 BICUBIC = Image.Resampling.BICUBIC
 NEAREST = Image.Resampling.NEAREST
@@ -17,19 +17,23 @@ def crop_settings(
     size: int | tuple[int, int],
     *,
     min_scale: float = 0.8,
-    flip_prob: float = 0.0,
+    ratio: tuple[float, float] = (1.0, 1.0),
+    flip: float = 0.0,
+    aspect: float = 1.0,
 ) -> np.ndarray:
-    """Draws square crops that every modality of an example shares, in the layout of 4M's `crop_settings.npy`.
+    """Draws crops that every modality of an example shares, in the layout of 4M's `crop_settings.npy`.
 
     Args:
       rng: source of the random crops.
       count: number of crops, >= 1.
       size: pixels of the uncropped image, a side or (height, width).
-      min_scale: least share of the area of the largest square that a random crop keeps, in (0, 1].
-      flip_prob: probability that a random crop is mirrored.
+      min_scale: least share of the area of the largest crop that a random crop keeps, in (0, 1].
+      ratio: least and greatest factor on the aspect of a random crop, drawn log-uniformly; (1, 1) leaves it.
+      flip: probability that a random crop is mirrored.
+      aspect: width / height of the crops before `ratio`: 1 for squares.
 
     Returns:
-      int64[count, 5] of (top, left, height, width, flip). Row 0 is the largest square at the centre, not mirrored:
+      int64[count, 5] of (top, left, height, width, flip). Row 0 is the largest crop at the centre, not mirrored:
       for a square image all of it. The others are random.
 
     Raises:
@@ -39,46 +43,123 @@ def crop_settings(
         raise ValueError(f"count={count} must be at least 1: row 0 is always the centre crop.")
     if not 0 < min_scale <= 1:
         raise ValueError(f"min_scale={min_scale} must be in (0, 1], a share of the area.")
-    if not 0 <= flip_prob <= 1:
-        raise ValueError(f"flip_prob={flip_prob} must be in [0, 1].")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(f"ratio={ratio} must be (least, greatest), both above 0: (3/4, 4/3) is usual.")
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip={flip} must be in [0, 1], a probability.")
     height, width = (int(side) for side in np.broadcast_to(size, 2))
-    largest = min(height, width)
+
+    def largest(aspect):
+        return min(height, width / aspect), min(width, height * aspect)
+
     settings = np.empty((count, 5), np.int64)
-    settings[0] = (height - largest) // 2, (width - largest) // 2, largest, largest, 0
+    rows, columns = (max(1, round(side)) for side in largest(aspect))
+    settings[0] = (height - rows) // 2, (width - columns) // 2, rows, columns, 0
     for row in settings[1:]:
-        side = max(1, round(largest * math.sqrt(rng.uniform(min_scale, 1))))
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        row[:] = top, left, side, side, rng.random() < flip_prob
+        scale = math.sqrt(rng.uniform(min_scale, 1))
+        # Nothing is drawn for (1, 1): a run without it keeps the crops that it had before there was a ratio.
+        factor = math.exp(rng.uniform(*np.log(ratio))) if tuple(ratio) != (1, 1) else 1
+        rows, columns = (max(1, round(side * scale)) for side in largest(aspect * factor))
+        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+        row[:] = top, left, rows, columns, rng.random() < flip
     return settings
 
 
-def apply_crop(image: np.ndarray, setting: np.ndarray, size: int, resample: Image.Resampling = BICUBIC) -> np.ndarray:
+def apply_crop(
+    image: np.ndarray,
+    setting: np.ndarray,
+    size: int | tuple[int, int],
+    resample: Image.Resampling = BICUBIC,
+    frame: tuple[int, int] | None = None,
+) -> np.ndarray:
     """Crops, resizes and perhaps mirrors an image.
 
     Args:
       image: uint8[H, W, C] with C 1 or 3.
-      setting: (top, left, height, width, flip) in pixels of `image`, a row of `crop_settings`.
-      size: pixels of the result's side.
+      setting: (top, left, height, width, flip), a row of `crop_settings`.
+      size: pixels of the result, a side or (height, width).
       resample: BICUBIC for colour and grey; NEAREST for masks and labels, so that no new values appear.
+      frame: (height, width) of the image that `setting` was drawn for, of which this one may be a larger or smaller
+        version; None for this image.
 
     Returns:
-      uint8[size, size, C].
+      uint8[size, size, C] or uint8[height, width, C].
 
     Raises:
       ValueError: wrong image, or a crop that leaves it.
     """
     _check_image(image)
-    top, left, height, width, flip = (int(x) for x in setting)
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > image.shape[0] or left + width > image.shape[1]:
+    height, width = frame or image.shape[:2]
+    top, left, rows, columns, flip = (int(x) for x in setting)
+    if min(top, left) < 0 or min(rows, columns) < 1 or top + rows > height or left + columns > width:
         raise ValueError(
-            f"setting={setting} (top, left, height, width, flip) leaves an image of {image.shape[:2]} (H, W): "
+            f"setting={setting} (top, left, height, width, flip) leaves an image of {(height, width)} (H, W): "
             "draw crop_settings with the size of this image."
         )
-    channels = image.shape[2]
-    crop = np.ascontiguousarray(image[top : top + height, left : left + width])
-    crop = Image.fromarray(crop if channels == 3 else crop[..., 0]).resize((size, size), resample)
-    crop = np.asarray(crop).reshape(size, size, channels)
+    # In pixels of this image, where the crop may begin and end within one. Products first: whole numbers stay whole.
+    top, bottom = (y * image.shape[0] / height for y in (top, top + rows))
+    left, right = (x * image.shape[1] / width for x in (left, left + columns))
+    y, x = int(top), int(left)
+    crop = image[y : math.ceil(bottom), x : math.ceil(right)]
+    crop = _resize(crop, size, resample, (left - x, top - y, right - x, bottom - y))
     return np.ascontiguousarray(crop[:, ::-1] if flip else crop)
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """A picture of any Pillow mode, turned upright as its EXIF says -> uint8[H, W, 3], or uint8[H, W, 1] if it is grey.
+
+    Transparency is laid on white, 16 bits become 8 over their whole range, palettes and CMYK become RGB.
+
+    Raises:
+      ValueError: floats, or integers beyond 16 bits, whose range nothing tells.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        pixels = np.asarray(image)
+        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(f"mode={image.mode!r}: store 8 or 16 bits a pixel")
+        return (pixels / 257).round().astype(np.uint8)[..., None]
+    grey = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    return pixels[..., None] if grey else pixels
+
+
+def centre_crop(image: np.ndarray, size: int | tuple[int, int], resample: Image.Resampling = BICUBIC) -> np.ndarray:
+    """Resizes until the image just covers `size`, then cuts out its centre: the evaluation of CLIP.
+
+    uint8[H, W, C] -> uint8[size, size, C] or uint8[height, width, C].
+    """
+    _check_image(image)
+    height, width = (int(side) for side in np.broadcast_to(size, 2))
+    rows, columns = image.shape[:2]
+    # As in CLIP the side that fits is exact and the other rounded down.
+    if columns * height >= rows * width:
+        rows, columns = height, max(width, int(height * columns / rows))
+    else:
+        rows, columns = max(height, int(width * rows / columns)), width
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return _resize(image, (rows, columns), resample)[top : top + height, left : left + width]
+
+
+def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Grey as colour by repetition, colour as grey by its luminance: uint8[H, W, C] -> uint8[H, W, channels]."""
+    _check_image(image)
+    if image.shape[2] == channels or channels not in (1, 3):
+        return image
+    if channels == 3:
+        return image.repeat(3, axis=2)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("L"))[..., None]
+
+
+def _resize(image, size, resample, box=None) -> np.ndarray:
+    """uint8[H, W, C] -> uint8[height, width, C]; `box` (left, top, right, bottom) may lie between pixels."""
+    height, width = (int(side) for side in np.broadcast_to(size, 2))
+    channels = image.shape[2]
+    image = np.ascontiguousarray(image if channels == 3 else image[..., 0])
+    resized = Image.fromarray(image).resize((width, height), resample, box)
+    return np.asarray(resized).reshape(height, width, channels)
 
 
 def edges(rgb: np.ndarray, low: float = 100, high: float = 200) -> np.ndarray:

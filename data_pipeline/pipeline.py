@@ -7,28 +7,39 @@ Nothing is masked here: corruption is the objective's, on the device.
 """
 
 import dataclasses
+import math
 
 import grain
 import numpy as np
 from absl import flags
 
-from data_pipeline.image import apply_crop, crop_settings, edges
+from data_pipeline.image import BICUBIC, NEAREST, apply_crop, as_channels, centre_crop, crop_settings, edges
 from data_pipeline.spec import Modality
-from data_pipeline.text import TextTokenizer, render
+from data_pipeline.text import FIELDS, render
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """Turns one raw or tokenized example into arrays, modality by modality.
 
-    train=True draws crop, language and order at random from the example's own generator; train=False is the
-    deterministic form: the centre crop, the first language, the given order.
+    train=True draws crop, flip, language and order at random from the example's own generator; train=False is the
+    deterministic form: the centre crop, the first language or caption, the given order.
+
+    tokenizers: {name: TextTokenizer or HFTokenizer}; sequences of other tokenizers hold their ids already.
+    min_scale, ratio, flip: of the crops of `pixels`, see `crop_settings`.
     """
 
     modalities: tuple[Modality, ...]
-    text: TextTokenizer | None
+    tokenizers: dict
     train: bool
     min_scale: float = 0.8
+    ratio: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+
+    def __post_init__(self):
+        shapes = {m.name: m.shape[:2] for m in self._pixel_modalities}
+        if shapes:
+            self._draw(0, _common_frame(shapes, "modalities: shape"))
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         rng = rng if self.train else None
@@ -48,16 +59,16 @@ class Encoder:
     _set = _grid
 
     def _sequence(self, m, example, rng, crop):
-        if m.tokenizer != "text":  # made into ids beforehand
+        if m.tokenizer not in self.tokenizers:  # made into ids beforehand
             ids = example.get(m.field, ())
             if isinstance(ids, str):
                 raise ValueError(
                     f"modality {m.name!r}: tokenizer={m.tokenizer!r}, but row {example['row']} holds the text "
-                    f"{ids[:20]!r}: store its ids, or set tokenizer='text'"
+                    f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
                 )
             return _pad(ids[: m.length], m)
         text = render(m.field, example, rng)
-        return _pad([] if text is None else self.text.encode(text, m.length), m)
+        return _pad([] if text is None else self.tokenizers[m.tokenizer].encode(text, m.length), m)
 
     def _vectors(self, m, example, rng, crop):
         rows = np.asarray(example.get(m.field, np.zeros((0, m.width))), np.float32)[: m.length]
@@ -68,28 +79,69 @@ class Encoder:
         return {"vectors": padded, "valid": np.arange(m.length) < len(rows)}
 
     def _pixels(self, m, example, rng, crop):
-        setting = None
-        if rng is not None:
-            same = np.random.default_rng(int(crop * 2**32))
-            setting = crop_settings(same, 2, m.shape[:2], min_scale=self.min_scale)[1]
-        image = read_image(example, m.field, setting, m.shape[0])
+        frame = self._frame(example)
+        setting = None if rng is None or frame is None else self._draw(crop, frame)
+        resample = {"bicubic": BICUBIC, "nearest": NEAREST}[m.resample]
+        image = read_image(example, m.field, setting, m.shape[:2], resample, frame)
         if image is None:
             return {"pixels": np.zeros(m.shape, np.uint8), "valid": np.bool_(False)}
+        image = as_channels(image, m.shape[2])
         if image.shape != m.shape:
             raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {image.shape}")
         return {"pixels": image, "valid": np.bool_(True)}
 
+    @property
+    def _pixel_modalities(self):
+        return [m for m in self.modalities if m.kind == "pixels"]
 
-def read_image(example: dict, field: str, setting, size: int) -> np.ndarray | None:
-    """An image field of a raw example, cropped by a row of `crop_settings` (None: whole), uint8 `[size, size, C]`.
+    def _draw(self, crop: float, frame):
+        """The crop number → one row of `crop_settings`, the same for all pixels of an example."""
+        height, width = self._pixel_modalities[0].shape[:2]
+        rng = np.random.default_rng(int(crop * 2**32))
+        options = dict(min_scale=self.min_scale, ratio=self.ratio, flip=self.flip, aspect=width / height)
+        return crop_settings(rng, 2, frame, **options)[1]
 
-    `edges:FIELD` is derived: the edges of the crop of FIELD. None if the example lacks the field.
+    def _frame(self, example) -> tuple[int, int] | None:
+        """(height, width) of the largest image of the example: crops are drawn in its pixels."""
+        images = {m.name: example.get(m.field.rpartition(":")[2]) for m in self._pixel_modalities}
+        for name, image in images.items():
+            if not isinstance(image, np.ndarray | None):
+                raise ValueError(
+                    f"modality {name!r}: row {example['row']} holds {image!r:.40}: pixels need an image, uint8[H, W, C]"
+                )
+        shapes = {name: image.shape[:2] for name, image in images.items() if image is not None}
+        return _common_frame(shapes, f"row {example['row']}") if shapes else None
+
+
+def _common_frame(shapes: dict, where: str) -> tuple[int, int]:
+    """The largest of {modality: (height, width)}, all of one aspect ratio up to a pixel of rounding."""
+    largest = max(shapes, key=lambda name: math.prod(shapes[name]))
+    height, width = shapes[largest]
+    for name, (rows, columns) in shapes.items():
+        if abs(rows * width - columns * height) > max(height, width):
+            raise ValueError(
+                f"{where}: {largest!r} is {height}×{width} and {name!r} {rows}×{columns}: one crop serves all pixels "
+                "of an example, so their aspect ratios must agree; crop or pad them alike"
+            )
+    return height, width
+
+
+def read_image(
+    example: dict, field: str, setting, size: int | tuple[int, int], resample=BICUBIC, frame=None
+) -> np.ndarray | None:
+    """An image field of a raw example, cropped by a row of `crop_settings` (None: at its centre), uint8 `[*size, C]`.
+
+    `edges:FIELD` is derived: the edges of the crop of FIELD. None if the example lacks the field. resample and frame
+    are those of `apply_crop`.
     """
     derived, _, base = field.rpartition(":")
     image = example.get(base)
     if image is None:
         return None
-    image = image if setting is None else apply_crop(image, setting, size)
+    if setting is None:
+        image = centre_crop(image, size, resample)
+    else:
+        image = apply_crop(image, setting, size, resample, frame)
     if not derived:
         return image
     if derived != "edges":
@@ -107,6 +159,18 @@ def _pad(ids, m: Modality):
     padded = np.zeros(m.length, m.dtype)
     padded[: len(ids)] = ids
     return {"ids": padded, "valid": np.arange(m.length) < len(ids)}
+
+
+def check_fields(modalities, source):
+    """A field that no example of the source has is a typo. Only sources that say which `fields` they have can tell."""
+    known = getattr(source, "fields", None)
+    for m in modalities if known is not None else ():
+        field = m.field.rpartition(":")[2] if m.kind == "pixels" else m.field
+        if field not in known and not (m.kind == "sequence" and field in FIELDS):
+            texts = f", or for text one of {', '.join(FIELDS)}" if m.kind == "sequence" else ""
+            raise ValueError(
+                f"modality {m.name!r}: field={m.field!r} is unknown: use one of {', '.join(sorted(known))}{texts}"
+            )
 
 
 class _HostSlice(grain.MapDataset):
@@ -145,6 +209,7 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
         raise ValueError(f"batch_size={batch_size}: must be divisible by the {shard_count} hosts that load it")
     if len(source) == 0:
         raise ValueError(f"{source!r} is empty: nothing to train on")
+    check_fields(encoder.modalities, source)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_Encode(encoder))
     dataset = _HostSlice(dataset, batch_size, shard_index, shard_count).batch(batch_size // shard_count)

@@ -24,8 +24,10 @@ class Modality:
     field: which field of an example it is made from; `name:en` is field `name` in form `en`.
     vocab: modalities of the same vocab share one embedding table, hence one `vocab_size`.
     levels: of the finite scalar quantizer whose ids they are, () if another: nearby codes then start out alike.
-    tokenizer: who makes the ids: a learned tokenizer's name, or `text`.
+    tokenizer: who makes the ids: a learned tokenizer's name, `text` for SentencePiece, or of a sequence the path of a
+      Hugging Face `tokenizer.json`.
     patch: side of the square patches of `pixels`, in pixels.
+    resample: how `pixels` are resized: `bicubic`, or `nearest` for label maps, so that no new values appear.
     mean, std: what normalises `pixels` in 0…1, a number a channel.
     trained_grid: (rows, columns) of the grid that a loaded model was trained on, if this one is another; its positions
       are then interpolated. () for the grid's own positions.
@@ -43,6 +45,7 @@ class Modality:
     levels: tuple[int, ...] = ()
     tokenizer: str = ""
     patch: int = 0
+    resample: str = "bicubic"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     trained_grid: tuple[int, ...] = ()
@@ -62,6 +65,8 @@ class Modality:
             fail("shape", self.shape, f"a {self.kind} modality needs {rank} positive sizes")
         if self.trained_grid and (len(self.trained_grid) != 2 or not self.grid):
             fail("trained_grid", self.trained_grid, "must be (rows, columns), and only a grid or pixels has it")
+        if self.resample not in ("bicubic", "nearest"):
+            fail("resample", self.resample, "must be bicubic, or nearest for label maps")
         if self.kind in DENSE:
             if self.targets and (self.patch or self.kind == "vectors"):
                 fail("targets", True, f"{self.kind} can only be input: set targets=False")

@@ -113,19 +113,20 @@ def render(field: str, example: dict, rng: np.random.Generator | None = None) ->
       field: "name:<language>", "name:random" (a language that the example has), "keywords" (joined by ", "), "group",
         "subgroup", or "palette" (1..7 colours; `example["palettes"]` is a list whose entry k - 1 is uint8[<=k, 3], the
         k dominant colours), or one of STRUCTURED, encoded by `data_pipeline.structured`: `det` {"boxes", "classes"},
-        `metadata` {name: number}, `human_poses` a list of Human, `sam_instance` a list of Point.
+        `metadata` {name: number}, `human_poses` a list of Human, `sam_instance` a list of Point. Any other field
+        must be a string or a list of strings, such as the captions of an image.
       example: the metadata, as a source yields it.
-      rng: draws the language, the order of the keywords and the number of colours. None gives the form for evaluation:
-        English or else the first of LANGUAGES, the given order, 5 colours.
+      rng: draws the language, the order of the keywords, the number of colours and which string of a list. None gives
+        the form for evaluation: English or else the first of LANGUAGES, the given order, 5 colours, the first string.
 
     Returns:
       The text, or None if the example lacks the field.
 
     Raises:
-      ValueError: unknown field.
+      ValueError: another field that holds something else than text.
     """
     if field not in FIELDS:
-        raise ValueError(f"field={field!r} is unknown: use one of {', '.join(FIELDS)}.")
+        return _plain(field, example.get(field), rng)
     kind, _, language = field.partition(":")
     if kind == "name":
         names = example.get("name") or {}
@@ -143,6 +144,16 @@ def render(field: str, example: dict, rng: np.random.Generator | None = None) ->
     if kind in STRUCTURED:
         return _structured(kind, example[kind], rng) or None if kind in example else None
     return example.get(field) or None
+
+
+def _plain(field, value, rng):
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"field={field!r} holds {value!r:.40}: it must be a string or a list of strings; "
+            f"what is written in another way is {', '.join(FIELDS)}."
+        )
+    return texts[0 if rng is None else rng.integers(len(texts))] or None if texts else None
 
 
 def _structured(kind, value, rng):

@@ -49,6 +49,8 @@ class Source:
       RuntimeError: this Pillow cannot read AVIF.
     """
 
+    fields = frozenset({*ATLASES, "id", "split", "name", "keywords", "group", "subgroup"})
+
     def __init__(self, split: str | tuple[str, ...] = "train"):
         splits = SPLITS if split == "all" else (split,) if isinstance(split, str) else tuple(split)
         if not splits or not set(splits) <= set(SPLITS):

@@ -55,12 +55,14 @@ class Writer:
         from array_record.python.array_record_module import ArrayRecordWriter
 
         file = f"{split}-00000-of-00001.array_record"
-        writer, count = ArrayRecordWriter(str(self.path / file), "group_size:1"), 0
+        writer, count, fields = ArrayRecordWriter(str(self.path / file), "group_size:1"), 0, set()
         for example in examples:
             writer.write(encode_record(example))
             count += 1
+            fields |= example.keys()
         writer.close()
-        self.manifest["splits"][split] = {"file": file, "count": count, "sha256": _sha256(self.path / file)}
+        about = {"file": file, "count": count, "sha256": _sha256(self.path / file), "fields": sorted(fields)}
+        self.manifest["splits"][split] = about
 
     def close(self):
         partial = self.path / "manifest.json.partial"
@@ -99,6 +101,12 @@ class Source:
 
         files = [os.path.join(self.path, self.manifest["splits"][s]["file"]) for s in self.splits]
         self._records = ArrayRecordDataSource(files)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """All keys that some example has; of stores that do not say it, those of the first example."""
+        about = [self.manifest["splits"][s] for s in self.splits]
+        return frozenset(f for a in about for f in (a["fields"] if "fields" in a else self[0]))
 
     def __len__(self):
         return len(self._records)

@@ -7,7 +7,7 @@ from data_pipeline.image import NEAREST, apply_crop, crop_settings, edges, palet
 
 
 def test_crop_settings_are_within_the_image_and_square():
-    settings = crop_settings(np.random.default_rng(0), 500, (48, 64), min_scale=0.5, flip_prob=0.5)
+    settings = crop_settings(np.random.default_rng(0), 500, (48, 64), min_scale=0.5, flip=0.5)
     top, left, height, width, flip = settings.T
     assert settings.shape == (500, 5) and settings.dtype == np.int64
     assert (height == width).all() and (top >= 0).all() and (left >= 0).all()
@@ -24,7 +24,7 @@ def test_crop_settings_defaults():
     assert np.array_equal(settings, crop_settings(np.random.default_rng(0), 100, 64))
 
 
-@pytest.mark.parametrize("arguments", [{"count": 0}, {"min_scale": 0.0}, {"min_scale": 1.5}, {"flip_prob": -1}])
+@pytest.mark.parametrize("arguments", [{"count": 0}, {"min_scale": 0.0}, {"min_scale": 1.5}, {"flip": -1}])
 def test_crop_settings_bad_arguments(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         crop_settings(np.random.default_rng(0), **{"count": 2, "size": 64, **arguments})
@@ -47,7 +47,7 @@ def test_modalities_stay_aligned():
     grey = np.full((64, 64, 1), 255, np.uint8)
     grey[20:44, 12:40] = 0
     rgb = grey.repeat(3, axis=2)
-    for setting in crop_settings(np.random.default_rng(1), 20, 64, min_scale=0.5, flip_prob=0.5):
+    for setting in crop_settings(np.random.default_rng(1), 20, 64, min_scale=0.5, flip=0.5):
         colour, line = apply_crop(rgb, setting, 64), apply_crop(grey, setting, 64)
         mask = apply_crop(grey, setting, 64, NEAREST)
         assert np.array_equal(colour[..., :1], line)

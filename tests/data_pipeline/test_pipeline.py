@@ -49,7 +49,7 @@ class Memory:
 
 
 def encoder(train=True):
-    return Encoder(MODALITIES, Letters(), train)
+    return Encoder(MODALITIES, {"text": Letters()}, train)
 
 
 def take(count, **options):
@@ -151,12 +151,12 @@ def test_errors():
     empty.size = 0
     with pytest.raises(ValueError, match=r"Memory\(\) is empty"):
         train_batches(empty, encoder(), batch_size=4, seed=0)
-    narrow = Encoder((Modality("code", "grid", (2, 2), "code", "code", 5, tokenizer="fsq"),), None, False)
+    narrow = Encoder((Modality("code", "grid", (2, 2), "code", "code", 5, tokenizer="fsq"),), {}, False)
     with pytest.raises(ValueError, match=r"modality 'code': 4 ids of 7…7 do not fit .* vocab_size 5"):
         narrow(Memory()[7], np.random.default_rng(0))
-    small = Encoder((Modality("rgb", "pixels", (5, 5, 3), "rgb"),), None, False)
-    with pytest.raises(ValueError, match=r"modality 'rgb': shape=\(5, 5, 3\), but row 100 has \(6, 6, 3\)"):
-        small(Memory()[0], np.random.default_rng(0))
+    four = Encoder((Modality("rgb", "pixels", (6, 6, 4), "rgb"),), {}, False)
+    with pytest.raises(ValueError, match=r"modality 'rgb': shape=\(6, 6, 4\), but row 100 has \(6, 6, 3\)"):
+        four(Memory()[0], np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_store_gives_back_what_was_written(store):
 
 def test_a_store_feeds_the_pipeline(store):
     specs = (Modality("code", "grid", (2, 2), "code", "code", 50, tokenizer="fsq"),)
-    batch = next(iter(train_batches(tokens.Source(store), Encoder(specs, None, True), batch_size=5, seed=0)))
+    batch = next(iter(train_batches(tokens.Source(store), Encoder(specs, {}, True), batch_size=5, seed=0)))
     assert sorted(batch["row"]) == list(range(5))
 
 

@@ -143,10 +143,23 @@ def test_render_of_a_missing_field(field):
     assert render(field, {}) is None and render(field, {}, np.random.default_rng(0)) is None
 
 
-@pytest.mark.parametrize("field", ["name", "name:tlh", "keyword", "group:en"])
-def test_render_of_an_unknown_field(field):
-    with pytest.raises(ValueError, match=r"name:en, name:es.*palette"):
-        render(field, EXAMPLE)
+@pytest.mark.parametrize("caption", ["a bus", ["a bus", "a red bus", "traffic"], ("a bus", "a red bus", "traffic")])
+def test_render_of_a_field_of_ones_own(caption):
+    rng, example = np.random.default_rng(0), {"caption": caption}
+    assert render("caption", example) == "a bus"
+    drawn = {render("caption", example, rng) for _ in range(30)}
+    assert drawn == ({caption} if isinstance(caption, str) else set(caption))
+
+
+@pytest.mark.parametrize("example", [{}, {"caption": None}, {"caption": ""}, {"caption": []}])
+def test_render_of_a_field_of_ones_own_that_is_absent(example):
+    assert render("caption", example) is None and render("caption", example, np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize("value", [EXAMPLE["name"], 3, ["a", 3]])
+def test_render_of_a_field_that_holds_no_text(value):
+    with pytest.raises(ValueError, match=r"field='name' holds .*name:en, name:es.*palette"):
+        render("name", {"name": value})
 
 
 def test_structured_fields_are_special_tokens():

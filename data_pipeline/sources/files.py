@@ -1,0 +1,165 @@
+"""Images and texts of one's own in a folder: `SPLIT.jsonl` with one example a line, or `SPLIT/CLASS/*.jpg`."""
+
+import array
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipeline.image import to_array
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+class Source:
+    """Random access to the examples of one or several splits, in the order of their lines or of their file names.
+
+    `PATH/SPLIT.jsonl` holds one JSON object a line, such as
+        {"image": "imgs/1.jpg", "depth": "imgs/1.png", "caption": ["a red bus", "a bus in the rain"]}
+    A key is an image if the first line that has it names a file by its suffix, relative to PATH; everything else is
+    passed on as it is. A key that a line lacks, or whose value is null, is absent.
+
+    Without such a file, the images of `PATH/SPLIT/CLASS/` are the examples {"image", "label": "CLASS"}, and those right
+    in `PATH/SPLIT/` have no label.
+
+    An example is a dict of these fields, images decoded when it is read: uint8[H, W, 3], or [H, W, 1] of grey files;
+    and of row: np.int64, its number in the given splits.
+
+    Raises:
+      FileNotFoundError: PATH has neither form; on reading, a missing image.
+      ValueError: unknown or empty split, a line that is no JSON object; on reading, a broken image.
+    """
+
+    def __init__(self, path, split="train"):
+        self._path = Path(path)
+        self._splits = (split,) if isinstance(split, str) else tuple(split)
+        found = _splits(self._path)
+        if not found:
+            raise FileNotFoundError(
+                f"path={str(path)!r}: no examples: it must hold SPLIT.jsonl or folders SPLIT/CLASS of images "
+                f"({', '.join(SUFFIXES)})"
+            )
+        self._parts = []
+        for name in self._splits:
+            if name not in found:
+                raise ValueError(f"split={name!r}: {path} has {', '.join(found)}")
+            file = self._path / f"{name}.jsonl"
+            part = _Lines(file) if file.exists() else _Folder(self._path / name)
+            if not len(part):
+                raise ValueError(f"split={name!r}: {part.where(0)} holds no example: fill it or name another split")
+            self._parts.append(part)
+        self._ends = np.cumsum([len(part) for part in self._parts])
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """All keys that some example has."""
+        return frozenset(key for part in self._parts for key in part.fields)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index={index}: there are {len(self)} examples")
+        number = int(np.searchsorted(self._ends, index, "right"))
+        part = self._parts[number]
+        index_in_part = int(index - self._ends[number] + len(part))
+        example = {
+            key: self._image(key, value, part.where(index_in_part)) if part.fields[key] else value
+            for key, value in part[index_in_part].items()
+        }
+        return example | {"row": np.int64(index)}
+
+    def _image(self, key, name, where) -> np.ndarray:
+        remedy = "restore the file, or take the example out"
+        try:
+            with Image.open(self._path / name) as image:
+                return to_array(image)
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f"{where}: {key}={name!r}: no such file in {self._path}; {remedy}") from e
+        except Exception as e:  # Pillow raises many kinds for broken files
+            raise ValueError(f"{where}: {key}={name!r}: not a readable image ({e}); {remedy}") from e
+
+    def __repr__(self) -> str:
+        # Grain compares this with the one in a checkpoint: it must change when the listing changes, and only then.
+        marks = ", ".join(f"{name}:{part.digest}" for name, part in zip(self._splits, self._parts))
+        return f"files.Source({marks})"
+
+
+class _Lines:
+    """A JSONL file. Only the places of its lines are held: there may be millions, and workers get a copy each.
+
+    fields: {key: whether it is an image}.
+    """
+
+    def __init__(self, file: Path):
+        self._file, self._starts, self.fields = file, array.array("q"), {}
+        digest, start = hashlib.sha256(), 0
+        with open(file, "rb") as lines:
+            for index, line in enumerate(lines):
+                for key, value in self._parse(line, index).items():
+                    self.fields.setdefault(key, _names_image(value))
+                self._starts.append(start)
+                digest.update(line)
+                start += len(line)
+        self.digest = digest.hexdigest()[:12]
+
+    def where(self, index) -> str:
+        return f"{self._file}, line {index + 1}"
+
+    def _parse(self, line: bytes, index: int) -> dict:
+        try:
+            example = json.loads(line)
+        except ValueError as e:
+            raise ValueError(f"{self.where(index)}: not valid JSON ({e}); write one object a line") from e
+        if not isinstance(example, dict):
+            raise ValueError(f"{self.where(index)}: {example!r:.40} is no object; write {{key: value, …}}")
+        return {key: value for key, value in example.items() if value is not None}
+
+    def __len__(self):
+        return len(self._starts)
+
+    def __getitem__(self, index) -> dict:
+        with open(self._file, "rb") as lines:
+            lines.seek(self._starts[index])
+            return self._parse(lines.readline(), index)
+
+
+class _Folder:
+    """Images in folders of their classes, as torchvision's ImageFolder has them, but labelled by name."""
+
+    fields = {"image": True, "label": False}
+
+    def __init__(self, folder: Path):
+        self._folder, self._files = folder, sorted(_walk(folder))
+        self.digest = hashlib.sha256("\n".join(self._files).encode()).hexdigest()[:12]
+
+    def where(self, index) -> str:
+        return str(self._folder)
+
+    def __len__(self):
+        return len(self._files)
+
+    def __getitem__(self, index) -> dict:
+        file = self._files[index]
+        label, _, _ = file.rpartition("/")
+        return {"image": f"{self._folder.name}/{file}"} | ({"label": label.split("/")[0]} if label else {})
+
+
+def _walk(folder: Path):
+    """Image files below a folder, relative to it."""
+    for root, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(root, name).relative_to(folder).as_posix() for name in names if _names_image(name))
+
+
+def _names_image(value) -> bool:
+    return isinstance(value, str) and value.lower().endswith(SUFFIXES)
+
+
+def _splits(path: Path) -> list[str]:
+    """Names of the splits in a folder: of its JSONL files or, if there are none, of its folders with images."""
+    lines = sorted(file.stem for file in path.glob("*.jsonl"))
+    return lines or sorted(d.name for d in path.glob("*") if d.is_dir() and next(_walk(d), None))
