@@ -1,7 +1,9 @@
-"""python -m tools.convert --read=4M_CHECKPOINT --workdir=DIR, or --workdir=DIR --write=FOLDER: 4M models in and out.
+"""python -m tools.convert --read=SOURCE --workdir=DIR, or --workdir=DIR --write=FOLDER: models of others in and out.
 
-Reading makes a workdir that `--config.init` starts from and `pretrain.evals` opens; writing makes `config.json` and
-`model.safetensors` that apple/ml-4m loads strictly. A workdir that was read is written back bit for bit.
+SOURCE is a 4M checkpoint of apple/ml-4m, or a CLIP or SigLIP folder of Hugging Face transformers. Reading makes a
+workdir that `--config.init` starts from, whose towers a tower's `load` takes, and which `pretrain.evals` opens. Writing
+makes a folder that apple/ml-4m loads strictly, or transformers by `AutoModel.from_pretrained`. A workdir that was read
+is written back bit for bit.
 """
 
 import argparse
@@ -14,7 +16,8 @@ import numpy as np
 
 from pretrain import build
 from pretrain.checkpoint import Checkpointer
-from pretrain.interop import fourm
+from pretrain.interop import fourm, tokenizer_json, transformers
+from pretrain.models import multimodal
 from pretrain.restore import restore
 from pretrain.step import TrainState
 
@@ -22,47 +25,77 @@ POSITIONS = "fourm_positions.safetensors"  # their position tables, where ours d
 
 
 def read(source, workdir):
-    """4M checkpoint → workdir at step 0; prints what was missing or read in another way."""
-    from safetensors.numpy import save_file
-
+    """Checkpoint → workdir at step 0; prints what was missing or read in another way."""
     workdir = Path(workdir)
     if workdir.exists() and any(workdir.iterdir()):
         raise FileExistsError(f"{workdir} is not empty: remove it or convert elsewhere")
+    config_file = Path(source) / "config.json"
+    if config_file.exists() and "model_type" in transformers.read_json(config_file):
+        _read_transformers(source, workdir)
+    else:
+        _read_fourm(source, workdir)
+
+
+def _read_fourm(source, workdir):
+    from safetensors.numpy import save_file
+
     held = fourm.read(source)
     names = [m.name for m in held.modalities]
     targets = [m.name for m in held.modalities if m.targets]
     mixture = [dict(inputs=dict.fromkeys(names, 0.5), targets=dict.fromkeys(targets, 0.5))]
+    objectives = dict(masked=dict(input_tokens=[0, 128], target_tokens=[0, 128], mixture=mixture))
+    params = {"model": held.params, "objective": {"masked": {}}}
+    _save(workdir, "models.encdec", held, held.modalities, objectives, params)
+    if held.positions:
+        save_file(held.positions, workdir / POSITIONS)
+
+
+def _read_transformers(source, workdir):
+    held = transformers.read(source)
+    image, text = held.modalities
+    if (Path(source) / tokenizer_json.FILE).exists():
+        text = dataclasses.replace(text, tokenizer=str((workdir / tokenizer_json.FILE).resolve()))
+    objectives = {}
+    for name, objective in held.objectives.items():
+        objectives[name] = dataclasses.asdict(objective)
+        del objectives[name]["modalities"]
+    _save(workdir, "models.multimodal", held, (image, text), objectives, held.params)
+    tokenizer_json.copy(source, workdir)
+
+
+def _save(workdir, model, held, modalities, objectives, params):
     config = dict(
-        steps=1, batch_size=1, modalities=[build.plain(m) for m in held.modalities],
-        model={"model": "models.encdec", **dataclasses.asdict(held.model)},
-        objectives=dict(masked=dict(input_tokens=[0, 128], target_tokens=[0, 128], mixture=mixture)),
-        data=dict(source="tokens"),
+        steps=1, batch_size=1, modalities=[build.plain(m) for m in modalities],
+        model={"model": model, **dataclasses.asdict(held.model)}, objectives=objectives, data=dict(source="tokens"),
     )  # fmt: skip
     build.objectives(build.parse(config))  # what `restore` will do
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    if held.positions:
-        save_file(held.positions, workdir / POSITIONS)
-    params = {"model": held.params, "objective": {"masked": {}}}
     with Checkpointer(workdir, info={"modalities": config["modalities"]}) as checkpointer:
         checkpointer.save(TrainState(np.zeros((), np.int32), params, (), None), _NoData())
     for line in held.report:
         print(line)
-    count = sum(x.size for x in jax.tree.leaves(held.params))
-    print(f"wrote {workdir}: {count / 1e6:.1f}M parameters, {len(names)} modalities")
+    count = sum(x.size for x in jax.tree.leaves(params))
+    print(f"wrote {workdir}: {count / 1e6:.1f}M parameters, {len(modalities)} modalities")
 
 
-def write(workdir, out, step=None):
-    """Workdir → folder in 4M's layout."""
+def write(workdir, out, step=None, *, image="", text="", eos_id=None):
+    """Workdir → folder in 4M's layout, or that of transformers if it holds towers."""
     from safetensors.numpy import load_file
 
     held = restore(workdir, step)
-    file = Path(workdir) / POSITIONS
-    positions = load_file(file) if file.exists() else {}
-    known = fourm.buffers(held.model.config, held.run.modalities)
-    positions = {k: v for k, v in positions.items() if k in known and known[k].shape == v.shape}
-    fourm.write(out, held.model.config, held.run.modalities, held.params["model"], positions)
-    print(f"wrote {out}: config.json, {fourm.FILE}")
+    model, modalities = held.model.config, held.run.modalities
+    if isinstance(model, multimodal.Config):
+        transformers.write(
+            out, model, modalities, held.objectives, held.params, image=image, text=text, eos_id=eos_id
+        )  # fmt: skip
+    else:
+        file = Path(workdir) / POSITIONS
+        positions = load_file(file) if file.exists() else {}
+        known = fourm.buffers(model, modalities)
+        positions = {k: v for k, v in positions.items() if k in known and known[k].shape == v.shape}
+        fourm.write(out, model, modalities, held.params["model"], positions)
+    print(f"wrote {out}: {', '.join(sorted(p.name for p in Path(out).iterdir()))}")
 
 
 class _NoData:
@@ -79,11 +112,14 @@ def main():
     what.add_argument("--read", help="a 4M .safetensors file, or a folder with config.json and model.safetensors")
     what.add_argument("--write", help="a new folder")
     parser.add_argument("--step", type=int, help="which checkpoint to write; the newest if not given")
+    parser.add_argument("--image", default="", help="to transformers: which image modality, if there are several")
+    parser.add_argument("--text", default="", help="to transformers: which text modality, if there are several")
+    parser.add_argument("--eos_id", type=int, help="to CLIP: the id that ends a text, if its tokenizer does not say")
     args = parser.parse_args()
     if args.read:
         read(args.read, args.workdir)
     else:
-        write(args.workdir, args.write, args.step)
+        write(args.workdir, args.write, args.step, image=args.image, text=args.text, eos_id=args.eos_id)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
-"""A 4M file → workdir → 4M folder: the same bits; and the workdir opens as any other."""
+"""A 4M file, or a CLIP or SigLIP folder → workdir → folder: the same bits; and the workdir opens as any other."""
 
+import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from pretrain.interop import fourm
-from pretrain.restore import restore
+from configs import clip_b16, siglip_b16
+from pretrain import build
+from pretrain.initialize import read_origin, start
+from pretrain.interop import fourm, transformers
+from pretrain.restore import init_function, restore
 from tools import convert
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fourm"
@@ -23,3 +29,29 @@ def test_there_and_back(tmp_path, name, capsys):
     assert restore(tmp_path / "run").model.config.gated == (name == "swiglu_nobias")
     with pytest.raises(FileExistsError, match="not empty"):
         convert.read(GOLDEN / f"{name}.safetensors", tmp_path / "run")
+
+
+@pytest.mark.parametrize("config", [clip_b16, siglip_b16])
+def test_transformers_there_and_back(tmp_path, config, capsys, monkeypatch):
+    run = build.parse(config.get_config("tiny"))
+    objectives = build.objectives(run)
+    make, rng = build.model(run, objectives), np.random.default_rng(0)
+    shapes = jax.eval_shape(init_function(make, objectives, 0)[1])
+    params = jax.tree.map(lambda s: np.asarray(rng.normal(size=s.shape), np.float32), shapes)
+    model = nnx.eval_shape(lambda: make(nnx.Rngs(0))).config
+    folder = transformers.write(tmp_path / "folder", model, run.modalities, objectives, params)
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    for args in ([f"--read={folder}"], [f"--write={out}", "--image=image"]):
+        monkeypatch.setattr(sys, "argv", ["convert", f"--workdir={workdir}", *args])
+        convert.main()
+    assert f"wrote {out}: README.md, config.json, model.safetensors" in capsys.readouterr().out
+    for file in folder.iterdir():
+        assert file.name == "README.md" or file.read_bytes() == (out / file.name).read_bytes(), file.name
+    held = restore(workdir)
+    jax.tree.map(np.testing.assert_array_equal, held.params, params)
+    assert held.run.modalities[1].tokenizer == str(workdir / "tokenizer.json")
+    # A run with a tower of that name starts from it.
+    fresh = jax.tree.map(np.zeros_like, params)
+    taken, report = start(read_origin("", {"image": str(workdir)}), fresh, run.modalities)
+    assert "tower image" in report and not taken["model"]["towers"]["text"]["table"].any()
+    jax.tree.map(np.testing.assert_array_equal, taken["model"]["towers"]["image"], params["model"]["towers"]["image"])
