@@ -6,6 +6,7 @@ An unknown, missing or mistyped key fails here with the key, the value and what 
 import dataclasses
 import difflib
 import importlib
+import inspect
 import json
 import math
 import pkgutil
@@ -15,6 +16,7 @@ import typing
 import ml_collections
 import numpy as np
 
+from data_pipeline.hf_text import HFTokenizer
 from data_pipeline.pipeline import Encoder
 from data_pipeline.sources.tokens import read_manifest
 from data_pipeline.spec import Modality, check_modalities
@@ -25,13 +27,19 @@ from pretrain.sharding import BATCH, MeshConfig
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """source: a file of data_pipeline/sources (`emoji`, `tokens`); path: where it lies, for sources that need it."""
+    """source: a file of data_pipeline/sources (`emoji`, `tokens`, `files`); path: the folder that it reads, if it does.
+
+    min_scale, ratio, flip: random crops of `pixels`, aligned over an example: the least share of the area that one
+    keeps, the least and greatest factor on its aspect, the probability that it is mirrored.
+    """
 
     source: str
     path: str = ""
     train: str = "train"
     workers: int = 0
     min_scale: float = 0.8
+    ratio: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +139,11 @@ def from_dict(cls, values, where: str, **given):
 
 def _cast(value, hint, where):
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType and type(None) in args:
+        if value is None:
+            return None
+        (hint,) = (a for a in args if a is not type(None))
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, where)
     if origin is tuple:
@@ -161,51 +174,83 @@ def load(package: str, name: str, key: str, holds: str):
 
 def objectives(run: Run) -> dict:
     """{name: Objective}; a run's `objectives.NAME.objective` is the file, by default NAME itself."""
-    out = {}
-    for name, values in run.objectives.items():
-        values = dict(values)
-        file = values.pop("objective", name)
-        cls = load("pretrain.objectives", file, f"config.objectives.{name}.objective", "Objective").Objective
-        if "modalities" not in {f.name for f in dataclasses.fields(cls)}:
-            raise TypeError(f"pretrain/objectives/{file}.py: Objective needs a field `modalities`")
-        given = {"modalities": run.modalities}
-        if "sentinel" in {f.name for f in dataclasses.fields(cls)}:
-            # 4M numbers its sentinels from [S_1]. Its WordPiece vocabulary has them at the same ids.
-            given |= {"sentinel": TextTokenizer.sentinel_start + 1, "n_sentinels": TextTokenizer.n_sentinels - 1}
-        out[name] = from_dict(cls, values, f"config.objectives.{name}", **given)
-    return out
+    return {n: _objective(run, values, n, f"config.objectives.{n}") for n, values in run.objectives.items()}
 
 
-def model(run: Run, objectives: dict):
-    """(module, make): make(rngs) builds the network that the run's config names."""
+def _objective(run: Run, values: dict, name: str, where: str):
+    values = dict(values)
+    file = values.pop("objective", name)
+    cls = load("pretrain.objectives", file, f"{where}.objective", "Objective").Objective
+    fields = {f.name for f in dataclasses.fields(cls)}
+    if "modalities" not in fields:
+        raise TypeError(f"pretrain/objectives/{file}.py: Objective needs a field `modalities`")
+    given = {"modalities": run.modalities}
+    if "sentinel" in fields:
+        # 4M numbers its sentinels from [S_1]. Its WordPiece vocabulary has them at the same ids.
+        given |= {"sentinel": TextTokenizer.sentinel_start + 1, "n_sentinels": TextTokenizer.n_sentinels - 1}
+    if "embed_dim" in fields:
+        given["embed_dim"] = _model_config(run)[1].embed_dim
+    if "base" in fields:  # an objective around another
+        given["base"] = _objective(run, values.pop("base", {}), "", f"{where}.base")
+    return from_dict(cls, values, where, **given)
+
+
+def _model_config(run: Run):
+    """(file, its frozen Config) of the network that the run's config names."""
     values = dict(run.model)
     package, _, name = values.pop("model", "models.encdec").rpartition(".")
     if package not in ("models", "tokenizers"):
         raise ValueError(f"config.model.model={name!r}: write models.FILE or tokenizers.FILE, such as models.encdec")
     module = load(f"pretrain.{package}", name, "config.model.model", "Model")
-    config = from_dict(module.Config, values, "config.model")
+    return module, from_dict(module.Config, values, "config.model")
+
+
+def frozen(run: Run) -> tuple[str, ...]:
+    """Patterns of the parameters that the network's config freezes."""
+    for tower in getattr(_model_config(run)[1], "towers", ()):
+        if tower.frozen and not tower.load and not run.init:
+            raise ValueError(
+                f"model.towers: {tower.name!r}: frozen=True, but it would keep its random values: name a workdir in "
+                "load or in config.init, or set frozen=False"
+            )
+    return getattr(_model_config(run)[1], "frozen", ())
+
+
+def tower_loads(run: Run) -> dict[str, str]:
+    """{tower: workdir that it starts from}."""
+    return {t.name: t.load for t in getattr(_model_config(run)[1], "towers", ()) if t.load}
+
+
+def model(run: Run, objectives: dict):
+    """make(rngs), which builds the network that the run's config names."""
+    module, config = _model_config(run)
     wanted = {e for o in objectives.values() for e in getattr(o, "embedded", ())}
     embedded = tuple(m.name for m in run.modalities if m.name in wanted)
     return lambda rngs: module.Model(config, run.modalities, embedded, rngs)
 
 
-def text_tokenizer(run: Run) -> TextTokenizer | None:
-    """The text tokenizer if some modality needs it, checked against the specs."""
-    sequences = [m for m in run.modalities if m.kind == "sequence" and m.tokenizer == "text"]
-    if not sequences:
-        return None
-    text = TextTokenizer()
-    for m in sequences:
-        if m.vocab_size != text.vocab_size:
-            raise ValueError(
-                f"modality {m.name!r}: vocab_size={m.vocab_size}, but the text tokenizer has {text.vocab_size}"
-            )
-    return text
+def text_tokenizers(run: Run) -> dict[str, TextTokenizer | HFTokenizer]:
+    """{`text` or the path of a tokenizer.json: its tokenizer}, of all that the modalities need."""
+    made = {}
+    for m in run.modalities:
+        foreign = m.tokenizer.endswith(".json")
+        if m.kind != "sequence" or not (foreign or m.tokenizer == "text"):
+            continue
+        if m.tokenizer not in made:
+            made[m.tokenizer] = HFTokenizer(m.tokenizer) if foreign else TextTokenizer()
+        has = made[m.tokenizer].vocab_size
+        # Published models often pad their tables beyond the tokenizer's ids.
+        if m.vocab_size < has or (m.vocab_size > has and not foreign):
+            name = m.tokenizer if foreign else "the text tokenizer"
+            raise ValueError(f"modality {m.name!r}: vocab_size={m.vocab_size}, but {name} has {has}")
+    return made
 
 
 def source(data: Data, split):
     """A random-access source of examples."""
     module = load("data_pipeline.sources", data.source, "config.data.source", "Source")
+    if not data.path and "path" in inspect.signature(module.Source).parameters:
+        raise ValueError(f"config.data.path='': the source {data.source!r} reads a folder; give its path")
     return module.Source(data.path, split) if data.path else module.Source(split)
 
 
@@ -235,7 +280,8 @@ def check_tokens(run: Run):
 
 
 def encoder(run: Run, *, train: bool) -> Encoder:
-    return Encoder(run.modalities, text_tokenizer(run), train, run.data.min_scale)
+    data = run.data
+    return Encoder(run.modalities, text_tokenizers(run), train, data.min_scale, data.ratio, data.flip)
 
 
 def evaluators(specs: dict, context) -> dict:

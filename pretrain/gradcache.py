@@ -16,7 +16,8 @@ def embedding_gradients(objective, model, own, views, keys, weights):
     _, z = jax.lax.scan(lambda _, vk: (None, objective.embed(model, own, *vk)), None, (views, keys))
 
     def loss(own, z):
-        totals = objective.pair(own, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), z))
+        # Microbatches took every accum-th example: back to the order of the batch, which negatives may depend on.
+        totals = objective.pair(own, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), z))
         return weighted_sum(objective, totals, weights), totals
 
     (_, totals), (d_own, d_z) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(own, z)

@@ -5,14 +5,63 @@ positions are no parameters: they follow from the spec.
 """
 
 import dataclasses
+import math
+import re
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from pretrain.restore import Restored
+from pretrain.restore import Restored, restore
 from pretrain.sharding import path_str
 
 MODALITY = "model/tokens/modality"
+
+
+class Origin(NamedTuple):
+    """What a run starts from: a whole model, or None, and towers of others, {name: Restored}."""
+
+    whole: Restored | None
+    towers: dict
+
+
+def read_origin(init: str, towers: dict) -> Origin | None:
+    """init: a workdir or ""; towers: {name: workdir}. None if a run starts from nothing."""
+    if not init and not towers:
+        return None
+    return Origin(restore(init) if init else None, {name: restore(path) for name, path in towers.items()})
+
+
+def start(origin: Origin, fresh: dict, modalities) -> tuple[dict, str]:
+    """Parameters like `fresh` (`{"model", "objective"}`) with what `origin` holds of them, and a report."""
+    lines = []
+    if origin.whole:
+        fresh, report = start_from(origin.whole, fresh, modalities)
+        lines.append(str(report))
+    for name, held in origin.towers.items():
+        theirs, where = held.params["model"].get("towers", {}), f"model.towers: {name!r}: load"
+        if name not in theirs:
+            raise ValueError(f"{where}: that workdir has no such tower, but {list(theirs)}; give this one its name")
+        mine = fresh["model"]["towers"][name]
+        # The projection and the pooling's parts may be new; the transformer may not.
+        unlike = {path_str(k) for k, _ in jax.tree_util.tree_leaves_with_path(mine)} ^ {
+            path_str(k) for k, _ in jax.tree_util.tree_leaves_with_path(theirs[name])
+        }
+        if unlike:
+            raise ValueError(
+                f"{where}: the two differ in {sorted(unlike)[:3]}; give this tower the settings of that one"
+            )
+        taken = jax.tree_util.tree_map_with_path(
+            lambda k, new, old: fit(path_str(k), old, new.shape), mine, theirs[name]
+        )
+        fresh = fresh | {"model": fresh["model"] | {"towers": fresh["model"]["towers"] | {name: taken}}}
+        lines.append(f"tower {name}: {len(jax.tree.leaves(taken))} arrays of parameters loaded")
+    return fresh, "\n  ".join(lines)
+
+
+def check_start(origin: Origin, shapes, modalities) -> str:
+    """What `start` will do, from the shapes of the fresh parameters alone; its errors come before compilation."""
+    return start(origin, jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), shapes), modalities)[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +107,9 @@ def start_from(held: Restored, fresh: dict, modalities) -> tuple[dict, Report]:
         if old[path].shape == leaf.shape:
             loaded.append(path)
             return old[path]
-        if "learned/" in path and old[path].shape[1:] == leaf.shape[1:]:
-            resized.append(f"{path} {len(old[path])} → {len(leaf)}")
-            return resize(old[path], len(leaf))
-        raise ValueError(
-            f"config.init: {path} has shape {old[path].shape} there and {leaf.shape} here; give this config the sizes "
-            "of that model, or start from another"
-        )
+        rows = fit(path, old[path], leaf.shape)
+        resized.append(f"{path} {len(old[path])} → {len(leaf)}")
+        return rows
 
     params = jax.tree_util.tree_map_with_path(take, fresh)
     taken = {path_str(k) for k, _ in jax.tree_util.tree_leaves_with_path(fresh)}
@@ -75,9 +120,30 @@ def start_from(held: Restored, fresh: dict, modalities) -> tuple[dict, Report]:
     return params, Report(tuple(loaded), tuple(new), tuple(dropped), tuple(resized))
 
 
-def check_start(held: Restored, shapes, modalities) -> Report:
-    """What `start_from` will do, from the shapes of the fresh parameters alone; its errors come before compilation."""
-    return start_from(held, jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), shapes), modalities)[1]
+def fit(path: str, old, shape) -> np.ndarray:
+    """A loaded array in the shape that is asked for: as it is, or learned positions of another length or grid."""
+    old = np.asarray(old)
+    if old.shape == shape:
+        return old
+    if old.shape[1:] == shape[1:]:
+        if "learned/" in path:
+            return resize(old, shape[0])
+        if re.search(r"positions$", path):
+            return resize_grid(old, shape[0])
+    raise ValueError(
+        f"config.init: {path} has shape {old.shape} there and {shape} here; give this config the sizes of that model, "
+        "or start from another"
+    )
+
+
+def resize_grid(rows: np.ndarray, length: int) -> np.ndarray:
+    """Bilinear interpolation of positions of a square grid, `[n², D]` or `[1 + n², D]` (the first a class token's)."""
+    extra = next((e for e in (0, 1) if all(math.isqrt(n - e) ** 2 == n - e for n in (len(rows), length))), None)
+    if extra is None:
+        raise ValueError(f"config.init: {len(rows)} positions there, {length} here: only square grids can be resized")
+    old, new = (math.isqrt(n - extra) for n in (len(rows), length))
+    grid = np.asarray(jax.image.resize(rows[extra:].reshape(old, old, -1), (new, new, rows.shape[1]), "bilinear"))
+    return np.concatenate([rows[:extra], grid.reshape(new * new, -1)])
 
 
 def resize(rows: np.ndarray, length: int) -> np.ndarray:

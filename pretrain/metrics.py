@@ -15,6 +15,7 @@ class Rate:
 
     def __init__(self, batch_size: int, tokens_per_example: int):
         self._batch_size, self._tokens, self._warm = batch_size, tokens_per_example, False
+        self.empty = []  # terms that had no weight in the interval last closed
         self._reset()
 
     def _reset(self):
@@ -46,6 +47,7 @@ class Rate:
         """
         out = {"loss": sum(self._losses) / len(self._losses)} if self._losses else {}
         out |= {name: total / weight for name, (total, weight) in self._terms.items() if weight}
+        self.empty = [name for name, (_, weight) in self._terms.items() if not weight]
         if self._steps:
             out["examples/s"] = self._steps * self._batch_size / (time.perf_counter() - self._since)
             if self._tokens:
@@ -60,7 +62,7 @@ class Writer:
     def __init__(self, workdir, log, *, steps: int, start: int, config: dict):
         self._main = jax.process_index() == 0
         self._steps, self._tensorboard, self._wandb = steps, None, None
-        self._pending, self._speed, self.last = None, "", {}
+        self._pending, self._speed, self.last, self._told = None, "", {}, set()
         if not self._main:
             return
         self._jsonl = _continue_jsonl(Path(workdir) / "metrics.jsonl", start)
@@ -97,6 +99,12 @@ class Writer:
             unit = "tokens/s" if "tokens/s" in scalars else "examples/s"
             self._speed = f"{_short(scalars[unit])} {unit}" if unit in scalars else ""
             self.write(step, scalars)
+            for name in set(rate.empty) - self._told:
+                self._told.add(name)
+                self.say(
+                    f"{name}: not one example of these steps had what the term needs; if it stays so, check that the "
+                    "data hold its modalities in the same examples, or drop the term"
+                )
 
     def write(self, step: int, scalars: dict):
         """Writes scalars to every file and prints them."""

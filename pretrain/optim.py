@@ -22,7 +22,10 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """lr is the peak, reached after `warmup` steps; then a cosine to `final_lr` · lr at the run's last step."""
+    """lr is the peak, reached after `warmup` steps; then a cosine to `final_lr` · lr at the run's last step.
+
+    trust_ratio: scale every array's step by its own norm over the step's: LAMB (arXiv 1904.00962), for huge batches.
+    """
 
     lr: float = 1e-3
     warmup: int = 0
@@ -32,6 +35,7 @@ class Config:
     eps: float = 1e-8
     weight_decay: float = 0.05
     clip: float = 0.0
+    trust_ratio: bool = False
     rules: tuple[Rule, ...] = ()
     max_skipped: int = 20
 
@@ -43,8 +47,8 @@ def schedule(config: Config, steps: int):
     return optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup, steps, config.final_lr * config.lr)
 
 
-def make_optimizer(config: Config, params, steps: int) -> optax.GradientTransformation:
-    """The chain for this tree of parameters (or of their shapes).
+def make_optimizer(config: Config, params, steps: int, frozen: tuple = ()) -> optax.GradientTransformation:
+    """The chain for this tree of parameters (or of their shapes). frozen: patterns of what never changes.
 
     A step whose gradient is not finite changes nothing and is counted (`optax.apply_if_finite`); the training loop
     stops the run after `max_skipped` of them in a row.
@@ -54,8 +58,15 @@ def make_optimizer(config: Config, params, steps: int) -> optax.GradientTransfor
         if not any(re.search(rule.pattern, p) for p in paths):
             raise ValueError(f"optim.rules: {rule.pattern!r} matches no parameter; paths look like {paths[0]!r}")
 
+        held = [p for p in paths if re.search(rule.pattern, p) and any(re.search(f, p) for f in frozen)]
+        if held and rule.lr_scale:
+            raise ValueError(
+                f"optim.rules: {rule.pattern!r} trains {held[0]}, which the model freezes; set frozen=False there"
+            )
+    rules = [*(Rule(pattern, 0.0) for pattern in frozen), *config.rules]
+
     def lr_scale(path, _):
-        return next((r.lr_scale for r in config.rules if re.search(r.pattern, path_str(path))), 1.0)
+        return next((r.lr_scale for r in rules if re.search(r.pattern, path_str(path))), 1.0)
 
     scales = jax.tree_util.tree_map_with_path(lr_scale, params)
     decay = jax.tree_util.tree_map_with_path(lambda p, _: not re.search(NO_DECAY, path_str(p)), params)
@@ -63,9 +74,10 @@ def make_optimizer(config: Config, params, steps: int) -> optax.GradientTransfor
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=decay),
+        optax.scale_by_trust_ratio() if config.trust_ratio else optax.identity(),
         optax.scale_by_learning_rate(schedule(config, steps)),
     ]
-    if config.rules:
+    if rules:
         chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, s: u * s, updates, scales)))
     # The limit is out of reach on purpose: beyond its own limit optax would apply the bad update.
     return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=2**31 - 1)

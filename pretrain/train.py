@@ -9,8 +9,8 @@ from data_pipeline.pipeline import train_batches
 from pretrain import build, metrics, optim, runtime, sharding
 from pretrain.checkpoint import Checkpointer, has_checkpoint
 from pretrain.evals.base import Context
-from pretrain.initialize import check_start, start_from
-from pretrain.restore import init_function, restore
+from pretrain.initialize import check_start, read_origin, start
+from pretrain.restore import init_function
 from pretrain.step import TrainState, init_state, make_train_step
 
 
@@ -25,7 +25,7 @@ def train(config, workdir) -> TrainState:
     make_model = build.model(run, objectives)
     graph, init = init_function(make_model, objectives, run.seed)
     shapes = jax.eval_shape(init)
-    optimizer = optim.make_optimizer(run.optim, shapes, run.steps)
+    optimizer = optim.make_optimizer(run.optim, shapes, run.steps, build.frozen(run))
     source = build.source(run.data, run.data.train)
     iterator = iter(
         train_batches(
@@ -35,7 +35,7 @@ def train(config, workdir) -> TrainState:
     )  # fmt: skip
     evaluators = build.evaluators(run.evals, Context(run, graph, objectives))
     check_best(run.checkpoint, evaluators)
-    origin = restore(run.init) if run.init and not has_checkpoint(workdir) else None
+    origin = None if has_checkpoint(workdir) else read_origin(run.init, build.tower_loads(run))
     report = check_start(origin, shapes, run.modalities) if origin else ""
     resumed = runtime.claim_workdir(workdir, build.to_json(config))
     print(runtime.describe(), sharding.report(shapes, mesh), sep="\n", flush=True)
@@ -59,14 +59,14 @@ def train(config, workdir) -> TrainState:
 
         layout = sharding.state_sharding(jax.eval_shape(fresh), mesh)
         state = jax.jit(fresh, out_shardings=layout)()
-        start = checkpointer.latest() or 0
-        if start:
+        first = checkpointer.latest() or 0
+        if first:
             state = checkpointer.restore(state, iterator)
-            print(f"resuming {workdir} from step {start} of {run.steps}", flush=True)
+            print(f"resuming {workdir} from step {first} of {run.steps}", flush=True)
         elif origin:
-            params, _ = start_from(origin, state.params, run.modalities)
+            params, _ = start(origin, state.params, run.modalities)
             state, origin = jax.jit(from_params, out_shardings=layout)(params), None  # nothing else holds that model
-            print(f"starting from {run.init}: {report}", flush=True)
+            print(f"starting from what others learned: {report}", flush=True)
         elif resumed:
             print(f"{workdir} has no complete checkpoint yet: starting from step 0", flush=True)
 
@@ -77,10 +77,10 @@ def train(config, workdir) -> TrainState:
         batches = (jax.tree.map(lambda x: jax.make_array_from_process_local_data(placed, x), b) for b in iterator)
 
         # -- Loop -------------------------------------------------------------------------------------------------
-        writer = metrics.Writer(workdir, run.log, steps=run.steps, start=start, config=build.plain(config))
+        writer = metrics.Writer(workdir, run.log, steps=run.steps, start=first, config=build.plain(config))
         stack.callback(writer.close)
         rate = metrics.Rate(run.batch_size, sum(o.tokens_per_example for o in objectives.values()))
-        for done in range(start + 1, run.steps + 1):
+        for done in range(first + 1, run.steps + 1):
             state, new = step_fn(state, next(batches))
             # Metrics of step t are read while step t + 1 runs: the device never waits for the host.
             writer.read(done, new, rate, flush=done % run.log.every == 0 or done == run.steps)
@@ -103,10 +103,9 @@ def train(config, workdir) -> TrainState:
 
 def checkpoint_info(run) -> dict:
     """What a checkpoint says of its data: specs and digests, so that nobody has to guess a normalisation later."""
-    text = build.text_tokenizer(run)
     return {
         "modalities": build.plain(run.modalities),
-        "text_tokenizer": text.digest if text else None,
+        "text_tokenizers": {name: text.digest for name, text in build.text_tokenizers(run).items()},
         "source": repr(build.source(run.data, run.data.train)),
     }
 

@@ -86,7 +86,9 @@ def test_a_good_config_builds():
         (dict(objectives__maskd={}), ValueError, "config.objectives.maskd.objective='maskd': .*masked"),
         (dict(objectives__mine={"objective": "clip"}), ValueError, "objectives.mine.objective='clip': .*contrastive"),
         (dict(model__model="models.encdecc"), ValueError, "config.model.model='encdecc': .*there are: .*encdec"),
-        (dict(data__source="webdata"), ValueError, "config.data.source='webdata': .*there are: emoji, tokens"),
+        (dict(data__source="webdata"), ValueError, "config.data.source='webdata': .*there are: emoji, files, tokens"),
+        (dict(data__source="files"), ValueError, "config.data.path='': the source 'files' reads a folder"),
+        (dict(data__ratio=(1.0,)), TypeError, r"config.data.ratio=\(1.0,\): expected 2 values"),
         (dict(modalities=[GRID | {"tokenizer": ""}]), ValueError, "modality 'code': tokenizer=''"),
         (dict(modalities=[GRID, GRID]), ValueError, "'code' occurs twice"),
         (
@@ -114,7 +116,8 @@ def test_loading_lists_real_files_only():
     """What is listed can be loaded and is what was asked for: every listed objective has an `Objective`."""
     with pytest.raises(ValueError) as e:
         build.load("pretrain.objectives", "masking", "key", "Objective")
-    assert {"masked", "contrastive", "reconstruction"} == set(str(e.value).split("there are: ")[1].split(", "))
+    kinds = {"contrastive", "masked", "matryoshka", "reconstruction", "sigmoid", "symile", "triplet", "uniformity"}
+    assert kinds == set(str(e.value).split("there are: ")[1].split(", "))
 
 
 @pytest.mark.parametrize(

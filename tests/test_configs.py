@@ -17,7 +17,7 @@ def config(name, arg=""):
     return importlib.import_module(f"configs.{name}").get_config(arg)
 
 
-@pytest.mark.parametrize("name", [f for f in FILES if f not in ("__init__", "fourm_common")])
+@pytest.mark.parametrize("name", [f for f in FILES if f not in ("__init__", "fourm_common", "contrastive_common")])
 def test_configs_parse_and_make_their_objectives(name):
     run = build.parse(config(name, "rgb" if name == "emoji_tokenizer" else ""))
     assert build.objectives(run)

@@ -10,7 +10,7 @@ import tiny
 from flax import nnx
 
 from data_pipeline.spec import Modality
-from pretrain.initialize import check_start, resize, start_from
+from pretrain.initialize import Origin, check_start, resize, start_from
 from pretrain.models.tokens import whole
 
 CODES = Modality("codes", "set", (4,), "codes", "codes", 9, tokenizer="codes")
@@ -49,7 +49,7 @@ def test_old_outputs_are_bit_identical_when_modalities_come_and_go(tables):
     assert "model/tokens/tables/extra" in report.new and "model/tokens/modality/extra" in report.new
     assert "model/tokens/tables/depth" in report.dropped and "model/tokens/modality/depth" in report.dropped
     assert "1 dropped" not in str(report) and "new: " in str(report)
-    assert report == check_start(held(old), jax.eval_shape(lambda: params(new)), ours)
+    assert str(report) == check_start(Origin(held(old), {}), jax.eval_shape(lambda: params(new)), ours)
 
 
 def test_learned_positions_are_resized():

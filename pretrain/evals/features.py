@@ -16,8 +16,7 @@ def _embedder(context: Context, modality: str):
         model = nnx.merge(context.graph, params["model"])
         tokens = whole(batch, modality, context.modalities)
         own = [m for m in context.modalities if m.name == modality]
-        pooled = model.pool(model.encode(tokens, dense_rows(batch, own)))
-        z = model.project_pooled(pooled, modality) if modality in model.embedded else pooled
+        pooled, z = model.pooled(tokens, dense_rows(batch, own), modality)
         return pooled, z, tokens.valid.any(1)
 
     return jax.jit(embed)

@@ -182,12 +182,50 @@ class Model(nnx.Module):
 
     def project_pooled(self, pooled, modality: str):
         """The output of `pool` → the L2-normalised embedding of one modality, `[B, embed_dim]`."""
-        z = self.project[modality](pooled)
-        return z * jax.lax.rsqrt(jnp.square(z).sum(-1, keepdims=True) + 1e-12)
+        return unit(self.project[modality](pooled))
+
+    def pooled(self, tokens: TokenSet, dense: dict, name: str):
+        """One modality alone → (pooled encoder output `[B, P]`, its embedding; without a projection the output)."""
+        pooled = self.pool(self.encode(tokens, dense))
+        return pooled, self.project_pooled(pooled, name) if name in self.embedded else pooled
+
+    def embed(self, tokens: dict, dense: dict, *, early=None) -> dict:
+        """{name: TokenSet `[B, n]`}, {name: rows} of `tokens.dense_rows` → {name: `[B, embed_dim]` of unit length}.
+
+        Every modality is encoded alone; those of equal length share one encoder call.
+        early: a number in 0…1; gives (embedding, that of an earlier layer) instead: of layer 1 + ⌊early · (depth − 1)⌋.
+        """
+        groups = {}
+        for name, t in tokens.items():
+            groups.setdefault(name if name in dense else t.ids.shape[1], []).append(name)
+        z = {}
+        for names in groups.values():
+            # Interleaved [B, k] → [B·k], so that a sharded batch axis stays where it is.
+            joined = jax.tree.map(lambda *x: jnp.stack(x, 1).reshape(-1, x[0].shape[1]), *(tokens[n] for n in names))
+            encoded = self.encode(joined, dense, layers=early is not None)
+            versions = [encoded]
+            if early is not None:
+                versions.append(encoded._replace(x=self.encoder_norm(layer_of(encoded.layers, early))))
+            pooled = [self.pool(v) for v in versions]
+            pooled = [p.reshape(-1, len(names), p.shape[-1]) for p in pooled]
+            for i, name in enumerate(names):
+                made = tuple(self.project_pooled(p[:, i], name) for p in pooled)
+                z[name] = made if early is not None else made[0]
+        return z
 
     @property
     def _run(self):
         return dict(remat=self.config.remat, unroll=True if self.config.unroll else 1)
+
+
+def unit(z):
+    """L2-normalised rows; zeros stay zeros."""
+    return z * jax.lax.rsqrt(jnp.square(z).sum(-1, keepdims=True) + 1e-12)
+
+
+def layer_of(hidden, early):
+    """Layer 1 + ⌊early · (depth − 1)⌋ of `[depth, B, N, D]`: any but the last, if there is more than one."""
+    return hidden[jnp.minimum((early * (len(hidden) - 1)).astype(jnp.int32), max(len(hidden) - 2, 0))]
 
 
 def self_mask(queries: TokenSet, modalities) -> jax.Array:

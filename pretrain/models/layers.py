@@ -13,6 +13,12 @@ from pretrain.ops.matmul import matmul
 
 xavier_uniform = jax.nn.initializers.xavier_uniform()
 
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": jax.nn.gelu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # CLIP's
+}
+
 
 class Linear(nnx.Module):
     """y = x·kernel + bias; kernel `[d_in, d_out]`. Each of `parts` packed matrices is initialised alone."""
@@ -30,9 +36,10 @@ class Linear(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """fp32 layer normalisation over the last axis, eps 1e-6 (arXiv 1607.06450)."""
+    """fp32 layer normalisation over the last axis (arXiv 1607.06450)."""
 
-    def __init__(self, dim: int, *, bias: bool):
+    def __init__(self, dim: int, *, bias: bool, eps: float = 1e-6):
+        self.eps = eps
         self.scale = nnx.Param(jnp.ones(dim))
         self.bias = nnx.Param(jnp.zeros(dim)) if bias else None
 
@@ -40,7 +47,7 @@ class LayerNorm(nnx.Module):
         mean = x.mean(-1, keepdims=True)
         centred = x - mean
         variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + 1e-6) * self.scale[...]
+        y = centred * jax.lax.rsqrt(variance + self.eps) * self.scale[...]
         return y if self.bias is None else y + self.bias[...]
 
 
@@ -92,29 +99,33 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """fc2(gelu(fc1 x)), or gated: fc2(silu(fc1 x) · fc3 x) with two thirds of the width (arXiv 2002.05202)."""
+    """fc2(act(fc1 x)), or gated: fc2(silu(fc1 x) · fc3 x) with two thirds of the width (arXiv 2002.05202)."""
 
-    def __init__(self, dim: int, ratio: float, *, gated: bool, bias: bool, dtype, rngs: nnx.Rngs):
-        hidden = int(ratio * dim * 2 / 3) if gated else int(ratio * dim)
+    def __init__(self, dim: int, ratio: float, *, gated: bool, bias: bool, activation="gelu", dtype, rngs: nnx.Rngs):
+        hidden = int(ratio * dim * 2 / 3) if gated else round(ratio * dim)
+        self.activation = activation
         self.fc1 = Linear(dim, hidden, bias=bias, dtype=dtype, rngs=rngs)
         self.fc3 = Linear(dim, hidden, bias=bias, dtype=dtype, rngs=rngs) if gated else None
         self.fc2 = Linear(hidden, dim, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x):
         if self.fc3 is None:
-            return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+            return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
         return self.fc2(jax.nn.silu(self.fc1(x)) * self.fc3(x))
 
 
 class EncoderBlock(nnx.Module):
     """x += attention(norm1 x); x += mlp(norm2 x)."""
 
-    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, slopes=(), mimetic=False, dtype, rngs):
+    def __init__(
+        self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, slopes=(), mimetic=False, activation="gelu",
+        eps=1e-6, dtype, rngs,
+    ):  # fmt: skip
         args = dict(bias=bias, qk_norm=qk_norm, slopes=slopes, mimetic=mimetic, dtype=dtype, rngs=rngs)
-        self.norm1 = LayerNorm(dim, bias=bias)
+        self.norm1 = LayerNorm(dim, bias=bias, eps=eps)
         self.attn = Attention(dim, heads, cross=False, **args)
-        self.norm2 = LayerNorm(dim, bias=bias)
-        self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(dim, bias=bias, eps=eps)
+        self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, activation=activation, dtype=dtype, rngs=rngs)
 
     def __call__(self, x, mask=None, bias=None, distance=None):
         x = x + self.attn(self.norm1(x), mask=mask, bias=bias, distance=distance)

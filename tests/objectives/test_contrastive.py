@@ -8,7 +8,7 @@ import tiny
 from flax import nnx
 from tiny import MODALITIES
 
-from pretrain.objectives.contrastive import Edge, Objective, info_nce
+from pretrain.objectives.contrastive import Edge, Objective
 from pretrain.step import evaluate_objectives
 
 B, D = 7, 5
@@ -27,49 +27,6 @@ def numpy_info_nce(a, b, present, scale):
         row, column = np.exp(scale * (b @ a[i])), np.exp(scale * (a @ b[i]))
         total += 0.5 * (-np.log(row[i] / row.sum()) - np.log(column[i] / column.sum()))
     return total
-
-
-@pytest.mark.parametrize("count", [B, 4, 1])
-@pytest.mark.parametrize("scale", [1.0, 14.3])
-def test_equals_numpy(count, scale):
-    rng = np.random.default_rng(count)
-    a, b = unit(rng, B, D), unit(rng, B, D)
-    present = rng.permutation(np.arange(B) < count)
-    got = info_nce(jnp.float32(a), jnp.float32(b), jnp.asarray(present), scale)
-    np.testing.assert_allclose(got, numpy_info_nce(a, b, present, scale), rtol=2e-6, atol=1e-6)
-    assert count == 1 or got > 0.1
-
-
-def test_gradient_equals_finite_differences():
-    rng = np.random.default_rng(0)
-    a, b, present, step = unit(rng, B, D), unit(rng, B, D), np.arange(B) != 2, 1e-6
-    got = jax.grad(info_nce, argnums=(0, 1, 3))(jnp.float32(a), jnp.float32(b), jnp.asarray(present), 5.0)
-    for which in (0, 1):
-        want = np.zeros((B, D))
-        for i in np.ndindex(B, D):
-            moved = []
-            for sign in (1, -1):
-                ab = [a.copy(), b.copy()]
-                ab[which][i] += sign * step
-                moved.append(numpy_info_nce(*ab, present, 5.0))
-            want[i] = (moved[0] - moved[1]) / (2 * step)
-        np.testing.assert_allclose(got[which], want, atol=1e-4)
-        assert not np.asarray(got[which])[2].any(), "an absent example gets no gradient"
-    d_scale = (numpy_info_nce(a, b, present, 5 + step) - numpy_info_nce(a, b, present, 5 - step)) / (2 * step)
-    np.testing.assert_allclose(got[2], d_scale, atol=1e-4)
-
-
-def test_none_present_is_zero_without_nan():
-    rng = np.random.default_rng(0)
-    a, b = jnp.float32(unit(rng, B, D)), jnp.float32(unit(rng, B, D))
-    value, grads = jax.value_and_grad(info_nce, argnums=(0, 1, 3))(a, b, jnp.zeros(B, bool), 5.0)
-    assert value == 0 and not any(np.asarray(g).any() for g in grads)
-
-
-def test_what_an_absent_example_holds_does_not_matter():
-    rng = np.random.default_rng(0)
-    a, b, present = jnp.float32(unit(rng, B, D)), jnp.float32(unit(rng, B, D)), jnp.arange(B) != 2
-    assert info_nce(a, b, present, 5.0) == info_nce(a.at[2].set(0), b.at[2].set(9), present, 5.0)
 
 
 def objective(**changes):
@@ -115,7 +72,7 @@ def test_embeddings_are_unit_and_those_of_one_modality_alone():
 
 def test_thinned_grids_are_random_tokens_of_their_own_example():
     one, batch = objective(), tiny.batch(8, missing=0.0)
-    views = [one.view(batch, jax.random.split(jax.random.key(seed), 8)) for seed in (0, 1)]
+    views = [one.view(batch, jax.random.split(jax.random.key(seed), 8))["tokens"] for seed in (0, 1)]
     for view in views:
         tokens = jax.device_get(view["image"])
         assert tokens.ids.shape == (8, 5) and tokens.valid.all() and (np.diff(tokens.position) > 0).all()
@@ -123,6 +80,28 @@ def test_thinned_grids_are_random_tokens_of_their_own_example():
     assert not np.array_equal(views[0]["image"].position, views[1]["image"].position)
     assert len(np.unique(views[0]["image"].position, axis=0)) > 1
     assert view["caption"].ids.shape == (8, 10)
+
+
+def pair_of(one, own, seed=0):
+    rng = np.random.default_rng(seed)
+    z = {n: {"z": jnp.float32(unit(rng, B, D)), "present": jnp.ones(B)} for n in ("image", "caption")}
+    return float(one.pair(own, z)["image~caption"])
+
+
+def test_temperatures_directions_and_smoothing():
+    one = lambda **kw: objective(edges=(Edge("image", "caption"),), **kw)
+    learned = one(temperature=0.5)
+    assert pair_of(learned, learned.init(None)) == pair_of(one(temperature=0.5, learn="fixed"), {})
+    linear = one(temperature=0.5, learn="linear", max_scale=0.0)
+    assert linear.init(None) == {"temperature": 0.5}
+    np.testing.assert_allclose(pair_of(linear, linear.init(None)), pair_of(learned, learned.init(None)), rtol=1e-6)
+    forward, backward, mean, both = (
+        pair_of(one(learn="fixed", directions=d), {}) for d in ("forward", "backward", "mean", "sum")
+    )
+    assert forward != backward
+    np.testing.assert_allclose([mean, both], [(forward + backward) / 2, forward + backward], rtol=1e-6)
+    assert pair_of(one(learn="fixed", label_smoothing=0.1), {}) != mean
+    np.testing.assert_allclose(pair_of(one(learn="fixed", block=7), {}), mean, rtol=1e-6)
 
 
 def test_scale_is_clamped_at_100():
@@ -136,13 +115,16 @@ def test_scale_is_clamped_at_100():
     "changes, message",
     [
         (dict(edges=()), "list at least one pair"),
-        (dict(edges=(Edge("image", "sound"),)), r"edges\[0\]=.*no tokenized modality 'sound'; the run has image"),
+        (dict(edges=(Edge("image", "sound"),)), r"no modality 'sound'; the run has image"),
         (dict(edges=(Edge("image", "image"),)), "joins two modalities"),
         (dict(edges=(Edge("image", "depth", 0.0),)), "with a positive weight"),
         (dict(edges=(Edge("image", "depth"), Edge("image", "depth"))), "the same pair occurs twice"),
         (dict(temperature=0.0), "temperature=0.0: must be positive"),
+        (dict(learn="yes"), "learn='yes': must be one of log, linear, fixed"),
+        (dict(directions="up"), "directions='up': must be one of mean"),
+        (dict(label_smoothing=1.0), "label_smoothing=1.0"),
     ],
-    ids=["no edge", "unknown", "loop", "weight", "twice", "temperature"],
+    ids=["no edge", "unknown", "loop", "weight", "twice", "temperature", "learn", "directions", "smoothing"],
 )
 def test_config_errors(changes, message):
     with pytest.raises(ValueError, match=message):
