@@ -57,7 +57,7 @@ def tiny(c, fields):
         else:
             m.update(image(64, 8, name=m["name"], field=m["field"]))
     for t in c.model.towers:
-        t.update(dict(dim=64, heads=4, depth=2) | ({"mlp_ratio": 4.0} if "mlp_ratio" in t else {}))
+        t.update(dict(dim=64, heads=4, depth=2) | ({"pad_id": 0} if "pad_id" in t else {}))
     c.model.embed_dim, c.model.dtype = 64, "float32"
     c.data = dict(source="emoji", path="", train="train")
     c.steps, c.batch_size = 60, 64

@@ -71,7 +71,7 @@ class Encoder:
         return _pad([] if text is None else self.tokenizers[m.tokenizer].encode(text, m.length), m)
 
     def _vectors(self, m, example, rng, crop):
-        rows = np.asarray(example.get(m.field, np.zeros((0, m.width))), np.float32)[: m.length]
+        rows = np.atleast_2d(np.asarray(example.get(m.field, np.zeros((0, m.width))), np.float32))[: m.length]
         if rows.ndim != 2 or rows.shape[1] != m.width:
             raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}")
         padded = np.zeros(m.shape, np.float32)

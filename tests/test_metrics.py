@@ -47,3 +47,11 @@ def test_terms_are_means_over_all_that_was_predicted_and_skipped_steps_do_not_co
     found = rate.close()
     assert found["loss"] == 2.0 and found["masked/a"] == 1.0
     assert "tokens/s" not in found and "examples/s" in found
+
+
+def test_a_term_that_no_example_had_is_named():
+    rate = metrics.Rate(8, 0)
+    rate.add(step(1.0, 0.0, 0.0))
+    assert "masked/a" not in rate.close() and rate.empty == ["masked/a"]
+    rate.add(step(1.0, 1.0, 2.0))
+    assert rate.close()["masked/a"] == 0.5 and rate.empty == []

@@ -19,18 +19,18 @@ class Source:
 
     `PATH/SPLIT.jsonl` holds one JSON object a line, such as
         {"image": "imgs/1.jpg", "depth": "imgs/1.png", "caption": ["a red bus", "a bus in the rain"]}
-    A key is an image if the first line that has it names a file by its suffix, relative to PATH; everything else is
-    passed on as it is. A key that a line lacks, or whose value is null, is absent.
+    A key is an image, or an array that NumPy saved (.npy), if the first line that has it names a file by its suffix,
+    relative to PATH; everything else is passed on as it is. A key that a line lacks, or whose value is null, is absent.
 
     Without such a file, the images of `PATH/SPLIT/CLASS/` are the examples {"image", "label": "CLASS"}, and those right
     in `PATH/SPLIT/` have no label.
 
-    An example is a dict of these fields, images decoded when it is read: uint8[H, W, 3], or [H, W, 1] of grey files;
-    and of row: np.int64, its number in the given splits.
+    An example is a dict of these fields, files read when it is: images uint8[H, W, 3], or [H, W, 1] of grey ones; and
+    of row: np.int64, its number in the given splits.
 
     Raises:
-      FileNotFoundError: PATH has neither form; on reading, a missing image.
-      ValueError: unknown or empty split, a line that is no JSON object; on reading, a broken image.
+      FileNotFoundError: PATH has neither form; on reading, a missing file.
+      ValueError: unknown or empty split, a line that is no JSON object; on reading, a broken file.
     """
 
     def __init__(self, path, split="train"):
@@ -68,20 +68,22 @@ class Source:
         part = self._parts[number]
         index_in_part = int(index - self._ends[number] + len(part))
         example = {
-            key: self._image(key, value, part.where(index_in_part)) if part.fields[key] else value
+            key: self._read(part.fields[key], key, value, part.where(index_in_part)) if part.fields[key] else value
             for key, value in part[index_in_part].items()
         }
         return example | {"row": np.int64(index)}
 
-    def _image(self, key, name, where) -> np.ndarray:
+    def _read(self, kind, key, name, where) -> np.ndarray:
         remedy = "restore the file, or take the example out"
         try:
+            if kind == "array":
+                return np.load(self._path / name, allow_pickle=False)
             with Image.open(self._path / name) as image:
                 return to_array(image)
         except FileNotFoundError as e:
             raise FileNotFoundError(f"{where}: {key}={name!r}: no such file in {self._path}; {remedy}") from e
-        except Exception as e:  # Pillow raises many kinds for broken files
-            raise ValueError(f"{where}: {key}={name!r}: not a readable image ({e}); {remedy}") from e
+        except Exception as e:  # Pillow and NumPy raise many kinds for broken files
+            raise ValueError(f"{where}: {key}={name!r}: not a readable {kind} ({e}); {remedy}") from e
 
     def __repr__(self) -> str:
         # Grain compares this with the one in a checkpoint: it must change when the listing changes, and only then.
@@ -92,7 +94,7 @@ class Source:
 class _Lines:
     """A JSONL file. Only the places of its lines are held: there may be millions, and workers get a copy each.
 
-    fields: {key: whether it is an image}.
+    fields: {key: `image`, `array`, or "" for what is no file}.
     """
 
     def __init__(self, file: Path):
@@ -101,7 +103,7 @@ class _Lines:
         with open(file, "rb") as lines:
             for index, line in enumerate(lines):
                 for key, value in self._parse(line, index).items():
-                    self.fields.setdefault(key, _names_image(value))
+                    self.fields.setdefault(key, _kind(value))
                 self._starts.append(start)
                 digest.update(line)
                 start += len(line)
@@ -131,7 +133,7 @@ class _Lines:
 class _Folder:
     """Images in folders of their classes, as torchvision's ImageFolder has them, but labelled by name."""
 
-    fields = {"image": True, "label": False}
+    fields = {"image": "image", "label": ""}
 
     def __init__(self, folder: Path):
         self._folder, self._files = folder, sorted(_walk(folder))
@@ -152,11 +154,14 @@ class _Folder:
 def _walk(folder: Path):
     """Image files below a folder, relative to it."""
     for root, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(root, name).relative_to(folder).as_posix() for name in names if _names_image(name))
+        yield from (Path(root, name).relative_to(folder).as_posix() for name in names if _kind(name) == "image")
 
 
-def _names_image(value) -> bool:
-    return isinstance(value, str) and value.lower().endswith(SUFFIXES)
+def _kind(value) -> str:
+    """`image` or `array` of the name of such a file, else ""."""
+    if not isinstance(value, str):
+        return ""
+    return "image" if value.lower().endswith(SUFFIXES) else "array" if value.endswith(".npy") else ""
 
 
 def _splits(path: Path) -> list[str]:

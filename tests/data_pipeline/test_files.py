@@ -197,6 +197,19 @@ def test_broken_and_missing_images_are_named(folder):
         Source(folder, "float")[0]
 
 
+def test_saved_arrays_are_read(folder):
+    np.save(folder / "a.npy", np.arange(4.0))
+    write(folder, "arrays", {"sound": "a.npy"})
+    example = Source(folder, "arrays")[0]
+    np.testing.assert_array_equal(example["sound"], np.arange(4.0))
+    spec = Modality("sound", "vectors", (2, 4), "sound", targets=False)
+    got = Encoder((spec,), {}, train=False)(example, np.random.default_rng(0))["sound"]
+    assert got["valid"].tolist() == [True, False] and got["vectors"][0].tolist() == [0.0, 1.0, 2.0, 3.0]
+    (folder / "a.npy").write_text("text")
+    with pytest.raises(ValueError, match=r"line 1: sound='a.npy': not a readable array"):
+        Source(folder, "arrays")[0]
+
+
 # -- Batches ---------------------------------------------------------------------------------------------------------
 
 SPECS = (

@@ -10,11 +10,16 @@ import pytest
 from flax import nnx
 
 from configs import clip_b16, siglip_b16
+from data_pipeline.sources.emoji import Source
 from data_pipeline.text import TextTokenizer
 from pretrain import build
+from pretrain.evals.base import Context
 from pretrain.interop import transformers
 from pretrain.models.multimodal import Model
-from pretrain.restore import init_function
+from pretrain.restore import init_function, restore
+from pretrain.step import example_keys
+from pretrain.train import train
+from tools import convert
 
 CONFIGS = {"clip": clip_b16, "siglip": siglip_b16}
 EOS = 98
@@ -316,7 +321,7 @@ def test_our_own_model_opens_in_transformers(runs, tmp_path, kind):
     processor = hf.AutoProcessor.from_pretrained(out)
     texts, image = ["grinning face", "a [S_1] red v0=3 cat"], np.full((64, 64, 3), 255, np.uint8)
     given = processor(text=texts, images=image, padding="max_length", return_tensors="pt")
-    ids, pad = [TextTokenizer().encode(t, 16) for t in texts], {"clip": 0, "siglip": 1}[kind]
+    ids, pad = [TextTokenizer().encode(t, 16) for t in texts], 0
     assert given["input_ids"].tolist() == [i + [pad] * (16 - len(i)) for i in ids]
     assert given["pixel_values"].shape == (1, 3, 64, 64) and ("attention_mask" in given) == (kind == "clip")
     mean, std = runs[kind][1][0].mean, runs[kind][1][0].std
@@ -340,3 +345,36 @@ def test_published_base_models_have_our_names_and_shapes(tmp_path, kind):
     run = build.parse(CONFIGS[kind].get_config())
     made = nnx.eval_shape(lambda: build.model(run, build.objectives(run))(nnx.Rngs(0))).config
     assert made == ours and transformers.shapes(kind, made, run.modalities) == expected
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_model_trained_on_emoji_gives_its_numbers_in_transformers(tmp_path, kind):
+    """From raw pictures and texts: their processor, tokenizer and model against our pipeline and model."""
+    torch, hf = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = CONFIGS[kind].get_config("tiny")
+    config.steps, config.batch_size, config.optim.warmup, config.log.tensorboard = 3, 8, 1, False
+    config.mesh, config.evals = dict(data=8, fsdp=1, tensor=1), {}
+    if kind == "siglip":
+        config.objectives.sigmoid.chunk = 1
+    train(config, tmp_path / "run")
+    convert.write(tmp_path / "run", tmp_path / kind, None, image="", text="", eos_id=None)
+    held = restore(tmp_path / "run")
+    (objective,) = held.objectives.values()
+    given = next(Context(held.run, held.graph, held.objectives).batches("test", 16))
+    view = objective.view(given, example_keys(0, 0, 16))
+    ours = jax.jit(lambda p: nnx.merge(held.graph, p).embed(view["tokens"], view["dense"]))(held.params["model"])
+    model, info = hf.AutoModel.from_pretrained(tmp_path / kind, output_loading_info=True)
+    assert not any(info.values())
+    emoji = [Source("test")[i] for i in range(16)]
+    texts, images = [e["name"]["en"] for e in emoji], [e["render3d"] for e in emoji]
+    processor = hf.AutoProcessor.from_pretrained(tmp_path / kind)
+    inputs = processor(
+        text=texts, images=images, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        theirs = model(**inputs)
+    np.testing.assert_allclose(theirs.image_embeds, ours["image"], atol=1e-5)
+    np.testing.assert_allclose(theirs.text_embeds, ours["text"], atol=1e-5)
+    own = held.params["objective"][next(iter(held.objectives))]
+    logits = np.exp(own["log_scale"]) * ours["image"] @ ours["text"].T + own.get("bias", 0.0)
+    np.testing.assert_allclose(theirs.logits_per_image, logits, atol=1e-4)
