@@ -1,0 +1,159 @@
+"""What the experiments share: the trainer's own objectives, network, optimizer and step, on data held in memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pretrain import build, optim
+from pretrain.evals.retrieval import recall
+from pretrain.models.tokens import dense_rows, whole
+from pretrain.restore import init_function
+from pretrain.step import init_state, make_train_step
+
+
+class Experiment:
+    """One config, trained from any seed: `params = experiment.train(data, seed)`.
+
+    data: a batch of all examples with a second axis, `[n, views, …]`: an epoch takes every example once, in a random
+    view. The whole run is one compiled scan, which serves all seeds and all data of these shapes.
+    """
+
+    def __init__(self, config: dict):
+        self.run = build.parse(config)
+        self.objectives = build.objectives(self.run)
+        self._make = build.model(self.run, self.objectives)
+        self.graph, _ = init_function(self._make, self.objectives, self.run.seed)
+        self.train = jax.jit(self._train)
+        self._embed = jax.jit(self._embed, static_argnames="name")
+
+    def _train(self, data, seed):
+        run = self.run
+        params = self._init(jax.random.key(seed))
+        optimizer = optim.make_optimizer(run.optim, params, run.steps)
+        step = make_train_step(self.graph, self.objectives, optimizer, seed=seed, ema=run.ema)
+        examples, views = data["row"].shape
+        k_order, k_view = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+        epochs = -(-run.steps // (examples // run.batch_size))
+        order = jax.vmap(lambda k: jax.random.permutation(k, examples))(jax.random.split(k_order, epochs))
+        order = order[:, : examples // run.batch_size * run.batch_size].reshape(-1, run.batch_size)[: run.steps]
+        view = jax.random.randint(k_view, order.shape, 0, views)
+
+        def body(state, chosen):
+            state, metrics = step(state, jax.tree.map(lambda x: x[chosen], data))
+            return state, metrics["loss"]
+
+        state, losses = jax.lax.scan(body, init_state(params, optimizer, ema=run.ema > 0), (order, view))
+        return (state.params if state.ema is None else state.ema), losses
+
+    def _init(self, key):
+        """What `restore.init_function` makes, but from a traced key: one compilation for all seeds."""
+        own = {n: o.init(jax.random.fold_in(key, i)) for i, (n, o) in enumerate(self.objectives.items())}
+        return {"model": nnx.to_pure_dict(nnx.split(self._make(nnx.Rngs(key)))[1]), "objective": own}
+
+    def embeddings(self, params, data, layers: int = 0) -> dict:
+        """{modality: `[n, embed_dim]` of unit length}, of the first views; layers: of so many layers, 0 for all."""
+        depth = max((t["depth"] for t in self.run.model.get("towers", ())), default=0)
+        # The middle of the interval that `Model.embed` rounds to this layer.
+        early = jnp.float32((layers - 0.5) / (depth - 1)) if 0 < layers < depth else None
+        batch = jax.tree.map(lambda x: x[:, 0], data)
+        names = [m.name for m in self.run.modalities]
+        return {n: np.asarray(self._embed(params, batch, early, name=n)) for n in names}
+
+    def _embed(self, params, batch, early, name):
+        model = nnx.merge(self.graph, params["model"])
+        tokens = {name: whole(batch, name, self.run.modalities)}
+        z = model.embed(tokens, dense_rows(batch, self.run.modalities), early=early)[name]
+        return z if early is None else z[1]
+
+
+def vectors(**arrays) -> dict:
+    """{modality: `[n, D]`} → data of `vectors` modalities of one row, one view."""
+    data = {
+        name: {"vectors": x.astype(np.float32)[:, None, None], "valid": np.ones((len(x), 1, 1), bool)}
+        for name, x in arrays.items()
+    }
+    return data | {"row": np.arange(len(next(iter(arrays.values()))))[:, None]}
+
+
+def encoded(experiment: Experiment, split, views: int = 1) -> dict:
+    """Data of a split of the experiment's own source: `views` random forms, or the deterministic one."""
+    run = experiment.run
+    source, encode = build.source(run.data, split), build.encoder(run, train=views > 1)
+    rows = [encode(source[i], np.random.default_rng([i, v])) for i in range(len(source)) for v in range(views)]
+    return jax.tree.map(lambda *x: np.stack(x).reshape(len(source), views, *np.shape(x[0])), *rows)
+
+
+def split(experiment: Experiment):
+    """(training data in four random forms, the held-out examples)."""
+    return encoded(experiment, "train", views=4), encoded(experiment, ("val", "test"))
+
+
+def latent_views(seed: int, noise: float, sizes=(4096, 512), latent=12, width=64):
+    """(train, held out): two random two-layer networks, `a` and `b`, of one normal latent, plus noise."""
+    rng = np.random.default_rng(seed)
+    shared, views = rng.normal(size=(sum(sizes), latent)), {}
+    for name in "ab":
+        hidden = np.tanh(shared @ rng.normal(size=(latent, width)) / latent**0.5)
+        views[name] = hidden @ rng.normal(size=(width, width)) / width**0.5
+        views[name] += noise * rng.normal(size=views[name].shape)
+    parts = slice(0, sizes[0]), slice(sizes[0], None)
+    return tuple(vectors(**{n: x[part] for n, x in views.items()}) for part in parts)
+
+
+def recall_at_1(a, b) -> float:
+    """R@1 among all examples, the mean of a→b and b→a; a, b `[n, D]`, compared by cosine."""
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    return (recall(a @ b.T, 1) + recall(b @ a.T, 1)) / 2
+
+
+def cut(z, width: int):
+    """The first numbers of an embedding, as `recall_at_1` and every nearest-neighbour search would see them."""
+    return z[:, :width]
+
+
+def mean_sd(values) -> str:
+    """ "Mean ± standard deviation" over seeds."""
+    values = np.asarray(values, float)
+    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" if len(values) > 1 else f"{values.mean():.3f}"
+
+
+def report(title: str, results: dict):
+    """results: {condition: [{metric: value} of every seed]}, as a Markdown table."""
+    metrics = list(next(iter(results.values()))[0])
+    seeds = {len(r) for r in results.values()}
+    print(f"\n{title}; mean ± sd of {'/'.join(map(str, seeds))} seeds\n")
+    print("| | " + " | ".join(metrics) + " |\n|" + "---|" * (len(metrics) + 1))
+    for name, runs in results.items():
+        print(f"| {name} | " + " | ".join(mean_sd([r[m] for r in runs]) for m in metrics) + " |", flush=True)
+
+
+def pairs(objectives, *, steps, batch, depth, embed_dim, width=64) -> dict:
+    """A config: the `latent_views`, each under a tower of its own."""
+    tower = dict(dim=64, heads=4, depth=depth, positions="none")
+    return dict(
+        steps=steps, batch_size=batch, data=dict(source="none"),
+        modalities=[dict(name=n, kind="vectors", shape=(1, width), field=n, targets=False) for n in "ab"],
+        model=dict(
+            model="models.multimodal", embed_dim=embed_dim, dtype="float32",
+            towers=[dict(name=n, modalities=(n,), **tower) for n in "ab"],
+        ),
+        objectives=objectives, optim=dict(lr=1e-3, warmup=steps // 10),
+    )  # fmt: skip
+
+
+def pictures(objectives, *, steps, batch, depth, shared=True, embed_dim=64) -> dict:
+    """A config: the pictures of two designers (emoji corpus), 64 pixels in patches of 8, under one tower or two."""
+    names, half = ("render3d", "noto"), (0.5, 0.5, 0.5)
+    spec = dict(kind="pixels", shape=(64, 64, 3), patch=8, mean=half, std=half, targets=False)
+    tower = dict(dim=64, heads=4, depth=depth, pool="map")
+    owned = [names] if shared else [(n,) for n in names]
+    return dict(
+        steps=steps, batch_size=batch, data=dict(source="emoji", min_scale=0.6),
+        modalities=[dict(name=n, field=n, **spec) for n in names],
+        model=dict(
+            model="models.multimodal", embed_dim=embed_dim, dtype="bfloat16",
+            towers=[dict(name=owner[0], modalities=owner, **tower) for owner in owned],
+        ),
+        objectives=objectives, optim=dict(lr=2e-3, warmup=steps // 10, weight_decay=0.2, clip=1.0), ema=0.99,
+    )  # fmt: skip
