@@ -54,7 +54,7 @@ $(RUN)/report.html: $(RUN)/model/eval.json $(RUN)/export/model.safetensors
 test: | $(VENV)/.installed-$(EXTRAS)
 	$(py) -m ruff check .
 	$(py) -m ruff format --check .
-	$(py) -m pytest -n 2 --dist loadfile
+	$(py) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: | $(VENV)/.installed-$(EXTRAS)
 	$(py) -m ruff check --fix .
