@@ -82,7 +82,8 @@ def close(a, b, tolerance):
         np.testing.assert_allclose(x, y, atol=tolerance * scale, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("name", MADE)
+# Forms of one loss that differ in memory alone pair what they are given in the same order: one of each is enough.
+@pytest.mark.parametrize("name", [n for n in MADE if n not in ("contrastive in blocks", "sigmoid", "hardest triplet")])
 def test_accumulation_changes_nothing(name):
     loss, grads = loss_and_grads(name)
     assert np.isfinite(loss) and loss != 0
