@@ -43,19 +43,22 @@ def start(origin: Origin, fresh: dict, modalities) -> tuple[dict, str]:
         if name not in theirs:
             raise ValueError(f"{where}: that workdir has no such tower, but {list(theirs)}; give this one its name")
         mine = fresh["model"]["towers"][name]
-        # The projection and the pooling's parts may be new; the transformer may not.
-        unlike = {path_str(k) for k, _ in jax.tree_util.tree_leaves_with_path(mine)} ^ {
-            path_str(k) for k, _ in jax.tree_util.tree_leaves_with_path(theirs[name])
-        }
+        old, new = ({path_str(k): v for k, v in jax.tree_util.tree_leaves_with_path(t)} for t in (theirs[name], mine))
+        # The projection may be of another width, or new: it learns even in a frozen tower.
+        own = {p for p in new if p.startswith("project/") and (p not in old or old[p].shape != new[p].shape)}
+        unlike = [p for p in old.keys() ^ new.keys() if not p.startswith("project/")]
         if unlike:
             raise ValueError(
                 f"{where}: the two differ in {sorted(unlike)[:3]}; give this tower the settings of that one"
             )
-        taken = jax.tree_util.tree_map_with_path(
-            lambda k, new, old: fit(path_str(k), old, new.shape), mine, theirs[name]
-        )
+
+        def take(path, leaf, old=old, own=own):
+            path = path_str(path)
+            return np.asarray(leaf) if path in own else fit(path, old[path], leaf.shape)
+
+        taken = jax.tree_util.tree_map_with_path(take, mine)
         fresh = fresh | {"model": fresh["model"] | {"towers": fresh["model"]["towers"] | {name: taken}}}
-        lines.append(f"tower {name}: {len(jax.tree.leaves(taken))} arrays of parameters loaded")
+        lines.append(f"tower {name}: {len(new) - len(own)} arrays of parameters loaded, {len(own)} new")
     return fresh, "\n  ".join(lines)
 
 

@@ -183,7 +183,15 @@ def test_a_tower_starts_from_another_models():
     )
     np.testing.assert_array_equal(got["image"]["positions"], resize_grid(np.arange(72.0).reshape(9, 8), 4))
     np.testing.assert_array_equal(got["words"]["table"], new["towers"]["words"]["table"])
-    assert "tower image: " in report
+    assert f"tower image: {len(jax.tree.leaves(new['towers']['image']))} arrays of parameters loaded, 0 new" in report
+    old["towers"]["image"]["project"]["kernel"] = jnp.zeros((8, 7))  # a tower of another embedding space
+    params, report = start(Origin(None, {"image": Held(old)}), {"model": new, "objective": {}}, ALL)
+    got, want = params["model"]["towers"]["image"]["project"], new["towers"]["image"]["project"]
+    np.testing.assert_array_equal(got["kernel"], want["kernel"])
+    assert "1 new" in report
+    del old["towers"]["image"]["norm"]
+    with pytest.raises(ValueError, match=r"the two differ in \['norm/bias', 'norm/scale'\]; give this tower the sett"):
+        start(Origin(None, {"image": Held(old)}), {"model": new, "objective": {}}, ALL)
     with pytest.raises(ValueError, match="'image': load: that workdir has no such tower"):
         start(Origin(None, {"image": Held({"encoder": {}})}), {"model": new, "objective": {}}, ALL)
 
