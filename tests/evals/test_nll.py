@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import jax
 import jax.numpy as jnp
 import laws
 import numpy as np
@@ -44,16 +45,19 @@ def test_matrix_equals_each_example_alone(built):
         ids = example[name]["ids"][0][example[name]["valid"][0]].astype(int)
         return ids if name == "noto" else np.append(ids, evaluator._sentinel + 1)
 
+    @jax.jit
+    def score(given, queries, labels):
+        y = model.decode(model.encode(given), queries)
+        vocab = model.tokens.target_of(jnp.asarray(queries.modality))
+        return dense_nll(y, tables, vocab, labels[None], queries.valid).sum()
+
     def alone(a, b):
         total = count = 0
         for e in examples:
             labels = labels_of(e, b)
             ids = labels if b == "noto" else np.append(evaluator._sentinel, labels[:-1])
             given = e[a]["ids"][0][e[a]["valid"][0]].astype(int)
-            queries = token_set(ids, names.index(b))
-            y = model.decode(model.encode(token_set(given, names.index(a))), queries)
-            vocab = model.tokens.target_of(jnp.asarray(queries.modality))
-            total += dense_nll(y, tables, vocab, labels[None], queries.valid).sum()
+            total += score(token_set(given, names.index(a)), token_set(ids, names.index(b)), labels)
             count += len(labels)
         return total / count
 
