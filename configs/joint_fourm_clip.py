@@ -2,7 +2,8 @@
 
 Masked budgets, mixture and optimizer as in `fourm_mod7` (arXiv 2312.06647); the contrastive term takes CLIP's learned
 temperature (arXiv 2103.00020) over the pooled encoder output of whole captions and of 64 random tokens of a picture, as
-FLIP drops patches (arXiv 2212.00794). The coefficient is ours. `:tiny` is a longer emoji `:tiny`, in a minute.
+FLIP drops patches (arXiv 2212.00794). The coefficient is ours. `:tiny` is a longer emoji `:tiny`, on the
+quickstart's token store or another (config.data.path).
 """
 
 from configs import emoji, fourm_mod7

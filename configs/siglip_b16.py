@@ -1,9 +1,10 @@
 """SigLIP ViT-B/16 at 224 pixels (arXiv 2303.15343, sections 4.1 and 4.3): sigmoid loss at a batch of 32,768.
 
 Towers as in the released checkpoint: attention pooling of the image, the last of 64 places of the text, padding seen,
-32,000 pieces. lr 1e-3, weight decay 1e-4, b2 = 0.95, clip 1; Adam takes the place of the paper's ScalingViT-Adafactor.
-Released B/16 models saw 40 billion pairs, which the steps here follow; warm-up is 20,000 steps of them (ours: the paper
-does not say). The tokenizer is the checkpoint's, `tokenizers/siglip.json` beside you. `:tiny` runs on the emoji corpus.
+32,000 pieces. lr 1e-3, weight decay 1e-4, b2 = 0.95, clip 1; Adam takes the place of the paper's ScalingViT-
+Adafactor. The steps are those of 40 billion pairs; that count, the rates and b2 are from memory of the paper, the
+warm-up of 20,000 steps is ours. The tokenizer is the checkpoint's, `tokenizers/siglip.json` beside you. `:tiny` runs
+on the emoji corpus.
 """
 
 from configs.contrastive_common import base, check_arg, image, text, tiny

@@ -1,9 +1,10 @@
 """Symile (arXiv 2411.01053) over three modalities that frozen encoders made into vectors, as in Symile-M3.
 
-Audio by Whisper-large-v3 (1280 numbers), images by CLIP ViT-L/14 (1024), text by XLM-RoBERTa-large (1024), each under a
-linear projection of its own; negatives by independent shuffling, what an example lacks in place of a learned vector.
-Weight decay 0.01 is the code's default; width, batch and rate are ours. `:tiny` contrasts the pictures of two designers
-and the English names of the emoji corpus, with towers that learn.
+Audio by Whisper-large-v3 (1280 numbers), images by CLIP ViT-L/14 (1024), text by XLM-RoBERTa-large (1024) (from
+memory of the paper: set the widths to those of your encoders), each under a linear projection of its own; negatives
+by independent shuffling, what an example lacks in place of a learned vector. Weight decay 0.01 is the code's default;
+width, batch and rate are ours. `:tiny` contrasts the pictures of two designers and the English names of the emoji
+corpus, with towers that learn.
 """
 
 from configs.contrastive_common import base, check_arg, image, text, tiny

@@ -32,12 +32,22 @@ def read_origin(init: str, towers: dict) -> Origin | None:
     return Origin(restore(init) if init else None, {name: restore(path) for name, path in towers.items()})
 
 
-def start(origin: Origin, fresh: dict, modalities) -> tuple[dict, str]:
-    """Parameters like `fresh` (`{"model", "objective"}`) with what `origin` holds of them, and a report."""
+def start(origin: Origin, fresh: dict, modalities, frozen: tuple = ()) -> tuple[dict, str]:
+    """Parameters like `fresh` (`{"model", "objective"}`) with what `origin` holds of them, and a report.
+
+    frozen: patterns of parameters that will never learn: ValueError if nothing gives their values.
+    """
     lines = []
     if origin.whole:
         fresh, report = start_from(origin.whole, fresh, modalities)
         lines.append(str(report))
+        given = tuple(f"model/towers/{name}/" for name in origin.towers)
+        for path in report.new:
+            if any(re.search(f, path) for f in frozen) and not path.startswith(given):
+                raise ValueError(
+                    f"config.init: that model has no {path}, which this one freezes; set frozen=False there, or name a "
+                    "workdir in the tower's load"
+                )
     for name, held in origin.towers.items():
         theirs, where = held.params["model"].get("towers", {}), f"model.towers: {name!r}: load"
         if name not in theirs:
@@ -54,7 +64,7 @@ def start(origin: Origin, fresh: dict, modalities) -> tuple[dict, str]:
 
         def take(path, leaf, old=old, own=own):
             path = path_str(path)
-            return np.asarray(leaf) if path in own else fit(path, old[path], leaf.shape)
+            return np.asarray(leaf) if path in own else fit(path, old, leaf.shape)
 
         taken = jax.tree_util.tree_map_with_path(take, mine)
         fresh = fresh | {"model": fresh["model"] | {"towers": fresh["model"]["towers"] | {name: taken}}}
@@ -62,9 +72,10 @@ def start(origin: Origin, fresh: dict, modalities) -> tuple[dict, str]:
     return fresh, "\n  ".join(lines)
 
 
-def check_start(origin: Origin, shapes, modalities) -> str:
+def check_start(origin: Origin, shapes, modalities, frozen: tuple = ()) -> str:
     """What `start` will do, from the shapes of the fresh parameters alone; its errors come before compilation."""
-    return start(origin, jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), shapes), modalities)[1]
+    fresh = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), shapes)
+    return start(origin, fresh, modalities, frozen)[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +121,7 @@ def start_from(held: Restored, fresh: dict, modalities) -> tuple[dict, Report]:
         if old[path].shape == leaf.shape:
             loaded.append(path)
             return old[path]
-        rows = fit(path, old[path], leaf.shape)
+        rows = fit(path, old, leaf.shape)
         resized.append(f"{path} {len(old[path])} → {len(leaf)}")
         return rows
 
@@ -123,15 +134,16 @@ def start_from(held: Restored, fresh: dict, modalities) -> tuple[dict, Report]:
     return params, Report(tuple(loaded), tuple(new), tuple(dropped), tuple(resized))
 
 
-def fit(path: str, old, shape) -> np.ndarray:
-    """A loaded array in the shape that is asked for: as it is, or learned positions of another length or grid."""
-    old = np.asarray(old)
+def fit(path: str, held: dict, shape) -> np.ndarray:
+    """`held[path]` in the shape that is asked for: as it is, or learned positions of another length or picture."""
+    old = np.asarray(held[path])
     if old.shape == shape:
         return old
     if old.shape[1:] == shape[1:]:
         if "learned/" in path:
             return resize(old, shape[0])
-        if re.search(r"positions$", path):
+        # A text has as many positions as some grid has: only what reads patches is a picture.
+        if path.endswith("positions") and path.removesuffix("positions") + "patches/kernel" in held:
             return resize_grid(old, shape[0])
     raise ValueError(
         f"config.init: {path} has shape {old.shape} there and {shape} here; give this config the sizes of that model, "

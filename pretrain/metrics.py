@@ -99,7 +99,7 @@ class Writer:
             unit = "tokens/s" if "tokens/s" in scalars else "examples/s"
             self._speed = f"{_short(scalars[unit])} {unit}" if unit in scalars else ""
             self.write(step, scalars)
-            for name in set(rate.empty) - self._told:
+            for name in sorted(set(rate.empty) - self._told):
                 self._told.add(name)
                 self.say(
                     f"{name}: not one example of these steps had what the term needs; if it stays so, check that the "

@@ -25,7 +25,8 @@ def train(config, workdir) -> TrainState:
     make_model = build.model(run, objectives)
     graph, init = init_function(make_model, objectives, run.seed)
     shapes = jax.eval_shape(init)
-    optimizer = optim.make_optimizer(run.optim, shapes, run.steps, build.frozen(run))
+    frozen, loads = build.frozen(run), build.tower_loads(run)
+    optimizer = optim.make_optimizer(run.optim, shapes, run.steps, frozen)
     source = build.source(run.data, run.data.train)
     iterator = iter(
         train_batches(
@@ -35,8 +36,8 @@ def train(config, workdir) -> TrainState:
     )  # fmt: skip
     evaluators = build.evaluators(run.evals, Context(run, graph, objectives))
     check_best(run.checkpoint, evaluators)
-    origin = None if has_checkpoint(workdir) else read_origin(run.init, build.tower_loads(run))
-    report = check_start(origin, shapes, run.modalities) if origin else ""
+    origin = None if has_checkpoint(workdir) else read_origin(run.init, loads)
+    report = check_start(origin, shapes, run.modalities, frozen) if origin else ""
     resumed = runtime.claim_workdir(workdir, build.to_json(config))
     print(runtime.describe(), sharding.report(shapes, mesh), sep="\n", flush=True)
 
@@ -66,7 +67,7 @@ def train(config, workdir) -> TrainState:
         elif origin:
             params, _ = start(origin, state.params, run.modalities)
             state, origin = jax.jit(from_params, out_shardings=layout)(params), None  # nothing else holds that model
-            print(f"starting from what others learned: {report}", flush=True)
+            print(f"starting from {', '.join(filter(None, (run.init, *loads.values())))}: {report}", flush=True)
         elif resumed:
             print(f"{workdir} has no complete checkpoint yet: starting from step 0", flush=True)
 

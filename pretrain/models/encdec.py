@@ -9,7 +9,7 @@ from flax import nnx
 
 from data_pipeline.spec import Modality
 from pretrain.models.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear
-from pretrain.models.stack import REMAT, make_stack, run_stack
+from pretrain.models.stack import check_numerics, make_stack, run_stack
 from pretrain.models.tokens import TABLES, TokenEmbedding, TokenSet, dense_rows, whole
 from pretrain.ops.cross_entropy import grouped_nll
 from pretrain.ops.matmul import matmul
@@ -66,10 +66,7 @@ class Config:
             raise ValueError(f"model.registers={self.registers}: must not be negative")
         if self.probes < 0:
             raise ValueError(f"model.probes={self.probes}: 0 pools by the mean, else a number of probes")
-        if self.remat not in REMAT:
-            raise ValueError(f"model.remat={self.remat!r}: must be one of {', '.join(REMAT)}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"model.dtype={self.dtype!r}: must be float32 or bfloat16")
+        check_numerics(self.remat, self.dtype)
 
 
 class Encoded(NamedTuple):
@@ -202,7 +199,7 @@ class Model(nnx.Module):
         for names in groups.values():
             # Interleaved [B, k] → [B·k], so that a sharded batch axis stays where it is.
             joined = jax.tree.map(lambda *x: jnp.stack(x, 1).reshape(-1, x[0].shape[1]), *(tokens[n] for n in names))
-            encoded = self.encode(joined, dense, layers=early is not None)
+            encoded = self.encode(joined, {n: dense[n] for n in names if n in dense}, layers=early is not None)
             versions = [encoded]
             if early is not None:
                 versions.append(encoded._replace(x=self.encoder_norm(layer_of(encoded.layers, early))))

@@ -1,6 +1,7 @@
 """Towers beside each other, and beside 4M's trunk where a run has one: any modality → one embedding space."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from flax import nnx
 
 from data_pipeline.spec import Modality
 from pretrain.models import encdec, tower
-from pretrain.models.stack import REMAT
+from pretrain.models.stack import check_numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +35,7 @@ class Config:
                 raise ValueError(
                     f"model.{key}: {sorted(values)} has a name twice; each tower and modality is one's own"
                 )
-        if self.remat not in REMAT:
-            raise ValueError(f"model.remat={self.remat!r}: must be one of {', '.join(REMAT)}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"model.dtype={self.dtype!r}: must be float32 or bfloat16")
+        check_numerics(self.remat, self.dtype)
         if self.trunk and self.trunk.embed_dim != self.embed_dim:
             raise ValueError(
                 f"model.trunk.embed_dim={self.trunk.embed_dim}: must be model.embed_dim={self.embed_dim}: one space"
@@ -46,7 +44,7 @@ class Config:
     @property
     def frozen(self) -> tuple[str, ...]:
         """Patterns of the parameters that never change."""
-        return tuple(f"^model/towers/{t.name}/(?!project/)" for t in self.towers if t.frozen)
+        return tuple(f"^model/towers/{re.escape(t.name)}/(?!project/)" for t in self.towers if t.frozen)
 
 
 class Model(nnx.Module):

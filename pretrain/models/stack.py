@@ -12,6 +12,14 @@ REMAT = {
 }
 
 
+def check_numerics(remat: str, dtype: str):
+    """ValueError for settings of a network that no stack has; dtype: of the matmul operands."""
+    if remat not in REMAT:
+        raise ValueError(f"model.remat={remat!r}: must be one of {', '.join(REMAT)}")
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"model.dtype={dtype!r}: must be float32 or bfloat16")
+
+
 def make_stack(make_block, depth: int, rngs: nnx.Rngs):
     """One module whose parameters carry a leading axis `[depth, …]`; `make_block(rngs)` builds one block."""
     keys = jax.random.split(rngs.params(), depth)

@@ -42,7 +42,7 @@ class CrossExample(Protocol):
     coef: float
 
     def embed(self, model, own, view, keys) -> dict[str, jax.Array]:
-        """Embeddings, every leaf with leading axis B."""
+        """Embeddings, every leaf floating with leading axis B. `matryoshka` also asks for those of an `early` layer."""
 
     def pair(self, own, z) -> dict[str, jax.Array]:
         """Sums of the same names as the weights, from the embeddings of the global batch."""

@@ -25,7 +25,7 @@ class Edge:
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
-    """The part of a cross-example objective that embeds modalities, each alone.
+    """The part of a cross-example objective that embeds modalities, each alone: those that its `embedded` names.
 
     grid_tokens: how many random tokens of a picture are embedded (0: all), as in FLIP (arXiv 2212.00794).
     """
@@ -50,11 +50,6 @@ class Embedding:
 
     def fail(self, key, remedy):
         raise ValueError(f"{self.where}.{key}={getattr(self, key)!r}: {remedy}")
-
-    @property
-    def embedded(self) -> tuple[str, ...]:
-        """Names of the modalities to embed; the network gives each a projection."""
-        raise NotImplementedError
 
     @property
     def tokens_per_example(self) -> int:
@@ -88,8 +83,10 @@ class Embedding:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(Embedding):
-    """A loss of every edge, averaged over edges by weight; a file's Objective says how an edge is compared.
+    """A loss of every edge, averaged over edges by weight.
 
+    A file's Objective has `compare(own, a, b, present)` → the sum over present examples of the loss of one edge, a and
+    b `[B, D]` of unit length, present bool `[B]`; or a `pair` of its own.
     An example that lacks a modality of an edge is neither row nor column of it.
     """
 
@@ -121,10 +118,6 @@ class Pairs(Embedding):
 
     def pair(self, own, z):
         return {e.name: self.compare(own, z[e.a]["z"], z[e.b]["z"], together(z[e.a], z[e.b])) for e in self.edges}
-
-    def compare(self, own, a, b, present):
-        """Sum over present examples of the loss of one edge; a, b `[B, D]` of unit length, present `[B]`."""
-        raise NotImplementedError
 
     def share(self, name) -> float:
         return next(e.weight for e in self.edges if e.name == name) / sum(e.weight for e in self.edges)

@@ -57,6 +57,7 @@ class Objective(Embedding):
 
     def view(self, batch, keys):
         """As in Embedding, and random numbers `[B]` a modality whose order is its shuffling: the same on all hosts."""
+        # Numbers that no modality has: thinning folds those in.
         draw = {
             m: jax.vmap(lambda k, i=i: jax.random.uniform(jax.random.fold_in(k, 1000 + i)))(keys)
             for i, m in enumerate(self.group)

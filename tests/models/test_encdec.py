@@ -119,3 +119,18 @@ def test_pixels_that_nobody_gave_are_no_zeros():
     assert np.isfinite(model.encode(whole(batch, "image", modalities)).x).all()
     with pytest.raises(ValueError, match=r"modality 'pixels': patch=0"):
         tiny.model(modalities=(*MODALITIES, tiny.replace(pixels, patch=0)))
+
+
+def test_every_modality_is_embedded_alone_also_beside_pixels():
+    """Two token modalities of one length share an encoder call, in which the pixels of the batch have no place."""
+    half = (0.5, 0.5, 0.5)
+    photo = Modality("photo", "pixels", (8, 8, 3), "photo", patch=4, mean=half, std=half, targets=False)
+    modalities = (*MODALITIES, tiny.replace(MODALITIES[0], name="other"), photo)
+    names = ("image", "other", "photo")
+    model, data = tiny.model(embedded=names, modalities=modalities), tiny.batch(3, modalities=modalities, missing=0.0)
+    tokens = {n: whole(data, n, modalities) for n in names}
+    dense = dense_rows(data, modalities)
+    together = model.embed(tokens, dense)
+    for n in names:
+        own = {n: dense[n]} if n in dense else {}
+        np.testing.assert_allclose(together[n], model.pooled(tokens[n], own, n)[1], atol=1e-5)

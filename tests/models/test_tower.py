@@ -189,11 +189,29 @@ def test_a_tower_starts_from_another_models():
     got, want = params["model"]["towers"]["image"]["project"], new["towers"]["image"]["project"]
     np.testing.assert_array_equal(got["kernel"], want["kernel"])
     assert "1 new" in report
+    old["towers"]["words"]["positions"] = jnp.zeros((4, 8))  # as many as a square grid has, but of a text
+    new["towers"]["words"]["positions"] = jnp.zeros((9, 8))
+    with pytest.raises(ValueError, match=r"positions has shape \(4, 8\) there and \(9, 8\) here"):
+        start(Origin(None, {"words": Held(old)}), {"model": new, "objective": {}}, ALL)
     del old["towers"]["image"]["norm"]
     with pytest.raises(ValueError, match=r"the two differ in \['norm/bias', 'norm/scale'\]; give this tower the sett"):
         start(Origin(None, {"image": Held(old)}), {"model": new, "objective": {}}, ALL)
     with pytest.raises(ValueError, match="'image': load: that workdir has no such tower"):
         start(Origin(None, {"image": Held({"encoder": {}})}), {"model": new, "objective": {}}, ALL)
+
+
+def test_a_frozen_tower_that_nothing_gives_is_refused():
+    new, config = nnx.to_pure_dict(nnx.split(model(frozen=True)[0])[1]), model(frozen=True)[1]
+    old = {k: v for k, v in new.items() if k != "towers"}
+    held = Held(old)
+    held.run = type("Run", (), {"modalities": ALL})
+    fresh = {"model": new, "objective": {}}
+    with pytest.raises(
+        ValueError, match=r"that model has no model/towers/image/.*, which this one freezes; set frozen=F"
+    ):
+        start(Origin(held, {}), fresh, ALL, config.frozen)
+    _, report = start(Origin(held, {"image": Held(new)}), fresh, ALL, config.frozen)
+    assert "tower image: " in report
 
 
 def test_square_grids_are_resized_and_the_class_token_stays():
