@@ -2,7 +2,7 @@
 
 Budgets are drawn from Dirichlet distributions over modalities. Tokens of grids, sets and pixels are masked one by one;
 sequences and vectors by spans, which sentinels stand for. Everything is per example with static shapes; the objective
-vmaps it over the batch.
+vmaps it over the batch. Nothing is sorted, order is found by counting: a TPU takes seconds to compile a sort.
 """
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from data_pipeline.spec import SPANS
 from pretrain.models.tokens import TokenSet
+from pretrain.ops.cross_entropy import running_count
 
 SHRINK, TRIES = 0.9, 40  # keep probabilities tried for a sequence: p, 0.9 p, …, and at last 0
 KEEP = ("random", "all", "binary")  # how much of a sequence is kept: p from U(0, 1), 1, or 0 or 1
@@ -17,9 +18,21 @@ KEEP = ("random", "all", "binary")  # how much of a sequence is kept: p from U(0
 
 def select(flag, size: int, *arrays):
     """The first `size` entries whose flag is set, in order; returns (their number, arrays `[size]`)."""
-    order = jnp.argsort(~flag, stable=True)[:size]
-    order = jnp.pad(order, (0, max(0, size - len(order))))
-    return jnp.minimum(flag.sum(), size), *(a[order] for a in arrays)
+    at, rank = jnp.arange(len(flag)), running_count(flag)
+    slot = jnp.where(flag, rank - 1, rank[-1] + at - rank)  # the others follow
+    order = jnp.where(slot == jnp.arange(size)[:, None], at, 0).sum(1)
+    return jnp.minimum(rank[-1], size), *(a[order] for a in arrays)
+
+
+def _first(flag):
+    """The index of the first flag that is set, 0 if none is: an argmax, whose pairs TPUs are slow to compile."""
+    return jnp.where(flag, jnp.arange(len(flag)), len(flag)).min() % len(flag)
+
+
+def _precedes(x):
+    """Whether entry k precedes entry i in a stable ascending order of x `[…, L]`; `[…, i, k]`."""
+    at, mine, other = jnp.arange(x.shape[-1]), x[..., :, None], x[..., None, :]
+    return (other < mine) | ((other == mine) & (at < at[:, None]))
 
 
 def split_budget(weights, budget, capacity):
@@ -30,11 +43,9 @@ def split_budget(weights, budget, capacity):
     capacity = jnp.where(weights > 0, capacity, 0)
     share = weights / jnp.maximum(weights.sum(), 1e-9)
     taken = jnp.minimum(jnp.floor(share * budget).astype(jnp.int32), capacity)
-    order = jnp.argsort(-weights)
-    room = (capacity - taken)[order]
-    before = jnp.cumsum(room) - room
-    extra = jnp.clip(budget - taken.sum() - before, 0, room)
-    return taken.at[order].add(extra)
+    room = capacity - taken
+    before = jnp.where(_precedes(-weights), room, 0).sum(-1)
+    return taken + jnp.clip(budget - taken.sum() - before, 0, room)
 
 
 def split_budget_4m(key, alphas, budget, capacity):
@@ -66,12 +77,11 @@ def mask_sequence(key, ids, valid, budget, sentinel, scheme=0, chunk=1):
     keep = (uniform < tries[:, None]) & valid
     first = _run_starts(~keep & valid)
     fits = (keep.sum(1) + first.sum(1) <= budget) & (budget > 0)
-    best = jnp.argmax(fits)
-    found = fits[best]
+    best, found = _first(fits), fits.any()
     keep = jnp.where(found, keep[best], False)
     masked = ~keep & valid
     first = _run_starts(masked[None])[0]
-    run = sentinel + jnp.cumsum(first) - 1
+    run = sentinel + running_count(first) - 1
 
     shown = jnp.where(found, keep | first, False)
     n_shown, shown_ids = select(shown, length, jnp.where(keep, ids, run))
@@ -97,8 +107,8 @@ def window_start(key, target_ids, n_target, size, is_sentinel):
     at = jnp.arange(len(target_ids))
     marks = is_sentinel & (at < n_target)
     drawn = jax.random.randint(key, (), 0, jnp.maximum(marks.sum() - 1, 1))
-    start = jnp.argmax(jnp.cumsum(marks) > drawn)
-    tail = jnp.argmax(marks & (n_target - at <= size))
+    start = _first(running_count(marks) > drawn)
+    tail = _first(marks & (n_target - at <= size))
     start = jnp.where(n_target - start >= size, start, tail)
     return jnp.where(n_target <= size, 0, start)
 
@@ -167,7 +177,7 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
         at = jnp.asarray(singles)
         ids, valid = _side_by_side(example, [modalities[i].name for i in singles])
         drawn = jnp.where(valid, jax.random.uniform(k_grid, ids.shape), jnp.inf)
-        rank = jnp.argsort(jnp.argsort(drawn, axis=1), axis=1)
+        rank = _precedes(drawn).sum(-1)
         low, high = shown[at][:, None], (shown + predicted)[at][:, None]
         seen.append(_entries(rank < low, ids, at))
         asked.append((*_entries((rank >= low) & (rank < high), ids, at), ids.reshape(-1)))

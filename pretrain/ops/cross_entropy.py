@@ -156,17 +156,24 @@ def _tile(how, groups, vocab, valid) -> _Tiles:
     tokens = len(vocab)
     tile = min(how.tile, tokens)
     tiles = -(-tokens // tile) + groups  # every group ends in a tile of its own
-    group = jnp.where(valid, vocab, groups)  # empty slots form a last group that is never computed
-    order = jnp.argsort(group, stable=True)
-    size = jnp.bincount(group, length=groups + 1)
-    begin = jnp.cumsum(size) - size
-    count = -(-size[:groups] // tile)
+    mine = (vocab == jnp.arange(groups)[:, None]) & valid
+    rank = running_count(mine)  # not by sorting, which takes a TPU seconds to compile
+    count = -(-rank[:, -1] // tile)
     first = jnp.cumsum(count) - count
-    rank = jnp.arange(tokens) - begin[group[order]]
-    slots = (jnp.append(first, tiles)[group[order]] * tile + rank).astype(jnp.int32)
-    slot = jnp.zeros(tokens, jnp.int32).at[order].set(slots)
+    slot = jnp.where(mine, first[:, None] * tile + rank - 1, 0).sum(0)
+    slot = jnp.where(valid, slot, tiles * tile)  # empty slots are never computed
     token = jnp.full(tiles * tile, tokens, jnp.int32).at[slot].set(jnp.arange(tokens, dtype=jnp.int32), mode="drop")
     return _Tiles(first, count, token.reshape(tiles, tile), slot)
+
+
+def running_count(flag, block=128):
+    """`jnp.cumsum(flag, -1)` of booleans `[…, L]` by matrix products: a TPU is slow to compile a long cumsum."""
+    size = flag.shape[-1]
+    flag = jnp.pad(flag, [(0, 0)] * (flag.ndim - 1) + [(0, -size % block)])
+    inside = flag.reshape(*flag.shape[:-1], -1, block).astype(jnp.float32) @ jnp.triu(jnp.ones((block, block)))
+    inside = inside.astype(jnp.int32)  # at most `block`: exact in any precision
+    total = inside[..., -1]
+    return (inside + (jnp.cumsum(total, -1) - total)[..., None]).reshape(flag.shape)[..., :size]
 
 
 def _own(how, g, weights, labels):
