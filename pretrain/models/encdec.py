@@ -12,6 +12,7 @@ from pretrain.models.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear
 from pretrain.models.stack import check_numerics, make_stack, run_stack
 from pretrain.models.tokens import TABLES, TokenEmbedding, TokenSet, dense_rows, whole
 from pretrain.ops.cross_entropy import grouped_nll
+from pretrain.ops.fused_attention import check as check_attention
 from pretrain.ops.matmul import matmul
 from pretrain.ops.positions import WAVES, distances
 
@@ -30,6 +31,8 @@ class Config:
     neighbours apart, and the decoder is slow to find what lies where its query stands.
     mimetic: start attention so that it looks at the same place and copies what it finds (`Attention`).
     probes: learned queries that pool the encoder output by attention; 0 takes its mean.
+    attention: `xla`; `auto`: the device's fused kernel wherever it can honour the mask, else XLA; or a kernel by name,
+    which then must honour every mask (`ops.fused_attention`).
     """
 
     dim: int = 768
@@ -49,9 +52,10 @@ class Config:
     mimetic: bool = False
     probes: int = 0
     waves: tuple[float, float] = WAVES
+    attention: str = "xla"
     dtype: str = "bfloat16"
     remat: str = "none"
-    unroll: bool = False
+    unroll: int | bool = 1
 
     def __post_init__(self):
         if self.dim % self.heads or self.dim % 4:
@@ -66,7 +70,9 @@ class Config:
             raise ValueError(f"model.registers={self.registers}: must not be negative")
         if self.probes < 0:
             raise ValueError(f"model.probes={self.probes}: 0 pools by the mean, else a number of probes")
-        check_numerics(self.remat, self.dtype)
+        check_numerics(self.remat, self.dtype, self.unroll)
+        width = self.dim // self.heads
+        check_attention(self.attention, dtype=self.dtype, width=width, biased=bool(self.slopes), varied=True)
 
 
 class Encoded(NamedTuple):
@@ -90,7 +96,7 @@ class Model(nnx.Module):
         c, dtype = config, jnp.dtype(config.dtype)
         args = dict(
             mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, qk_norm=c.qk_norm, slopes=c.slopes, mimetic=c.mimetic,
-            dtype=dtype,
+            attention=c.attention, dtype=dtype,
         )  # fmt: skip
         self.config, self.modalities, self.embedded = c, modalities, embedded
         self.tokens = TokenEmbedding(
@@ -212,7 +218,7 @@ class Model(nnx.Module):
 
     @property
     def _run(self):
-        return dict(remat=self.config.remat, unroll=True if self.config.unroll else 1)
+        return dict(remat=self.config.remat, unroll=self.config.unroll)
 
 
 def unit(z):

@@ -60,13 +60,14 @@ class Attention(nnx.Module):
     mimetic: keys start out as the projection of queries, so that every token first looks at what is like it and stands
     where it stands, and cross-attention hands on what it finds there (arXiv 2305.09828 starts self-attention so); small
     data does not teach that soon.
+    attention: what computes it (`attend`'s `how`).
     """
 
     def __init__(
-        self, dim: int, heads: int, *, cross: bool, bias: bool, qk_norm: bool, slopes: tuple, mimetic: bool, dtype,
-        rngs: nnx.Rngs,
+        self, dim: int, heads: int, *, cross: bool, bias: bool, qk_norm: bool, slopes: tuple, mimetic: bool,
+        attention: str = "xla", dtype, rngs: nnx.Rngs,
     ):  # fmt: skip
-        self.heads, self.dtype = heads, dtype
+        self.heads, self.attention, self.dtype = heads, attention, dtype
         self.q_norm = LayerNorm(dim // heads, bias=bias) if qk_norm else None
         self.k_norm = LayerNorm(dim // heads, bias=bias) if qk_norm else None
         if cross:
@@ -94,7 +95,7 @@ class Attention(nnx.Module):
         if self.slopes is not None:
             near = -self.slopes[...][:, None, None] * distance[:, None]
             bias = near if bias is None else bias + near
-        y = attend(*(a.astype(self.dtype) for a in (q, k, v)), mask=mask, bias=bias)
+        y = attend(*(a.astype(self.dtype) for a in (q, k, v)), mask=mask, bias=bias, how=self.attention)
         return self.proj(y.reshape(*y.shape[:2], -1))
 
 
@@ -119,9 +120,11 @@ class EncoderBlock(nnx.Module):
 
     def __init__(
         self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, slopes=(), mimetic=False, activation="gelu",
-        eps=1e-6, dtype, rngs,
+        eps=1e-6, attention="xla", dtype, rngs,
     ):  # fmt: skip
-        args = dict(bias=bias, qk_norm=qk_norm, slopes=slopes, mimetic=mimetic, dtype=dtype, rngs=rngs)
+        args = dict(
+            bias=bias, qk_norm=qk_norm, slopes=slopes, mimetic=mimetic, attention=attention, dtype=dtype, rngs=rngs
+        )
         self.norm1 = LayerNorm(dim, bias=bias, eps=eps)
         self.attn = Attention(dim, heads, cross=False, **args)
         self.norm2 = LayerNorm(dim, bias=bias, eps=eps)
@@ -135,8 +138,13 @@ class EncoderBlock(nnx.Module):
 class DecoderBlock(nnx.Module):
     """x += self-attention(norm1 x); x += cross-attention(query_norm x, context_norm c); x += mlp(norm2 x)."""
 
-    def __init__(self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, slopes=(), mimetic=False, dtype, rngs):
-        args = dict(bias=bias, qk_norm=qk_norm, slopes=slopes, mimetic=mimetic, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, slopes=(), mimetic=False, attention="xla", dtype,
+        rngs,
+    ):  # fmt: skip
+        args = dict(
+            bias=bias, qk_norm=qk_norm, slopes=slopes, mimetic=mimetic, attention=attention, dtype=dtype, rngs=rngs
+        )
         self.norm1 = LayerNorm(dim, bias=bias)
         self.self_attn = Attention(dim, heads, cross=False, **args)
         self.query_norm = LayerNorm(dim, bias=bias)

@@ -10,21 +10,24 @@ from flax import nnx
 from data_pipeline.spec import Modality
 from pretrain.models import encdec, tower
 from pretrain.models.stack import check_numerics
+from pretrain.ops.fused_attention import check as check_attention
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """towers: each reads its own modalities; those that no tower reads go to `trunk`, 4M's encoder-decoder.
 
-    trunk: None where the towers read everything; its `embed_dim` must be this one. dtype: of the matmul operands.
+    trunk: None where the towers read everything; its `embed_dim` must be this one.
+    dtype: of the matmul operands of towers; attention: what computes theirs, as in `encdec.Config`.
     """
 
     towers: tuple[tower.Config, ...]
     embed_dim: int = 512
     trunk: encdec.Config | None = None
+    attention: str = "xla"
     dtype: str = "bfloat16"
     remat: str = "none"
-    unroll: bool = False
+    unroll: int | bool = 1
 
     def __post_init__(self):
         if not self.towers:
@@ -35,7 +38,9 @@ class Config:
                 raise ValueError(
                     f"model.{key}: {sorted(values)} has a name twice; each tower and modality is one's own"
                 )
-        check_numerics(self.remat, self.dtype)
+        check_numerics(self.remat, self.dtype, self.unroll)
+        for t in (t for t in self.towers if t.depth):
+            check_attention(self.attention, dtype=self.dtype, width=t.dim // t.heads, biased=False, varied=t.causal)
         if self.trunk and self.trunk.embed_dim != self.embed_dim:
             raise ValueError(
                 f"model.trunk.embed_dim={self.trunk.embed_dim}: must be model.embed_dim={self.embed_dim}: one space"
@@ -71,8 +76,8 @@ class Model(nnx.Module):
                     f"model.towers: {t.name!r}: modalities={t.modalities}: they differ in kind, shape or vocabulary; "
                     "give each form a tower"
                 )
-            dtype = jnp.dtype(config.dtype)
-            made[t.name] = tower.Tower(t, specs[t.modalities[0]], config.embed_dim, dtype=dtype, rngs=rngs)
+            args = dict(attention=config.attention, dtype=jnp.dtype(config.dtype), rngs=rngs)
+            made[t.name] = tower.Tower(t, specs[t.modalities[0]], config.embed_dim, **args)
         self.towers = nnx.Dict(made)
         left = tuple(name for name in embedded if name not in self.owner)
         if left and config.trunk is None:

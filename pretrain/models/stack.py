@@ -5,19 +5,24 @@ from flax import nnx
 
 from pretrain.sharding import constrain
 
+# What the backward pass finds of a block's inside; the rest is computed again.
 REMAT = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "block": jax.checkpoint_policies.nothing_saveable,
+    "none": None,  # everything
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with weights
+    "block": jax.checkpoint_policies.nothing_saveable,  # nothing: only what enters a block is kept
+    # The products again, in the host's memory until they are needed: less on the device, as much as it can be copied.
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }
 
 
-def check_numerics(remat: str, dtype: str):
+def check_numerics(remat: str, dtype: str, unroll: int | bool = 1):
     """ValueError for settings of a network that no stack has; dtype: of the matmul operands."""
     if remat not in REMAT:
         raise ValueError(f"model.remat={remat!r}: must be one of {', '.join(REMAT)}")
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"model.dtype={dtype!r}: must be float32 or bfloat16")
+    if unroll is not False and unroll < 1:
+        raise ValueError(f"model.unroll={unroll!r}: must be a positive number of blocks, or true for all")
 
 
 def make_stack(make_block, depth: int, rngs: nnx.Rngs):
@@ -30,7 +35,8 @@ def run_stack(blocks, x, *args, remat: str = "none", layers: bool = False, unrol
     """Runs stacked blocks on x `[B, N, D]`; every block gets the same further arguments.
 
     Returns (x, hidden): hidden is `[depth, B, N, D]`, the output of every block, if `layers`, else None.
-    `unroll=True` writes the blocks out one by one.
+    unroll: how many blocks one round of the scan writes out, True for all (False for one). More of them compile longer,
+    and let XLA work across blocks.
     """
 
     def body(x, block):

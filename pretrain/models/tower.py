@@ -116,7 +116,7 @@ class Tower(nnx.Module):
     `positions [N, dim]` (the class token's first), `blocks`, `norm`, `head` and `project`.
     """
 
-    def __init__(self, config: Config, spec: Modality, embed_dim: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: Config, spec: Modality, embed_dim: int, *, attention="xla", dtype, rngs: nnx.Rngs):
         c = self.config = config
         self.spec = spec
         normal = jax.nn.initializers.normal(0.02)
@@ -141,7 +141,7 @@ class Tower(nnx.Module):
         def block(rngs):
             return EncoderBlock(
                 c.dim, c.heads, mlp_ratio=c.mlp_ratio, gated=gated, bias=c.bias, activation=c.activation, eps=c.eps,
-                dtype=dtype, rngs=rngs,
+                attention=attention, dtype=dtype, rngs=rngs,
             )  # fmt: skip
 
         self.blocks = make_stack(block, c.depth, rngs) if deep else None
@@ -155,7 +155,7 @@ class Tower(nnx.Module):
             )
         self.project = linear(c.dim, embed_dim, c.project_bias) if c.project else None
 
-    def encode(self, tokens: TokenSet, rows=None, *, layers: bool = False, remat: str = "none", unroll: bool = False):
+    def encode(self, tokens: TokenSet, rows=None, *, layers: bool = False, remat: str = "none", unroll: int | bool = 1):
         """tokens `[B, N]` of one modality, rows `[B, L, width]` of pixels or vectors → (x, valid, hidden).
 
         x `[B, N, dim]` (the class token first), normalised; hidden `[depth, B, N, dim]`, not normalised, if `layers`.
@@ -179,7 +179,7 @@ class Tower(nnx.Module):
         mask = valid[:, None, None, :]
         if c.causal:
             mask = mask & (at[:, None, None, :] <= at[:, None, :, None])
-        x, hidden = run_stack(self.blocks, x, mask, remat=remat, layers=layers, unroll=True if unroll else 1)
+        x, hidden = run_stack(self.blocks, x, mask, remat=remat, layers=layers, unroll=unroll)
         return self.norm(x), valid, hidden
 
     def pool(self, x, valid):
