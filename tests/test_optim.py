@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import optax
 import pytest
 
-from pretrain import optim
+from pretrain import optim, sharding
 
 PARAMS = {
     "model": {"fc1": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}},
@@ -41,3 +42,135 @@ def test_a_rule_scales_the_step_and_a_wrong_one_is_named():
     np.testing.assert_allclose(half, 0.5 * kernel_step(), rtol=1e-6)
     with pytest.raises(ValueError, match="'fc9' matches no parameter; paths look like 'model/fc1/bias'"):
         kernel_step(rules=(optim.Rule("fc9"),))
+
+
+MATRIX = {"model": {"fc1": {"kernel": jnp.ones((3, 160, 200)), "bias": jnp.ones((3, 200))}}}
+
+
+def numpy_step(moments, state, g, p, t, c):
+    """Step t on one array p, from the formulas: (m, v or (rows, columns)) and the new p, of gradient g and config c."""
+    m, v = state
+    low = lambda x: np.asarray(jnp.asarray(x, jnp.float32).astype(jnp.bfloat16)).astype(np.float64)
+    if moments == "bfloat16":
+        m, v = c.b1 * m + (1 - c.b1) * g, c.b2 * v + (1 - c.b2) * g**2
+        u = m / (1 - c.b1**t) / (np.sqrt(v / (1 - c.b2**t)) + c.eps)
+    else:
+        b2, square = min(c.b2, 1 - t**-0.8), g**2 + c.eps**2
+        if isinstance(v, tuple):
+            v = tuple(b2 * old + (1 - b2) * square.mean(axis) for old, axis in zip(v, (-1, -2)))
+            whole = v[0][..., :, None] * v[1][..., None, :] / v[0].mean(-1)[..., None, None]
+        else:
+            v = whole = b2 * v + (1 - b2) * square
+        u = m = c.b1 * m + (1 - c.b1) * g / np.sqrt(whole)
+    return (low(m), v), p - c.lr * (u + c.weight_decay * p * (p.ndim > 2))
+
+
+@pytest.mark.parametrize("moments", ["bfloat16", "factored"])
+def test_moments_equal_their_formulas(moments):
+    config = optim.Config(lr=0.1, b1=0.8, b2=0.6, eps=1e-4, weight_decay=0.3, final_lr=1.0, moments=moments)
+    chain = optim.make_optimizer(config, MATRIX, 10)
+    params, state = MATRIX, chain.init(MATRIX)
+    ours, theirs = jax.tree.leaves_with_path(MATRIX), {}
+    for path, p in ours:
+        factors = moments == "factored" and p.ndim == 3
+        theirs[path] = (0.0, (0.0, 0.0) if factors else 0.0), np.asarray(p, np.float64)
+    for t in range(1, 5):  # b2 is not yet, then is, what bounds Adafactor's decay: 1 − 4^−0.8 = 0.67
+        rng = np.random.default_rng(t)
+        grads = jax.tree.map(lambda p, r=rng: jnp.asarray(r.normal(size=p.shape) ** 3, jnp.float32), MATRIX)
+        updates, state = chain.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        for path, g in jax.tree.leaves_with_path(grads):
+            theirs[path] = numpy_step(moments, theirs[path][0], np.asarray(g, np.float64), theirs[path][1], t, config)
+    for path, p in jax.tree.leaves_with_path(params):
+        # A moment beside the middle of two bfloat16 may be rounded to the other one; hardly any lies there.
+        np.testing.assert_allclose(p, theirs[path][1], atol=2e-3, rtol=0)
+        assert np.median(np.abs(p - theirs[path][1])) < 1e-6
+
+
+def state_bytes(moments, params):
+    chain = optim.make_optimizer(optim.Config(moments=moments), params, 10)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(chain.init, params)))
+
+
+def test_bytes_of_state():
+    """A stack of 24 SwiGLU matrices and norms: never a factor over the depth."""
+    kernel, norm = (24, 2048, 5461), (24, 2048)
+    params = {"kernel": jax.ShapeDtypeStruct(kernel, jnp.float32), "norm": jax.ShapeDtypeStruct(norm, jnp.float32)}
+    large, small = np.prod(kernel), np.prod(norm)
+    for moments, expected in (
+        ("float32", 8 * (large + small)),
+        ("bfloat16", 6 * (large + small)),
+        ("factored", 2 * (large + small) + 4 * (24 * (2048 + 5461) + small)),
+    ):
+        assert 0 <= state_bytes(moments, params) - expected < 100  # counters, and where nothing is factored
+
+
+def test_a_second_moment_falls_under_small_gradients():
+    """One large gradient, then none: v falls by b2 a step. In bfloat16 it would stay where it is."""
+    params = {"model": jnp.zeros(3)}
+    chain = optim.make_optimizer(optim.Config(b2=0.999, moments="bfloat16"), params, 400)
+    step, state = jax.jit(chain.update), chain.init(params)
+    for i in range(300):
+        _, state = step({"model": jnp.full(3, float(i == 0))}, state, params)
+    (adam,) = (s for s in state.inner_state if isinstance(s, optax.ScaleByAdamState))
+    np.testing.assert_allclose(adam.nu["model"], 0.001 * 0.999**299, rtol=1e-4)
+    stays = jnp.bfloat16(0.001)
+    assert (stays * 0.999).astype(jnp.bfloat16) == stays and adam.mu["model"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("moments", optim.MOMENTS)
+def test_a_quadratic_is_minimised_and_a_bad_step_skipped(moments):
+    """Rows and columns of very different curvature, with clipping, decay, a rule and LAMB's ratio in the chain."""
+    scale = jnp.exp(jnp.linspace(-3, 3, 160))[:, None] * jnp.exp(jnp.linspace(-2, 2, 200))
+    params = {"model": {"kernel": jax.random.normal(jax.random.key(0), (2, 160, 200)), "still": jnp.ones(2)}}
+    loss = lambda p: (scale * jnp.square(p["model"]["kernel"])).mean() + jnp.square(p["model"]["still"]).sum()
+    rules = (optim.Rule("still", 0.0),)
+    config = optim.Config(lr=0.03, clip=10.0, weight_decay=0.01, trust_ratio=True, rules=rules, moments=moments)
+    chain = optim.make_optimizer(config, params, 200)
+
+    @jax.jit
+    def step(params, state, factor):
+        grads = jax.tree.map(lambda g: g * factor, jax.grad(loss)(params))
+        updates, state = chain.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    first, state = params, chain.init(params)
+    for _ in range(150):
+        params, state = step(params, state, 1.0)
+    assert loss(params) - 2 < 0.05 * (loss(first) - 2)
+    np.testing.assert_array_equal(params["model"]["still"], 1.0)
+    same, after = step(params, state, jnp.nan)
+    jax.tree.map(np.testing.assert_array_equal, (same, after.inner_state), (params, state.inner_state))
+    assert after.total_notfinite == 1 and state.total_notfinite == 0
+
+
+def test_factored_state_on_a_mesh():
+    """`param_layout` lays out every array of the state, and eight devices step as one does."""
+    params = {"model": {"fc1": {"kernel": jnp.ones((3, 160, 201)), "bias": jnp.ones((3, 200))}, "norm": jnp.ones(5)}}
+    grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=jnp.float32) * 1.7).reshape(p.shape), params)
+    chain = optim.make_optimizer(optim.Config(lr=0.1, moments="factored"), params, 10)
+    mesh = sharding.make_mesh(sharding.parse_mesh("data=2,fsdp=2,tensor=2"))
+
+    def two_steps(params, grads):
+        state = chain.init(params)
+        for factor in (1.0, -0.3):
+            updates, state = chain.update(jax.tree.map(lambda g, f=factor: f * g, grads), state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    layout = sharding.state_sharding(jax.eval_shape(two_steps, params, grads), mesh)
+    own = sharding.state_sharding(params, mesh)
+    one = jax.jit(two_steps)(params, grads)
+    eight = jax.jit(two_steps, in_shardings=(own, own), out_shardings=layout)(params, grads)
+
+    # A bfloat16 beside the middle of two may be rounded to the other one, and moves its parameter by lr times that.
+    laws.close_trees(one[0], eight[0], 2e-4)
+    one, eight = (jax.tree.map(np.float32, state) for _, state in (one, eight))
+    laws.close_trees(one, eight, 2**-7)
+    split = {str(s.spec) for s in jax.tree.leaves(layout)}
+    assert any("fsdp" in s for s in split) and any("tensor" in s for s in split)
+
+
+def test_an_unknown_kind_of_moments_is_named():
+    with pytest.raises(ValueError, match=r"optim\.moments='int8': must be one of float32, bfloat16, factored"):
+        optim.Config(moments="int8")
