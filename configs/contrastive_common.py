@@ -25,7 +25,7 @@ def base(modalities, towers, objectives, *, embed_dim, batch_size, steps, optim)
     """A run of towers over a folder of image-text files (`data_pipeline.sources.files`): give it config.data.path."""
     c = ConfigDict()
     c.seed = 0
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.mesh = "ddp"
     c.accum = 1
     c.steps, c.batch_size = steps, batch_size
     c.data = dict(source="files", path="", train="train")
@@ -38,7 +38,7 @@ def base(modalities, towers, objectives, *, embed_dim, batch_size, steps, optim)
     c.optim = optim
     c.ema = 0.0
     c.checkpoint = dict(every=2000, keep=2, best="")
-    c.log = dict(every=50)
+    c.log = dict(every=50, wandb="", profile="")
     c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=256, repeats=1, every=2000))
     first, second = (m["name"] for m in modalities[:2])
     c.final_evals = dict(retrieval=dict(pairs=[(first, second)]))

@@ -42,7 +42,7 @@ def get_config(arg=""):
     names = [*STYLES, *TEXTS]
     c = ConfigDict()
     c.seed = 0
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.mesh = "ddp"
     c.accum = 1
     c.steps = 420
     c.batch_size = 128
@@ -75,7 +75,7 @@ def get_config(arg=""):
     c.optim = dict(lr=6e-3, warmup=50, weight_decay=0.4, clip=1.0)
     c.ema = 0.99
     c.checkpoint = dict(every=210, keep=2, best="val/loss")
-    c.log = dict(every=25)
+    c.log = dict(every=25, wandb="", profile="")
     c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=210))
     c.final_evals = dict(
         retrieval=dict(

@@ -14,7 +14,7 @@ def get_config(arg="rgb"):
     fields, channels = STYLES[arg]
     c = ConfigDict()
     c.seed = 0
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.mesh = "ddp"
     c.accum = 1
     c.steps = 1800
     c.batch_size = {"rgb": 3, "gray": 2}[arg]  # examples; every style of them is an image
@@ -28,6 +28,6 @@ def get_config(arg="rgb"):
     c.optim = dict(lr=4e-3, warmup=50, b2=0.99, weight_decay=0.0, clip=1.0)
     c.ema = 0.99
     c.checkpoint = dict(every=900, keep=1)
-    c.log = dict(every=150)
+    c.log = dict(every=150, wandb="", profile="")
     c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=900))
     return c

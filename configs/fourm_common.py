@@ -49,7 +49,7 @@ def base(names, model, *, batch_size, inputs, targets, tokens, warmup_tokens, bl
     per_step = batch_size * (inputs[1] + targets[1])
     c = ConfigDict()
     c.seed = 0
-    c.mesh = dict(data=1, fsdp=-1, tensor=1)
+    c.mesh = "fsdp"
     c.accum = 1
     c.steps = round(tokens / per_step)
     c.batch_size = batch_size
@@ -68,7 +68,7 @@ def base(names, model, *, batch_size, inputs, targets, tokens, warmup_tokens, bl
     )  # fmt: skip
     c.ema = 0.0
     c.checkpoint = dict(every=2000, keep=2, best="")
-    c.log = dict(every=50)
+    c.log = dict(every=50, wandb="", profile="")
     c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=256, repeats=1, every=2000))
     return c
 

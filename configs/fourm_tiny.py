@@ -19,7 +19,7 @@ def get_config(arg=""):
     )  # fmt: skip
     c.modalities = specs
     c.data.path = "runs/quickstart/tokens"
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.mesh = "ddp"
     c.objectives.masked.mixture = [dict(inputs=dict.fromkeys(names, 0.1), targets=dict.fromkeys(names, 0.5))]
     c.checkpoint.every = c.evals.val.every = 250
     c.evals.val.batch_size = 32

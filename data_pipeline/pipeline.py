@@ -173,22 +173,21 @@ def check_fields(modalities, source):
             )
 
 
-class _HostSlice(grain.MapDataset):
-    """Rows [h·B/H, (h+1)·B/H) of every global batch of B: the data do not depend on the number of hosts H."""
+class _HostRows(grain.MapDataset):
+    """The given rows of every global batch: what an example is does not depend on which host loads it."""
 
-    def __init__(self, parent, batch_size, shard_index, shard_count):
+    def __init__(self, parent, batch_size, rows):
         super().__init__(parent)
-        self._global, self._local = batch_size, batch_size // shard_count
-        self._offset = shard_index * self._local
+        self._batch_size, self._rows = batch_size, [int(r) for r in rows]
 
     def __len__(self):
-        return len(self._parent) // self._global * self._local
+        return len(self._parent) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.slice(index)
-        batch, row = divmod(index, self._local)
-        return self._parent[batch * self._global + self._offset + row]
+        batch, at = divmod(index, len(self._rows))
+        return self._parent[batch * self._batch_size + self._rows[at]]
 
 
 class _Encode(grain.transforms.RandomMap):
@@ -200,19 +199,19 @@ class _Encode(grain.transforms.RandomMap):
 
 
 def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, workers: int = 0,
-                  shard_index: int = 0, shard_count: int = 1) -> grain.IterDataset:  # fmt: skip
-    """An endless, shuffled stream of this host's part of the global batches; its iterator's state is checkpointable.
+                  rows=None) -> grain.IterDataset:  # fmt: skip
+    """An endless, shuffled stream of batches; its iterator's state is checkpointable.
 
+    rows: which rows of the global batch this host loads, ascending; None for all.
     workers: processes that load beside the trainer; 0 loads on threads.
     """
-    if batch_size % shard_count:
-        raise ValueError(f"batch_size={batch_size}: must be divisible by the {shard_count} hosts that load it")
     if len(source) == 0:
         raise ValueError(f"{source!r} is empty: nothing to train on")
     check_fields(encoder.modalities, source)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_Encode(encoder))
-    dataset = _HostSlice(dataset, batch_size, shard_index, shard_count).batch(batch_size // shard_count)
+    rows = range(batch_size) if rows is None else rows
+    dataset = _HostRows(dataset, batch_size, rows).batch(len(rows))
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     if not workers:
         return dataset

@@ -1,10 +1,20 @@
-"""python -m pretrain --config=configs/x.py[:arg] --workdir=DIR [--config.a.b=value …]"""
+"""python -m pretrain --config=configs/x.py[:arg] --workdir=DIR [--config.a.b=value …]
+
+Exit status 75: a signal stopped the run before its end; the same command continues it.
+"""
+
+import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to run: configs/FILE.py or configs/FILE.py:argument.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the config go; the same again resumes.")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster tells of it.")
+PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes run together.")
+PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
+INIT_TIMEOUT = flags.DEFINE_integer("init_timeout", 300, "Seconds to wait for the other processes.")
+EXECUTABLE = flags.DEFINE_string("executable", "", "A step compiled by `python -m tools.plan --save`.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -13,9 +23,13 @@ def main(argv):
         raise app.UsageError(f"unexpected arguments {argv[1:]}; config keys are set as --config.key=value")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file; `--verbosity=0` shows it
+    from pretrain import runtime
     from pretrain.train import train
 
-    train(CONFIG.value, WORKDIR.value)
+    runtime.join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, INIT_TIMEOUT.value)
+    state = train(CONFIG.value, WORKDIR.value, EXECUTABLE.value)
+    if int(state.step) < CONFIG.value.steps:
+        sys.exit(runtime.STOPPED)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from data_pipeline.sources.tokens import read_manifest
 from data_pipeline.spec import Modality, check_modalities
 from data_pipeline.text import TextTokenizer
 from pretrain.optim import Config as OptimConfig
-from pretrain.sharding import BATCH, MeshConfig
+from pretrain.runtime import parse_window
+from pretrain.sharding import BATCH, parse_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +54,15 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """A line, a JSONL row and TensorBoard scalars every `every` steps; `wandb` names a project to log to as well."""
+    """A line, a JSONL row and TensorBoard scalars every `every` steps; `wandb` names a project to log to as well.
+
+    profile: FIRST:LAST, steps whose trace goes into the workdir; "" for none.
+    """
 
     every: int = 50
     tensorboard: bool = True
     wandb: str = ""
+    profile: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Run:
     """One whole run. model, objectives, evals are left as dicts: their files say what keys they have.
 
     init: a workdir whose newest parameters (their moving average, if it has one) this run starts from; "" for none.
+    mesh: how devices share the work, see `sharding.parse_mesh`.
     """
 
     steps: int
@@ -77,7 +83,7 @@ class Run:
     accum: int = 1
     init: str = ""
     ema: float = 0.0
-    mesh: MeshConfig = MeshConfig()
+    mesh: str = "ddp"
     optim: OptimConfig = OptimConfig()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
@@ -88,8 +94,12 @@ class Run:
 def parse(config: ml_collections.ConfigDict | dict) -> Run:
     """Checks a config and freezes it."""
     config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    if isinstance(config.get("mesh"), dict):  # workdirs of before hold the sizes as a dict
+        config = config | {"mesh": ",".join(f"{axis}={size}" for axis, size in config["mesh"].items())}
     run = from_dict(Run, config, "config")
     check_modalities(run.modalities)
+    parse_mesh(run.mesh)
+    parse_window(run.log.profile)
     for key in ("steps", "batch_size", "accum"):
         if getattr(run, key) < 1:
             raise ValueError(f"config.{key}={getattr(run, key)}: must be at least 1")
@@ -302,5 +312,5 @@ def check_batch(run: Run, mesh):
     if micro % ways:
         raise ValueError(
             f"config.batch_size={run.batch_size}: batch_size / accum = {micro} must be divisible by "
-            f"data × fsdp = {ways} of the mesh"
+            f"slice × data × fsdp = {ways} of the mesh"
         )

@@ -1,16 +1,38 @@
 """Orbax, in one file: state and data position saved together, asynchronously; the last few and the best are kept."""
 
 import json
+import re
 from pathlib import Path
 
+import fsspec
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
+from etils import epath
 from orbax.checkpoint.experimental.v1.training import preservation_policies as keep
 from orbax.checkpoint.experimental.v1.training import save_decision_policies as when
 
 from pretrain.step import TrainState
 
 METRIC = "metric"
+
+
+def locate(workdir) -> epath.Path:
+    """A workdir on a disk or in a bucket, `gs://BUCKET/RUN`, as an absolute path that reads and writes both alike."""
+    scheme = re.match(r"[\w.+-]+:/+", str(workdir))
+    if not scheme:
+        return epath.Path(Path(workdir).absolute())
+    if scheme[0] != "gs://":  # Orbax 0.12 would take s3:// for a file, and a `Path` has lost a slash
+        raise ValueError(
+            f"workdir={str(workdir)!r}: no checkpoint can be written there; give gs://BUCKET/RUN, or mount the storage "
+            "as a file system on every host and give a folder of it"
+        )
+    try:
+        import gcsfs  # noqa: F401
+    except ImportError as e:
+        raise ImportError(f"workdir={str(workdir)!r} needs `gcsfs`: pip install 'tokenloom[gcs]'") from e
+    # A listing that gcsfs remembers does not hold what TensorStore or another host has written since.
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    return epath.Path(workdir)
 
 
 class _Position:
@@ -46,7 +68,7 @@ class Checkpointer:
                 keep.BestN(get_metric_fn=lambda m: m[METRIC], reverse=True, n=1, keep_checkpoints_without_metrics=False)
             )
         self._orbax = ocp.training.Checkpointer(
-            Path(workdir).absolute() / "checkpoints",
+            locate(workdir) / "checkpoints",
             save_decision_policy=when.FixedIntervalPolicy(every) if every else None,
             preservation_policy=keep.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
@@ -90,21 +112,32 @@ class Checkpointer:
 
 def has_checkpoint(workdir) -> bool:
     """Whether a workdir holds a complete checkpoint; creates nothing."""
-    return any(p.name.isdigit() for p in (Path(workdir) / "checkpoints").glob("*"))
+    return bool(_complete(workdir))
+
+
+def _complete(workdir) -> dict[int, epath.Path]:
+    """{step: folder} of the complete checkpoints, the newest last.
+
+    It only looks. A `Checkpointer` removes what is incomplete: in another program, the checkpoint that a training is
+    just writing.
+    """
+    folder = locate(workdir) / "checkpoints"
+    found = ocp.path.step.standard_name_format().find_all(folder) if folder.exists() else ()
+    return {c.step: c.path for c in sorted(found, key=lambda c: c.step)}
 
 
 def load_params(workdir, step: int | None = None, *, ema: bool = True) -> dict:
     """The parameters of a checkpoint as a plain dict on one device, their moving average if there is one and `ema`."""
-    with Checkpointer(workdir) as checkpointer:
-        if checkpointer.latest() is None:
-            raise FileNotFoundError(f"{workdir} holds no checkpoint: train it first with `python -m pretrain`")
-        step = checkpointer.latest() if step is None else step
-        if step not in checkpointer.steps():
-            raise ValueError(f"step={step}: {workdir} has checkpoints {checkpointer.steps()}")
-    path = Path(workdir).absolute() / "checkpoints" / str(step)
+    found = _complete(workdir)
+    if not found:
+        raise FileNotFoundError(f"{workdir} holds no checkpoint: train it first with `python -m pretrain`")
+    step = max(found) if step is None else step
+    if step not in found:
+        raise ValueError(f"step={step}: {workdir} has checkpoints {list(found)}")
+    path = found[step]
     saved = ocp.metadata(path, checkpointable_name="state").metadata
     which = "ema" if ema and saved["ema"] is not None else "params"
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved[which])
     context = ocp.Context()
     context.pytree.loading.partial_load = True  # the optimizer's state stays where it is

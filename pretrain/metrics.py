@@ -2,37 +2,47 @@
 
 import contextlib
 import json
+import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import fsspec
 import jax
+import numpy as np
 import tqdm
+from etils import epath
+from jax.experimental import multihost_utils
 
 
 class Rate:
-    """Merges the metrics of the steps since the last line: totals and weights add up, then divide."""
+    """Merges the metrics of the steps since the last line, and tells where the time went.
 
-    def __init__(self, batch_size: int, tokens_per_example: int):
-        self._batch_size, self._tokens, self._warm = batch_size, tokens_per_example, False
+    flops: of the model, forward and backward, a step; peak: FLOP/s of all devices together; without both there is no
+    MFU. started: when the program began (`time.perf_counter`), for goodput.
+    """
+
+    def __init__(self, batch_size: int, tokens_per_example: int, *, flops=0.0, peak=0.0, started=None):
+        self._batch_size, self._tokens, self._flops, self._peak = batch_size, tokens_per_example, flops, peak
+        self._started, self._useful = time.perf_counter() if started is None else started, 0.0
         self.empty = []  # terms that had no weight in the interval last closed
+        self.slow = ""  # a host for whose data the others waited
         self._reset()
 
     def _reset(self):
         self._terms, self._losses, self._steps, self._since = {}, [], 0, time.perf_counter()
+        self._spent = {"data": 0.0, "checkpoint": 0.0, "eval": 0.0}
 
     @contextlib.contextmanager
-    def paused(self):
-        """What runs inside is no training: its time does not count."""
+    def spending(self, on: str):
+        """The time of what runs inside goes to `data`, `checkpoint` or `eval`."""
         start = time.perf_counter()
         yield
-        self._since += time.perf_counter() - start
+        self._spent[on] += time.perf_counter() - start
 
     def add(self, values: dict):
-        if self._warm:
-            self._steps += 1
-        else:  # the time of the very first step is that of its compilation
-            self._warm, self._since = True, time.perf_counter()
+        self._steps += 1
         if values["skipped_in_a_row"]:
             return  # not finite: it changed nothing, and would hide the mean of the others
         for name, term in values["terms"].items():
@@ -41,23 +51,52 @@ class Rate:
         self._losses.append(float(values["loss"]))
 
     def close(self) -> dict:
-        """Means since the last close: loss, every term, examples and tokens per second. Starts a new interval.
+        """Means since the last close. Starts a new interval.
 
-        The rates are left out of an interval that holds nothing but the first step.
+        loss and every term; examples and tokens per second, evaluation left out; `time/step` in seconds; what share of
+        it was waiting for data and for checkpoints; `time/mfu`, the model's FLOP/s over the devices' peak; and
+        `time/goodput`, the share of all time since the program began in which it was training.
         """
         out = {"loss": sum(self._losses) / len(self._losses)} if self._losses else {}
         out |= {name: total / weight for name, (total, weight) in self._terms.items() if weight}
         self.empty = [name for name, (_, weight) in self._terms.items() if not weight]
-        if self._steps:
-            out["examples/s"] = self._steps * self._batch_size / (time.perf_counter() - self._since)
+        now = time.perf_counter()
+        training = now - self._since - self._spent["eval"]
+        if self._steps and training > 0:
+            out["examples/s"] = self._steps * self._batch_size / training
             if self._tokens:
                 out["tokens/s"] = out["examples/s"] * self._tokens
+            shares = {on: self._spent[on] / training for on in ("data", "checkpoint")}
+            out |= {"time/step": training / self._steps} | {f"time/{on}": share for on, share in shares.items()}
+            if self._flops and self._peak:
+                out["time/mfu"] = self._flops * self._steps / training / self._peak
+            self._useful += training * (1 - sum(shares.values()))
+            out["time/goodput"] = self._useful / (now - self._started)
+            self.slow = slow_host(shares["data"])
         self._reset()
         return out
 
 
+def slow_host(share: float) -> str:
+    """Of several processes the one that waits longest for its data, if the others do not: they wait for it."""
+    if jax.process_count() == 1:
+        return ""
+    name = socket.gethostname().encode()[:60].ljust(60)
+    mine = np.concatenate([np.float32([share]).view(np.uint8), np.frombuffer(name, np.uint8)])
+    rows = np.asarray(multihost_utils.process_allgather(mine))
+    shares = rows[:, :4].copy().view(np.float32)[:, 0]
+    worst, others = int(shares.argmax()), float(np.median(shares))
+    if shares[worst] < 0.1 or shares[worst] < 2 * others:
+        return ""
+    name = rows[worst, 4:].tobytes().decode().strip()
+    return f"process {worst} on {name} waits {shares[worst]:.0%} of the time for its data, half of them {others:.0%}"
+
+
 class Writer:
-    """Writes scalars to JSONL and, as configured, to TensorBoard and W&B; prints a line. Process 0 only."""
+    """Writes scalars to JSONL and, as configured, to TensorBoard and W&B; prints a line. Process 0 only.
+
+    What lies in a bucket cannot be appended to: such a run writes into a folder here, and `sync` copies it there.
+    """
 
     def __init__(self, workdir, log, *, steps: int, start: int, config: dict):
         self._main = jax.process_index() == 0
@@ -65,17 +104,24 @@ class Writer:
         self._pending, self._speed, self.last, self._told = None, "", {}, set()
         if not self._main:
             return
-        self._jsonl = _continue_jsonl(Path(workdir) / "metrics.jsonl", start)
+        self._bucket, folder = "", Path(workdir)
+        if str(workdir).startswith("gs://"):
+            self._bucket, self._spool = str(workdir), tempfile.TemporaryDirectory()
+            folder, before = Path(self._spool.name), epath.Path(workdir) / "metrics.jsonl"
+            if before.exists():
+                (folder / before.name).write_bytes(before.read_bytes())
+        self._jsonl = _continue_jsonl(folder / "metrics.jsonl", start)
         if log.tensorboard:
             import tensorboardX
 
-            self._tensorboard = tensorboardX.SummaryWriter(str(Path(workdir) / "tensorboard"))
+            self._tensorboard = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
         if log.wandb:
             try:
                 import wandb
             except ImportError as e:
                 raise ValueError(f"config.log.wandb={log.wandb!r}: wandb is not installed; `pip install wandb`") from e
-            self._wandb = wandb.init(project=log.wandb, dir=str(workdir), config=config, resume="allow")
+            beside = tempfile.gettempdir() if self._bucket else str(workdir)  # it keeps its files on its own server
+            self._wandb = wandb.init(project=log.wandb, dir=beside, config=config, resume="allow")
         # On a pipe or in a log file a bar is noise: there the lines alone tell the story.
         self.bar = tqdm.tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
 
@@ -99,15 +145,28 @@ class Writer:
             unit = "tokens/s" if "tokens/s" in scalars else "examples/s"
             self._speed = f"{_short(scalars[unit])} {unit}" if unit in scalars else ""
             self.write(step, scalars)
-            for name in sorted(set(rate.empty) - self._told):
-                self._told.add(name)
-                self.say(
+            for name in rate.empty:
+                self._say_once(
+                    name,
                     f"{name}: not one example of these steps had what the term needs; if it stays so, check that the "
-                    "data hold its modalities in the same examples, or drop the term"
+                    "data hold its modalities in the same examples, or drop the term",
+                )
+            if rate.slow:
+                self._say_once(rate.slow.split(" waits")[0], f"step {step}: {rate.slow}")
+            elif scalars.get("time/data", 0) > 0.2:
+                self._say_once(
+                    "data",
+                    f"step {step}: {scalars['time/data']:.0%} of the time waits for data: more data.workers, or "
+                    "smaller pictures on disk, would speed it up",
                 )
 
+    def _say_once(self, about: str, line: str):
+        if about not in self._told:
+            self._told.add(about)
+            self.say(line)
+
     def write(self, step: int, scalars: dict):
-        """Writes scalars to every file and prints them."""
+        """Writes scalars to every file and prints them, except for those of `time/`."""
         if not self._main:
             return
         row = {"step": step} | {k: float(v) for k, v in scalars.items()}
@@ -118,12 +177,21 @@ class Writer:
                 self._tensorboard.add_scalar(k, v, step)
         if self._wandb:
             self._wandb.log(scalars, step=step)
-        self.say(f"step {step}/{self._steps} · " + " · ".join(f"{k} {_short(v)}" for k, v in scalars.items()))
+        shown = [f"{k} {_short(v)}" for k, v in scalars.items() if not k.startswith("time/")]
+        if shown:
+            self.say(f"step {step}/{self._steps} · " + " · ".join(shown))
 
     def say(self, line: str):
         if self._main:
             tqdm.tqdm.write(line)
             sys.stdout.flush()
+
+    def sync(self):
+        """Brings the files up to date in a bucket; to be called with every checkpoint, at which a run may go on."""
+        if self._main and self._bucket:
+            if self._tensorboard:
+                self._tensorboard.flush()
+            fsspec.filesystem("gs").put(f"{self._spool.name}/", f"{self._bucket}/", recursive=True)
 
     def close(self):
         if self._main:
@@ -133,6 +201,7 @@ class Writer:
                 self._tensorboard.close()
             if self._wandb:
                 self._wandb.finish()
+            self.sync()
 
 
 def _continue_jsonl(path: Path, start: int):

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from pretrain import build
-from pretrain.checkpoint import load_params
+from pretrain.checkpoint import load_params, locate
 from pretrain.tokenizers.autoencoder import Tokenizer
 
 
@@ -31,7 +30,7 @@ class Restored:
 
 def read_run(workdir) -> build.Run:
     """The frozen config that a workdir was trained with."""
-    file = Path(workdir) / "config.json"
+    file = locate(workdir) / "config.json"
     if not file.exists():
         raise FileNotFoundError(f"{workdir} is no workdir (no config.json): train with `python -m pretrain`")
     return build.parse(json.loads(file.read_text()))

@@ -1,20 +1,23 @@
 """The mesh, the rules that lay parameters out on it, and a report of what is sharded how.
 
-Axes: `data` replicates parameters, `fsdp` shards them, both split the batch; `tensor` splits matrices (Megatron-LM,
-arXiv 1909.08053): the first projection of a pair by columns, the second by rows, vocabulary tables by rows.
+Axes: `slice` groups devices that a data-centre network joins; it and `data` replicate parameters, `fsdp` shards them
+(ZeRO, arXiv 1910.02054, stage 3), and all three split the batch. `tensor` splits matrices (Megatron-LM, arXiv
+1909.08053): the first projection of a pair by columns, the second by rows, vocabulary tables by rows.
 """
 
 import dataclasses
 import math
 import re
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")
+AXES = ("slice", "data", "fsdp", "tensor")
+BATCH = ("slice", "data", "fsdp")
 TENSOR = "tensor"
 MIN_FSDP_SIZE = 2**12  # smaller parameters stay whole: gathering them costs more than holding them
 
@@ -25,33 +28,87 @@ TENSOR_RULES = (
     (r"(tables|heads)/[^/]+$", -2),
 )
 
+PRESETS = {
+    "ddp": "data=-1",  # every device holds everything: while sixteen bytes a parameter are a small part of its memory
+    "fsdp": "fsdp=-1",  # every device of a slice holds its share: the first choice for anything larger
+    "hsdp": "data=-1,fsdp=host",  # shares within a host, copies between hosts: where hosts are joined by a slow network
+    "tp": "fsdp=-1,tensor=host",  # matrices split within a host: where even one example a device is too much
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; one of them may be -1 and takes what is left of the devices."""
+    """Sizes of the mesh axes. One of them may be -1 and takes what is left of the devices; `host` is a host's devices.
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    slice: 0 for the slices that the devices themselves name, else so many groups of whole hosts.
+    strict: a large parameter that a rule cannot split is an error, not a line in the report.
+    """
+
+    slice: int = 0
+    data: int | str = 1
+    fsdp: int | str = 1
+    tensor: int | str = 1
+    strict: bool = False
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """`fsdp`, `fsdp=64,tensor=4`, `hsdp,strict`: presets and sizes, the later ones win.
+
+    `data` takes what is left where no size says -1.
+    """
+    sizes, strict = {}, False
+    words = [w.strip() for w in text.split(",") if w.strip()]
+    for word in words:
+        for part in PRESETS.get(word, word).split(","):
+            axis, _, size = part.partition("=")
+            if part == "strict":
+                strict = True
+            elif axis in AXES and re.fullmatch(r"-1|[1-9]\d*|host", size) and (axis != "slice" or size.isdigit()):
+                sizes[axis] = size if size == "host" else int(size)
+            else:
+                raise ValueError(
+                    f"mesh={text!r}: {part!r} is none of {', '.join(PRESETS)}, strict, or AXIS=SIZE with AXIS one of "
+                    f"{', '.join(AXES)} and SIZE a number, -1 (what is left) or host (a host's devices)"
+                )
+    if -1 not in sizes.values():
+        sizes.setdefault("data", -1)
+    return MeshConfig(**sizes, strict=strict)
 
 
 def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
-    """A mesh over all devices; ValueError if the sizes do not multiply to their number."""
+    """A mesh over all devices, laid along their network; ValueError if the sizes do not multiply to their number."""
     devices = jax.devices() if devices is None else devices
-    sizes = [getattr(config, a) for a in AXES]
+    count, hosts = len(devices), len({d.process_index for d in devices})
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    sizes = [
+        config.slice or slices,
+        *(count // hosts if s == "host" else s for s in (config.data, config.fsdp, config.tensor)),
+    ]
     given = ", ".join(f"{a}={s}" for a, s in zip(AXES, sizes))
+    if slices > 1 and sizes[0] != slices:
+        raise ValueError(f"mesh: {given}: the devices form {slices} slices; leave `slice` out")
     if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
         raise ValueError(f"mesh: {given}: sizes must be positive, and at most one of them -1 (takes what is left)")
     known = math.prod(s for s in sizes if s != -1)
-    if -1 in sizes and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices):
+    if -1 in sizes and count % known == 0:
+        sizes[sizes.index(-1)] = count // known
+    if math.prod(sizes) != count:
         raise ValueError(
-            f"mesh: {given} does not fit {len(devices)} device(s): the sizes must multiply to {len(devices)}; "
+            f"mesh: {given} does not fit {count} device(s): the sizes must multiply to {count}; "
             "set one of them to -1 to take what is left"
         )
-    grid = np.asarray(devices).reshape(sizes)
-    return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.sharding.Mesh(_arrange(devices, sizes, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(devices, sizes, slices):
+    """Devices `[slice, data, fsdp, tensor]`: the last axes, which talk most, between nearest neighbours."""
+    if devices[0].platform != "tpu":
+        return np.asarray(sorted(devices, key=lambda d: (d.process_index, d.id))).reshape(sizes)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(
+        (1, *sizes[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def current_mesh():
@@ -78,24 +135,46 @@ def gather_rows(table):
     mesh = current_mesh()
     if mesh is None:
         return table
-    split = len(table) % mesh.shape["tensor"] == 0
-    return jax.lax.with_sharding_constraint(table, P("tensor" if split else None))
+    split = len(table) % mesh.shape[TENSOR] == 0
+    return jax.lax.with_sharding_constraint(table, P(TENSOR if split else None))
 
 
-def param_spec(path: str, shape: tuple[int, ...], mesh) -> P:
+class Layout(NamedTuple):
+    """How one array lies on the mesh, and what could not be split as its rule says ("" if all could)."""
+
+    spec: P
+    problem: str
+
+
+def param_layout(path: str, shape: tuple[int, ...], mesh) -> Layout:
     """The layout of one parameter, or of optimizer or EMA state of the same path and shape."""
-    spec = [None] * len(shape)
-    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    spec, problems = [None] * len(shape), []
+    tensor, fsdp = mesh.shape[TENSOR], mesh.shape["fsdp"]
+    large = math.prod(shape) >= MIN_FSDP_SIZE
     for pattern, dim in TENSOR_RULES:
-        if tensor > 1 and re.search(pattern, path):
+        if tensor > 1 and re.search(pattern, path) and len(shape) >= -dim:
             if shape[dim] % tensor == 0:
-                spec[dim] = "tensor"
+                spec[dim] = TENSOR
+            elif large:
+                problems.append(
+                    f"dimension {dim} is not divisible by tensor={tensor}; {_fits([shape[dim]], TENSOR, tensor)}"
+                )
             break
-    if fsdp > 1 and math.prod(shape) >= MIN_FSDP_SIZE:
-        free = [d for d in range(len(shape)) if spec[d] is None and shape[d] % fsdp == 0]
-        if free:
-            spec[max(free, key=lambda d: shape[d])] = "fsdp"
-    return P(*spec)
+    if fsdp > 1 and large:
+        free = [d for d in range(len(shape)) if spec[d] is None]
+        fitting = [d for d in free if shape[d] % fsdp == 0]
+        if fitting:
+            spec[max(fitting, key=lambda d: shape[d])] = "fsdp"
+        else:
+            problems.append(
+                f"no dimension is divisible by fsdp={fsdp}; {_fits([shape[d] for d in free], 'fsdp', fsdp)}"
+            )
+    return Layout(P(*spec), "; ".join(problems))
+
+
+def _fits(lengths, axis, ways) -> str:
+    best = max((math.gcd(n, ways) for n in lengths), default=1)
+    return f"{axis}={best} would fit" if best > 1 else f"no {axis} > 1 that divides {ways} fits"
 
 
 def path_str(path) -> str:
@@ -106,23 +185,92 @@ def path_str(path) -> str:
 def state_sharding(state, mesh):
     """A tree of NamedSharding for a tree of arrays or shapes: parameters, optimizer state and EMA alike."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, param_spec(path_str(path), leaf.shape, mesh)), state
+        lambda path, leaf: NamedSharding(mesh, param_layout(path_str(path), leaf.shape, mesh).spec), state
     )
 
 
 def batch_sharding(mesh):
-    """Batch arrays `[B, …]` are split over `data` and `fsdp`."""
+    """Batch arrays `[B, …]` are split over `slice`, `data` and `fsdp`."""
     return NamedSharding(mesh, P(BATCH))
 
 
-def report(params, mesh) -> str:
-    """One line: how many parameters there are, and how many bytes of them each device holds."""
-    shardings = jax.tree.leaves(state_sharding(params, mesh))
-    leaves = jax.tree.leaves(params)
-    held = sum(math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in zip(leaves, shardings))
-    count, split = sum(x.size for x in leaves), sum(not s.is_fully_replicated for s in shardings)
-    axes = " ".join(f"{a}={n}" for a, n in mesh.shape.items())
-    return (
-        f"mesh {axes} · {count / 1e6:.2f}M parameters in {len(leaves)} arrays, {split} of them sharded · "
-        f"{held / 2**20:.1f} MiB of parameters a device"
+def local_rows(mesh, batch_size: int) -> np.ndarray:
+    """Which rows of a global batch this process's devices hold, ascending; processes may share rows."""
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
+
+
+def batch_shapes(example, batch_size: int, mesh):
+    """What `place_batch` will give, from one example of the pipeline."""
+
+    def shape(x):
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+        return jax.ShapeDtypeStruct((batch_size, *x.shape), dtype, sharding=batch_sharding(mesh))
+
+    return jax.tree.map(shape, example)
+
+
+def place_batch(batch, rows, batch_size: int, mesh):
+    """Host arrays of the global batch's `rows` → global arrays `[batch_size, …]` split over the devices."""
+    sharding = batch_sharding(mesh)
+
+    def place(x):
+        def shard(index):
+            start, stop, _ = index[0].indices(batch_size)
+            at = np.searchsorted(rows, start)
+            return x[at : at + stop - start]
+
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), sharding, shard)
+
+    return jax.tree.map(place, batch)
+
+
+def place(tree, shardings):
+    """Host arrays, the same on every process, → global arrays; what is on devices already stays as it is."""
+
+    def put(x, sharding):
+        return x if isinstance(x, jax.Array) else jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def report(state, mesh, *, strict: bool = False) -> str:
+    """What of a tree of arrays or shapes is split how, how many bytes a device holds, and what stays whole by default.
+
+    ValueError instead of a warning if `strict`.
+    """
+    kinds, problems, total, held = {}, {}, 0, 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        layout = param_layout(path_str(path), leaf.shape, mesh)
+        size = leaf.size * leaf.dtype.itemsize
+        share = math.prod(NamedSharding(mesh, layout.spec).shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        total, held = total + size, held + share
+        axes = " and ".join(sorted({a for a in layout.spec if a}))
+        count, bytes_ = kinds.get(axes, (0, 0))
+        kinds[axes] = count + 1, bytes_ + share
+        if layout.problem:
+            name = re.search(r"(model|objective)/.*|$", path_str(path))[0] or path_str(path)
+            size, _ = problems.get(name, (0, ""))  # with the state that the optimizer and the average keep of it
+            problems[name] = size + share, f"{list(leaf.shape)}: {layout.problem}"
+    mesh_text = " ".join(f"{a}={n}" for a, n in mesh.shape.items())
+    parts = ", ".join(
+        f"{gib(b)} of {n} arrays {f'split over {axes}' if axes else 'whole on every device'}"
+        for axes, (n, b) in sorted(kinds.items(), reverse=True)
     )
+    count = sum(x.size for x in jax.tree.leaves(getattr(state, "params", state)))
+    line = f"mesh {mesh_text} · {count / 1e6:.2f}M parameters · {gib(total)} of state, {gib(held)} a device: {parts}"
+    if not problems:
+        return line
+    worst = sorted(problems.items(), key=lambda item: -item[1][0])
+    lines = [f"{name} {text} ({gib(size)} a device)" for name, (size, text) in worst[:5]]
+    lines += ["…"] if len(worst) > 5 else []
+    told = f"{gib(sum(size for size, _ in problems.values()))} a device are not split as this mesh asks:"
+    told = "\n  ".join([told, *lines])
+    if strict:
+        raise ValueError(f"mesh: {mesh_text}, strict: {told}")
+    return f"{line}\nWARNING: {told}"
+
+
+def gib(n: float) -> str:
+    """Bytes for people."""
+    return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB"

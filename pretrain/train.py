@@ -1,45 +1,51 @@
 """The story of a run: start up → build → compile → loop."""
 
 import contextlib
+import time
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from data_pipeline.pipeline import train_batches
-from pretrain import build, metrics, optim, runtime, sharding
+from pretrain import build, metrics, runtime, sharding
 from pretrain.checkpoint import Checkpointer, has_checkpoint
+from pretrain.chips import chip_of
 from pretrain.evals.base import Context
+from pretrain.executable import load
+from pretrain.flops import model_flops
 from pretrain.initialize import check_start, read_origin, start
-from pretrain.restore import init_function
-from pretrain.step import TrainState, init_state, make_train_step
+from pretrain.program import Program
+from pretrain.step import TrainState
 
 
-def train(config, workdir) -> TrainState:
-    """Trains the run that the config describes, continuing what the workdir holds of it; returns the final state."""
+def train(config, workdir, executable: str = "") -> TrainState:
+    """Trains the run that the config describes, continuing what the workdir holds of it; returns the final state.
+
+    executable: a file of `tools.plan --save` that takes the place of compiling.
+    """
+    started = time.perf_counter()
+    runtime.check_alike(build.to_json(config))
+
     # -- Build everything that can fail, before anything is compiled or written --------------------------------------
     run = build.parse(config)
-    mesh = sharding.make_mesh(run.mesh)
-    build.check_batch(run, mesh)
+    program = Program(run)
+    mesh, objectives = program.mesh, program.objectives
     build.check_tokens(run)
-    objectives = build.objectives(run)
-    make_model = build.model(run, objectives)
-    graph, init = init_function(make_model, objectives, run.seed)
-    shapes = jax.eval_shape(init)
-    frozen, loads = build.frozen(run), build.tower_loads(run)
-    optimizer = optim.make_optimizer(run.optim, shapes, run.steps, frozen)
+    rows = sharding.local_rows(mesh, run.batch_size)
     source = build.source(run.data, run.data.train)
+    encode = build.encoder(run, train=True)
     iterator = iter(
         train_batches(
-            source, build.encoder(run, train=True), batch_size=run.batch_size, seed=run.seed, workers=run.data.workers,
-            shard_index=jax.process_index(), shard_count=jax.process_count(),
+            source, encode, batch_size=run.batch_size, seed=run.seed, workers=run.data.workers, rows=rows
         )
     )  # fmt: skip
-    evaluators = build.evaluators(run.evals, Context(run, graph, objectives))
+    evaluators = build.evaluators(run.evals, Context(run, program.graph, objectives))
     check_best(run.checkpoint, evaluators)
+    loads = build.tower_loads(run)
     origin = None if has_checkpoint(workdir) else read_origin(run.init, loads)
-    report = check_start(origin, shapes, run.modalities, frozen) if origin else ""
+    report = check_start(origin, program.params, run.modalities, program.frozen) if origin else ""
     resumed = runtime.claim_workdir(workdir, build.to_json(config))
-    print(runtime.describe(), sharding.report(shapes, mesh), sep="\n", flush=True)
+    runtime.say(f"{runtime.describe()}, {len(rows)} of {run.batch_size} rows of a batch here\n{program.report}")
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
@@ -52,37 +58,41 @@ def train(config, workdir) -> TrainState:
         )  # fmt: skip
 
         # -- State: fresh, or where the last run of this workdir stopped ----------------------------------------------
-        def fresh():
-            return init_state(init(), optimizer, ema=run.ema > 0)
-
-        def from_params(params):  # copies: the step donates them, and must not write into what they were read from
-            return init_state(jax.tree.map(jnp.copy, params), optimizer, ema=run.ema > 0)
-
-        layout = sharding.state_sharding(jax.eval_shape(fresh), mesh)
-        state = jax.jit(fresh, out_shardings=layout)()
+        state = program.place(program.fresh)
         first = checkpointer.latest() or 0
         if first:
             state = checkpointer.restore(state, iterator)
-            print(f"resuming {workdir} from step {first} of {run.steps}", flush=True)
+            runtime.say(f"resuming {workdir} from step {first} of {run.steps}")
         elif origin:
-            params, _ = start(origin, state.params, run.modalities)
-            state, origin = jax.jit(from_params, out_shardings=layout)(params), None  # nothing else holds that model
-            print(f"starting from {', '.join(filter(None, (run.init, *loads.values())))}: {report}", flush=True)
+            params = sharding.place(start(origin, state.params, run.modalities)[0], program.layout.params)
+            state, origin = program.place(program.from_params, params), None  # nothing else holds that model
+            runtime.say(f"starting from {', '.join(filter(None, (run.init, *loads.values())))}: {report}")
         elif resumed:
-            print(f"{workdir} has no complete checkpoint yet: starting from step 0", flush=True)
+            runtime.say(f"{workdir} has no complete checkpoint yet: starting from step 0")
 
         # -- Compile ----------------------------------------------------------------------------------------------
-        step_fn = make_train_step(graph, objectives, optimizer, seed=run.seed, accum=run.accum, ema=run.ema)
-        placed = sharding.batch_sharding(mesh)
-        step_fn = jax.jit(step_fn, donate_argnums=0, in_shardings=(layout, placed), out_shardings=(layout, None))
-        batches = (jax.tree.map(lambda x: jax.make_array_from_process_local_data(placed, x), b) for b in iterator)
+        batches = (sharding.place_batch(b, rows, run.batch_size, mesh) for b in iterator)
+        example = encode(source[0], np.random.default_rng(0))
+        lowered, before = program.lower(example), time.perf_counter()
+        step_fn = load(executable, lowered, list(mesh.devices.flat)) if executable else lowered.compile()
+        runtime.say(runtime.describe_compiled(step_fn, time.perf_counter() - before))
 
         # -- Loop -------------------------------------------------------------------------------------------------
         writer = metrics.Writer(workdir, run.log, steps=run.steps, start=first, config=build.plain(config))
         stack.callback(writer.close)
-        rate = metrics.Rate(run.batch_size, sum(o.tokens_per_example for o in objectives.values()))
+        profiler = runtime.Profiler(workdir, run.log.profile)
+        stack.callback(profiler.close)
+        chip = chip_of(jax.devices()[0].device_kind)
+        rate = metrics.Rate(
+            run.batch_size, sum(o.tokens_per_example for o in objectives.values()), started=started,
+            flops=model_flops(run, example) if chip else 0.0, peak=chip.flops * mesh.size if chip else 0.0,
+        )  # fmt: skip
         for done in range(first + 1, run.steps + 1):
-            state, new = step_fn(state, next(batches))
+            profiler.before(done)
+            with rate.spending("data"):
+                batch = next(batches)
+            state, new = step_fn(state, batch)
+            profiler.after(done, state)
             # Metrics of step t are read while step t + 1 runs: the device never waits for the host.
             writer.read(done, new, rate, flush=done % run.log.every == 0 or done == run.steps)
             stop_if_diverged(writer.last, run.optim.max_skipped)
@@ -90,13 +100,16 @@ def train(config, workdir) -> TrainState:
             for name, (every, evaluator) in evaluators.items():
                 if done == run.steps or (every and done % every == 0):
                     params = state.params if state.ema is None else state.ema
-                    with rate.paused():
+                    with rate.spending("eval"):
                         found = {f"{name}/{k}": v for k, v in evaluator.run(params)}
                     writer.write(done, found)
                     scores |= found
-            if checkpointer.due(done) or done == run.steps or preemption.stop:
-                checkpointer.save(state, iterator, metric=scores.get(run.checkpoint.best))
-            if preemption.stop and done < run.steps:
+            stop = preemption.reached(done)
+            if checkpointer.due(done) or done == run.steps or stop:
+                with rate.spending("checkpoint"):
+                    checkpointer.save(state, iterator, metric=scores.get(run.checkpoint.best))
+                    writer.sync()
+            if stop and done < run.steps:
                 writer.say(f"stopped by a signal at step {done}; the same command continues from there")
                 break
     return state

@@ -68,10 +68,10 @@ def resumed_equals_uninterrupted(config, tmp_path, overrides, kill_after: int):
     return out
 
 
-def meshes_agree(config, tmp_path, overrides, mesh: dict, tolerance=1e-5):
+def meshes_agree(config, tmp_path, overrides, mesh: str, tolerance=1e-5):
     """Every logged loss term of a run on one device equals that on eight with this mesh; returns what that printed."""
     run_cli(config, tmp_path / "one", overrides)
-    out = run_cli(config, tmp_path / "eight", overrides | {f"mesh.{k}": v for k, v in mesh.items()}, devices=8)
+    out = run_cli(config, tmp_path / "eight", overrides | {"mesh": mesh}, devices=8)
     one, eight = losses(tmp_path / "one"), losses(tmp_path / "eight")
     assert one.keys() == eight.keys()
     for step in one:

@@ -7,7 +7,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from pretrain import build, optim, sharding
+from pretrain import build, optim
 from pretrain.train import check_best
 
 GRID = dict(name="code", kind="grid", shape=(2, 2), field="code", vocab="code", vocab_size=9, tokenizer="fsq")
@@ -50,7 +50,7 @@ def everything(config):
 
 def test_a_good_config_builds():
     run = everything(CONFIG)
-    assert run.modalities[0].shape == (2, 2) and run.model["dim"] == 16 and run.mesh.data == -1
+    assert run.modalities[0].shape == (2, 2) and run.model["dim"] == 16 and run.mesh == "ddp"
     assert build.parse(ConfigDict(CONFIG)) == run
     again = build.parse(build.from_json(build.to_json(ConfigDict(CONFIG))))
     assert build.objectives(again) == build.objectives(run) and again.modalities == run.modalities
@@ -103,6 +103,9 @@ def test_a_good_config_builds():
         ),
         (dict(model__heads=3), ValueError, "model.dim=16: must be divisible by model.heads=3"),
         (dict(model__dtype="fp8"), ValueError, "model.dtype='fp8': must be float32 or bfloat16"),
+        (dict(mesh="fdsp"), ValueError, "mesh='fdsp': 'fdsp' is none of ddp, fsdp, hsdp, tp, strict, or AXIS=SIZE"),
+        (dict(mesh="fsdp=0"), ValueError, "'fsdp=0' is none of"),
+        (dict(log={"profile": "9:3"}), ValueError, "config.log.profile='9:3': write FIRST:LAST"),
         (dict(model__remat="all"), ValueError, "model.remat='all': must be one of none, dots, block"),
     ],
     ids=lambda x: str(x)[:50] if isinstance(x, dict) else "",
@@ -120,26 +123,10 @@ def test_loading_lists_real_files_only():
     assert kinds == set(str(e.value).split("there are: ")[1].split(", "))
 
 
-@pytest.mark.parametrize(
-    "sizes, message",
-    [
-        (dict(data=3), r"mesh: data=3, fsdp=1, tensor=1 does not fit 4 device"),
-        (dict(data=-1, fsdp=3), "does not fit 4 device"),
-        (dict(data=-1, fsdp=-1), "at most one of them -1"),
-        (dict(data=0), "sizes must be positive"),
-        (dict(data=8), "does not fit 4 device"),
-    ],
-    ids=str,
-)
-def test_meshes_that_do_not_fit(sizes, message):
-    with pytest.raises(ValueError, match=message):
-        sharding.make_mesh(sharding.MeshConfig(**sizes), [types.SimpleNamespace(id=i) for i in range(4)])
-
-
 def test_a_batch_that_does_not_split_over_the_devices():
-    mesh = types.SimpleNamespace(shape={"data": 2, "fsdp": 2, "tensor": 1})
+    mesh = types.SimpleNamespace(shape={"slice": 1, "data": 2, "fsdp": 2, "tensor": 1})
     build.check_batch(build.parse(config(batch_size=8, accum=2)), mesh)
-    with pytest.raises(ValueError, match=r"batch_size=8: batch_size / accum = 2 must be divisible by data × fsdp = 4"):
+    with pytest.raises(ValueError, match=r"batch_size=8: batch_size / accum = 2 must be divisible by slice × data × f"):
         build.check_batch(build.parse(config(accum=4)), mesh)
 
 

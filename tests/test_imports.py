@@ -9,14 +9,16 @@ PACKAGES = ("data_pipeline", "pretrain", "configs", "tools")
 
 # Rooms from the ground up: a room imports only rooms before it, and itself. `pretrain.sharding` is a leaf for all.
 ROOMS = (
-    ("data_pipeline", "pretrain.sharding"),
+    ("data_pipeline", "pretrain.sharding", "pretrain.chips"),
     ("pretrain.ops",),
     ("pretrain.models",),
     ("pretrain.objectives", "pretrain.tokenizers"),
     ("pretrain.gradcache", "pretrain.optim"),
     ("pretrain.step",),
-    ("pretrain.build", "pretrain.checkpoint", "pretrain.metrics", "pretrain.runtime"),
+    ("pretrain.checkpoint", "pretrain.metrics", "pretrain.runtime"),
+    ("pretrain.build",),
     ("pretrain.restore",),
+    ("pretrain.program", "pretrain.flops", "pretrain.executable"),
     ("pretrain.initialize",),
     ("pretrain.evals", "pretrain.generate", "pretrain.interop"),
     ("pretrain.train",),

@@ -18,5 +18,5 @@ def test_resumed_equals_uninterrupted(token_store, tmp_path):
 
 def test_eight_devices_equal_one(token_store, tmp_path):
     overrides = {"data.path": token_store, "steps": 20, "log.every": 1, "evals.val.every": 20, "checkpoint.every": 20}
-    out = laws.meshes_agree(CONFIG, tmp_path, overrides, {"data": 2, "fsdp": 2, "tensor": 2})
+    out = laws.meshes_agree(CONFIG, tmp_path, overrides, "data=2,fsdp=2,tensor=2")
     assert "Involuntary full rematerialization" not in out  # XLA found a way from every layout to the next

@@ -1,5 +1,6 @@
 """What a log line says: means over the steps of its interval, and rates of training alone."""
 
+import numpy as np
 import pytest
 
 from pretrain import metrics
@@ -17,26 +18,40 @@ def step(loss, total, weight, skipped=0):
     return {"loss": loss, "terms": {"masked/a": Term(total, weight)}, "skipped_in_a_row": skipped}
 
 
-def test_rates_count_neither_compilation_nor_evaluation(clock):
-    rate = metrics.Rate(batch_size=8, tokens_per_example=10)
-    clock[0] += 60  # compiling
-    rate.add(step(1.0, 1.0, 1.0))
+def test_rates_leave_evaluation_out_and_say_where_the_time_went(clock):
+    """Ten seconds of start, four steps of half a second, half of it waiting, one of saving, thirty of evaluation."""
+    rate = metrics.Rate(batch_size=8, tokens_per_example=10, flops=100.0, peak=1000.0, started=clock[0] - 10)
     for _ in range(4):
-        clock[0] += 0.5
+        with rate.spending("data"):
+            clock[0] += 0.25
+        clock[0] += 0.25
         rate.add(step(1.0, 1.0, 1.0))
-    with rate.paused():
+    with rate.spending("checkpoint"):
+        clock[0] += 1
+    with rate.spending("eval"):
         clock[0] += 30
     found = rate.close()
-    assert found["examples/s"] == pytest.approx(4 * 8 / 2.0) and found["tokens/s"] == pytest.approx(160)
+    assert found["examples/s"] == pytest.approx(4 * 8 / 3.0) and found["tokens/s"] == pytest.approx(320 / 3)
+    assert found["time/step"] == pytest.approx(0.75) and found["time/mfu"] == pytest.approx(400 / 3 / 1000)
+    assert found["time/data"] == pytest.approx(1 / 3) and found["time/checkpoint"] == pytest.approx(1 / 3)
+    assert found["time/goodput"] == pytest.approx(1 / 43)
     clock[0] += 1
     rate.add(step(1.0, 1.0, 1.0))
-    assert rate.close()["examples/s"] == pytest.approx(8)
+    found = rate.close()
+    assert found["examples/s"] == pytest.approx(8) and found["time/goodput"] == pytest.approx(2 / 44)
 
 
-def test_the_first_step_alone_has_no_rate(clock):
-    rate = metrics.Rate(8, 10)
-    rate.add(step(2.0, 1.0, 1.0))
-    assert "examples/s" not in rate.close()
+def test_a_host_that_waits_for_its_data_is_named(monkeypatch):
+    def gather(mine):
+        return np.stack([mine, mine, other(0.01), other(0.5, b"slowpoke")])
+
+    def other(share, name=b"quick"):
+        return np.concatenate([np.float32([share]).view(np.uint8), np.frombuffer(name.ljust(60), np.uint8)])
+
+    monkeypatch.setattr(metrics.jax, "process_count", lambda: 4)
+    monkeypatch.setattr(metrics.multihost_utils, "process_allgather", gather)
+    assert metrics.slow_host(0.02) == "process 3 on slowpoke waits 50% of the time for its data, half of them 2%"
+    assert metrics.slow_host(0.4) == "", "all wait: that is no slow host"
 
 
 def test_terms_are_means_over_all_that_was_predicted_and_skipped_steps_do_not_count():

@@ -1,4 +1,4 @@
-"""What several test files share: four small modalities, a random batch of them with missing examples, and a model."""
+"""What several test files share: four small modalities, a random batch of them, a model, and a small run on emoji."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from configs import emoji
 from data_pipeline.spec import DENSE, Modality
 from pretrain.models import encdec
 
@@ -69,3 +70,19 @@ def without(data: dict, name: str) -> dict:
 
 def replace(modality: Modality, **changes) -> Modality:
     return dataclasses.replace(modality, **changes)
+
+
+def emoji_run(store, terms=("masked", "contrastive")):
+    """The tiny emoji run on a picture and a text with some of its objectives: it compiles fast."""
+    c = emoji.get_config("tiny")
+    names = ("render3d", "caption")
+    c.modalities = [m for m in c.modalities if m["name"] in names]
+    every = dict.fromkeys(names, 1.0)
+    c.objectives.masked.mixture = [dict(inputs=every, targets=every)]
+    c.objectives.contrastive.edges = [dict(a="render3d", b="caption")]
+    for name in set(c.objectives) - set(terms):
+        del c.objectives[name]
+    c.data.path, c.evals, c.checkpoint.best = str(store), {}, ""
+    c.steps, c.optim.warmup, c.model.encoder_depth = 20, 1, 1
+    c.checkpoint.every, c.log.every = 100, 1
+    return c

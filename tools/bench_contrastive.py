@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pretrain.ops.pairs import sigmoid_losses, softmax_losses
-from pretrain.sharding import BATCH, MeshConfig, make_mesh
+from pretrain.sharding import BATCH, make_mesh, parse_mesh
 
 DEVICES = flags.DEFINE_integer("devices", 0, "Fake so many CPU devices; 0: one device, the first that there is.")
 BATCHES = flags.DEFINE_multi_integer("batch", [512, 1024, 2048, 4096, 8192], "Global batches.")
@@ -77,7 +77,7 @@ def main(argv):
     if DEVICES.value:  # before anything asks for a device
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
-    mesh = make_mesh(MeshConfig()) if DEVICES.value else None
+    mesh = make_mesh(parse_mesh("ddp")) if DEVICES.value else None
     kind, count = jax.devices()[0].device_kind, DEVICES.value or 1
     print(f"{count} × {kind}, dim {DIM.value}, {BLOCK.value} rows at a time: forward and backward, ms and MiB a device")
     print("batch  " + "  ".join(f"{name:>20}" for name in rivals()))

@@ -106,7 +106,7 @@ def test_under_a_mesh_it_is_the_same(mesh):
     alone = jax.jit(jax.value_and_grad(loss, (0, 1)))(y, tables)
     if len(jax.devices()) < 8:
         pytest.skip("needs 8 devices")
-    with jax.set_mesh(make_mesh(MeshConfig(*mesh), jax.devices()[: np.prod(mesh)])):
+    with jax.set_mesh(make_mesh(MeshConfig(0, *mesh), jax.devices()[: np.prod(mesh)])):
         meshed = jax.jit(jax.value_and_grad(loss, (0, 1)))(y, tables)
     for got, want in zip(jax.tree.leaves(meshed), jax.tree.leaves(alone)):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pretrain.ops import pairs
-from pretrain.sharding import BATCH, MeshConfig, make_mesh
+from pretrain.sharding import BATCH, MeshConfig, make_mesh, parse_mesh
 
 B, D = 16, 6
 ORDERS = [np.random.default_rng(7).permutation(B), np.random.default_rng(8).permutation(B)]
@@ -251,7 +251,7 @@ def test_potential_of_far_points_and_of_one():
 def test_under_a_mesh_it_is_the_same(mesh, n):
     x, present = inputs(seed=5), PRESENT["some"]
     alone = {name: run(name, 0, x, present) for name in LOSSES}
-    mesh = make_mesh(MeshConfig(*mesh))
+    mesh = make_mesh(MeshConfig(0, *mesh))
     with jax.set_mesh(mesh):
         batch, all_of_it = NamedSharding(mesh, P(BATCH)), NamedSharding(mesh, P())
         x = Inputs(*(jax.device_put(jnp.float32(v), batch if np.ndim(v) else all_of_it) for v in x))
@@ -278,7 +278,7 @@ def holds(program, *shape):
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("name", ["softmax", "sigmoid"])
 def test_memory_grows_as_the_batch_not_as_its_square(name, devices):
-    mesh = make_mesh(MeshConfig()) if devices > 1 else None
+    mesh = make_mesh(parse_mesh("ddp")) if devices > 1 else None
     growth = {}
     for n in (0, 32):
         small, big = program(name, n, 1024, mesh), program(name, n, 2048, mesh)
@@ -288,7 +288,7 @@ def test_memory_grows_as_the_batch_not_as_its_square(name, devices):
 
 
 def test_a_ring_never_holds_all_columns_nor_all_pairs_of_two_devices():
-    mesh, size, local = make_mesh(MeshConfig()), 1024, 128
+    mesh, size, local = make_mesh(parse_mesh("ddp")), 1024, 128
     ring, gather = program("sigmoid", 32, size, mesh), program("softmax", 32, size, mesh)
     assert holds(ring, 32, local) and not holds(ring, local, local) and not holds(ring, size, 24)
     assert holds(gather, size, 24) and holds(gather, 32, size), "so the shapes are written as here"

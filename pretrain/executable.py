@@ -1,0 +1,36 @@
+"""A compiled step kept in a file, so that the first step on the machine starts at once."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+from jax.experimental import serialize_executable
+
+
+def digest(lowered) -> str:
+    """Of the program before compilation and of what compiles it."""
+    return hashlib.sha256(f"{jax.__version__} {lowered.as_text()}".encode()).hexdigest()
+
+
+def save(path, lowered, compiled):
+    payload, _, _ = serialize_executable.serialize(compiled)
+    head = json.dumps({"digest": digest(lowered), "jax": jax.__version__}).encode()
+    Path(path).write_bytes(head + b"\n" + payload)
+
+
+def load(path, lowered, devices):
+    """The step that `save` kept, for these devices. ValueError if it is not what `lowered` would compile to."""
+    file = Path(path)
+    if not file.exists():
+        raise ValueError(f"--executable={path}: no such file; write it with `python -m tools.plan --save`")
+    head, _, payload = file.read_bytes().partition(b"\n")
+    about = json.loads(head)
+    if about["digest"] != digest(lowered):
+        raise ValueError(
+            f"--executable={path}: made by JAX {about['jax']} for another config, mesh, number of devices or version "
+            "of this code: plan again with exactly these, or leave it out"
+        )
+    return serialize_executable.deserialize_and_load(
+        payload, lowered.in_tree, lowered.out_tree, execution_devices=devices
+    )
