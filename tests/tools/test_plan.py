@@ -1,0 +1,106 @@
+"""Plans: what the text of a program tells, what a machine can do, and a whole plan for GPUs that are not here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from pretrain.sharding import make_mesh, parse_mesh
+from tools.plan.hlo import Collective, collectives
+from tools.plan.topology import find
+
+ROOT = Path(__file__).parents[2]
+
+# As XLA writes programs for TPUs, cut down to what matters: a scan of 24 whose body gathers, a reduce-scatter that is
+# a fusion, one collective of each way to list its groups, and a transfer between slices.
+TPU = """\
+HloModule jit_step
+
+%all-reduce-scatter.1 (input: bf16[64,32]) -> bf16[4,32] {
+  %all-reduce.9 = bf16[64,32]{1,0:T(8,128)} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  ROOT %dynamic-slice.1 = bf16[4,32]{1,0} dynamic-slice(%all-reduce.9, %i, %zero), dynamic_slice_sizes={4,32}
+}
+
+%body.1 (arg: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
+  %all-gather.1 = bf16[1,128,64]{2,1,0:T(8,128)(2,1)} all-gather(%x), replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}
+  %fusion.1 = bf16[4,32]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
+}
+
+%condition.1 (arg: (s32[], bf16[8,128])) -> pred[] {
+  %constant.1 = s32[]{:T(128)} constant(24)
+  ROOT %compare.1 = pred[] compare(%i, %constant.1), direction=LT
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %while.1 = (s32[], bf16[8,128]) while(%tuple), condition=%condition.1, body=%body.1
+  %all-reduce.2 = (f32[16]{0}, f32[16]{0}) all-reduce(%a, %b), replica_groups=[1,8]<=[8], to_apply=%add
+  %collective-permute-start = (f32[64], f32[64], u32[], u32[]) collective-permute-start(%c), source_target_pairs={{0,1}}
+  %send.1 = (f32[256]{0}, u32[], token[]) send(%d, %t), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+}
+"""
+
+
+def test_collectives_of_a_program():
+    found = {(c.kind, c.network): c for c in collectives(TPU)}
+    assert found["all-gather", "ICI"] == Collective("all-gather", 4, "ICI", 24, 24 * 128 * 64 * 2 * 3 / 4, 128 * 64 * 2)
+    assert found["reduce-scatter", "ICI"][3:5] == (24, 24 * 64 * 32 * 2 * 3 / 4)
+    assert found["all-reduce", "ICI"] == Collective("all-reduce", 8, "ICI", 1, 128 * 2 * 7 / 8, 128)
+    assert found["collective-permute", "ICI"].sent == 256
+    assert found["all-reduce", "DCN"] == Collective("all-reduce", 0, "DCN", 1, 1024, 1024)
+    assert len(found) == 5
+
+
+def test_collectives_of_a_real_program():
+    """A matrix over eight devices times a whole one, summed: one gather, and a sum over all."""
+    mesh = make_mesh(parse_mesh("fsdp"))
+    split = NamedSharding(mesh, P("fsdp"))
+    f = jax.jit(lambda w, x: (x @ w).sum(), in_shardings=(split, split))
+    text = f.lower(jax.ShapeDtypeStruct((64, 32), "float32"), jax.ShapeDtypeStruct((16, 64), "float32")).compile()
+    found = {c.kind: c for c in collectives(text.as_text())}
+    assert found["all-gather"].sent == 64 * 32 * 4 * 7 / 8 and found["all-gather"].group == 8
+    assert found["all-reduce"].sent == 4 * 2 * 7 / 8
+
+
+def test_topologies():
+    v5p = find("v5p-512", slices=2)
+    assert (v5p.count, v5p.tpu.shape, v5p.chip.name) == (512, "4x8x8", "v5p")
+    assert find("v5e-16").count == 16 and find("tpu7x-128").count == 128 and find("h100-24").count == 24
+    for name, slices, message in (
+        ("v5p-500", 1, "no such slice; known are"),
+        ("v9-8", 1, "topology='v9-8': write KIND-SIZE with KIND one of v4, v5e"),
+        ("h100-many", 1, "a GPU's the number of them"),
+        ("h100-8", 2, "slices=2: are of TPUs"),
+        ("v5e-16", 0, "slices=0: must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find(name, slices)
+
+
+def plan(*args):
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    command = [sys.executable, "-m", "tools.plan", *args]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_a_plan_for_gpus():
+    done = plan("--config=configs/clip_b16.py:tiny", "--topology=h100-4", "--mesh=fsdp")
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "h100-4: 4 devices · batch 64 · compiled in",
+        "mesh slice=1 data=1 fsdp=4 tensor=1",
+        "a device: state",
+        "all-gather         over ICI in groups of 4",
+        "60 steps:",
+        "VERDICT   fits",
+    ):
+        assert line in done.stdout
+
+
+def test_a_plan_without_libtpu_says_how_to_get_it():
+    done = plan("--config=configs/clip_b16.py:tiny", "--topology=v5e-8")
+    assert "VERDICT   fits" in done.stdout or "compiling for TPUs needs libtpu, which is not installed" in done.stderr

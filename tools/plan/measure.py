@@ -1,0 +1,127 @@
+"""Compiles a run's step for a topology and takes down what that shows."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import re
+import tempfile
+import time
+
+import jax
+
+from pretrain import build
+from pretrain.chips import Chip
+from pretrain.flops import model_flops
+from pretrain.program import Program
+from tools.plan.hlo import Collective, collectives
+from tools.plan.topology import Topology
+from tools.synthetic import batch
+
+OUT_OF_MEMORY = r"\(([\d.]+)([KMGT]?)\) exceeds available HBM"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one compilation showed. Bytes are a device's; state: parameters, optimizer and average; sent: by network.
+
+    used: bytes in all, with room for nothing else; None where the compiler gave up, `needed` then being its figure.
+    """
+
+    run: build.Run
+    topology: Topology
+    report: str
+    state: int
+    used: int | None
+    needed: float
+    temporaries: int
+    flops: float
+    collectives: tuple[Collective, ...]
+    warnings: tuple[str, ...]
+    seconds: float
+    lowered: object
+    compiled: object | None
+
+    @property
+    def chip(self) -> Chip:
+        return self.topology.chip
+
+    @property
+    def fits(self) -> bool:
+        return self.used is not None and self.used <= self.chip.hbm
+
+    def bounds(self) -> dict[str, float]:
+        """{what: seconds a step takes at least} of arithmetic, memory and each network."""
+        sent = {n: sum(c.sent for c in self.collectives if c.network == n) for n in ("ICI", "DCN")}
+        # The state is read and written once at least, every temporary written and read.
+        moved = 2 * self.state + 2 * self.temporaries
+        return {
+            "arithmetic": self.flops / self.topology.count / self.chip.flops,
+            "memory": moved / self.chip.bandwidth,
+            "ICI" if self.topology.tpu else "network": sent["ICI"] / self.chip.link,
+            **({"DCN": sent["DCN"] / self.chip.dcn} if sent["DCN"] else {}),
+        }
+
+    @property
+    def step_seconds(self) -> float:
+        """If everything overlaps: the greatest of the bounds."""
+        return max(self.bounds().values())
+
+    @property
+    def mfu(self) -> float:
+        return self.bounds()["arithmetic"] / self.step_seconds
+
+
+def example(run: build.Run):
+    """Shapes of one example."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch(run.modalities, 1, 0))
+
+
+def measure(run: build.Run, topology: Topology) -> Plan:
+    """Compiles the step that training would run. ValueError for a mesh or batch that does not fit the topology."""
+    program = Program(run, topology.devices())
+    shape = example(run)
+    flops = model_flops(run, shape)
+    lowered = program.lower(shape)
+    shards = [s.shard_shape(x.shape) for s, x in zip(jax.tree.leaves(program.layout), jax.tree.leaves(program.state))]
+    state = sum(math.prod(s) * x.dtype.itemsize for s, x in zip(shards, jax.tree.leaves(program.state)))
+    made = dict(run=run, topology=topology, report=program.report, state=state, flops=flops, lowered=lowered)
+    started = time.perf_counter()
+    with _stderr() as told:
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as e:
+            found = re.search(OUT_OF_MEMORY, str(e))
+            if not found:
+                raise
+            needed = float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")
+            return Plan(
+                **made, used=None, needed=needed, temporaries=0, collectives=(), warnings=_rematerialized(told),
+                seconds=time.perf_counter() - started, compiled=None,
+            )  # fmt: skip
+    m = compiled.memory_analysis()
+    used = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
+    return Plan(
+        **made, used=used, needed=used, temporaries=m.temp_size_in_bytes,
+        collectives=tuple(collectives(compiled.as_text())), warnings=_rematerialized(told),
+        seconds=time.perf_counter() - started, compiled=compiled,
+    )  # fmt: skip
+
+
+def _rematerialized(told: list[str]) -> tuple[str, ...]:
+    return tuple(sorted({m for text in told for m in re.findall(r"nvoluntary full rematerialization.*", text)}))
+
+
+@contextlib.contextmanager
+def _stderr():
+    """Takes down what is written to standard error by C++ too: gives a list that holds it afterwards."""
+    told, kept = [], os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield told
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            told.append(file.read().decode(errors="replace"))
