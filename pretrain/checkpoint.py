@@ -1,10 +1,7 @@
 """Orbax, in one file: state and data position saved together, asynchronously; the last few and the best are kept."""
 
 import json
-import re
-from pathlib import Path
 
-import fsspec
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
@@ -12,27 +9,9 @@ from orbax.checkpoint.experimental.v1.training import preservation_policies as k
 from orbax.checkpoint.experimental.v1.training import save_decision_policies as when
 
 from pretrain.step import TrainState
+from pretrain.storage import locate
 
 METRIC = "metric"
-
-
-def locate(workdir) -> epath.Path:
-    """A workdir on a disk or in a bucket, `gs://BUCKET/RUN`, as an absolute path that reads and writes both alike."""
-    scheme = re.match(r"[\w.+-]+:/+", str(workdir))
-    if not scheme:
-        return epath.Path(Path(workdir).absolute())
-    if scheme[0] != "gs://":  # Orbax 0.12 would take s3:// for a file, and a `Path` has lost a slash
-        raise ValueError(
-            f"workdir={str(workdir)!r}: no checkpoint can be written there; give gs://BUCKET/RUN, or mount the storage "
-            "as a file system on every host and give a folder of it"
-        )
-    try:
-        import gcsfs  # noqa: F401
-    except ImportError as e:
-        raise ImportError(f"workdir={str(workdir)!r} needs `gcsfs`: pip install 'tokenloom[gcs]'") from e
-    # A listing that gcsfs remembers does not hold what TensorStore or another host has written since.
-    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
-    return epath.Path(workdir)
 
 
 class _Position:

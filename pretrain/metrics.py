@@ -8,12 +8,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import fsspec
 import jax
 import numpy as np
 import tqdm
-from etils import epath
 from jax.experimental import multihost_utils
+
+from pretrain.storage import Spool, locate
 
 
 class Rate:
@@ -104,12 +104,10 @@ class Writer:
         self._pending, self._speed, self.last, self._told = None, "", {}, set()
         if not self._main:
             return
-        self._bucket, folder = "", Path(workdir)
-        if str(workdir).startswith("gs://"):
-            self._bucket, self._spool = str(workdir), tempfile.TemporaryDirectory()
-            folder, before = Path(self._spool.name), epath.Path(workdir) / "metrics.jsonl"
-            if before.exists():
-                (folder / before.name).write_bytes(before.read_bytes())
+        self._spool = Spool(workdir)
+        folder, before = self._spool.folder, locate(workdir) / "metrics.jsonl"
+        if self._spool.remote and before.exists():
+            (folder / before.name).write_bytes(before.read_bytes())
         self._jsonl = _continue_jsonl(folder / "metrics.jsonl", start)
         if log.tensorboard:
             import tensorboardX
@@ -120,7 +118,9 @@ class Writer:
                 import wandb
             except ImportError as e:
                 raise ValueError(f"config.log.wandb={log.wandb!r}: wandb is not installed; `pip install wandb`") from e
-            beside = tempfile.gettempdir() if self._bucket else str(workdir)  # it keeps its files on its own server
+            beside = (
+                tempfile.gettempdir() if self._spool.remote else str(workdir)
+            )  # it keeps its files on its own server
             self._wandb = wandb.init(project=log.wandb, dir=beside, config=config, resume="allow")
         # On a pipe or in a log file a bar is noise: there the lines alone tell the story.
         self.bar = tqdm.tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
@@ -188,10 +188,10 @@ class Writer:
 
     def sync(self):
         """Brings the files up to date in a bucket; to be called with every checkpoint, at which a run may go on."""
-        if self._main and self._bucket:
+        if self._main:
             if self._tensorboard:
                 self._tensorboard.flush()
-            fsspec.filesystem("gs").put(f"{self._spool.name}/", f"{self._bucket}/", recursive=True)
+            self._spool.upload()
 
     def close(self):
         if self._main:

@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 
 from pretrain import build
-from pretrain.checkpoint import load_params, locate
+from pretrain.checkpoint import load_params
+from pretrain.storage import locate
 from pretrain.tokenizers.autoencoder import Tokenizer
 
 

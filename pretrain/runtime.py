@@ -9,17 +9,15 @@ import platform
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
-import fsspec
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
 from pretrain.sharding import gib
+from pretrain.storage import Spool, locate
 
 # Keys that may differ when a run is continued: what is shown and kept and where it runs, not what is learned.
 FREE_KEYS = ("log", "checkpoint", "evals", "final_evals", "mesh")
@@ -139,7 +137,7 @@ def claim_workdir(workdir, config_json: str) -> bool:
 
 
 def _claim(workdir, config_json: str) -> bool:
-    file = epath.Path(workdir) / "config.json"
+    file = locate(workdir) / "config.json"
     if not file.exists():
         if (file.parent / "checkpoints").exists():
             raise ValueError(f"{workdir} holds checkpoints but no config.json; choose another --workdir")
@@ -201,13 +199,12 @@ class Profiler:
     """Traces the steps FIRST:LAST of `log.profile` into `workdir/profile`, to be opened with XProf or Perfetto."""
 
     def __init__(self, workdir, window: str):
-        self._folder, self._running = f"{workdir}/profile", False
-        self._spool = tempfile.TemporaryDirectory() if self._folder.startswith("gs://") else None
+        self._spool, self._running = Spool(workdir, "profile"), False
         self.first, self.last = parse_window(window)
 
     def before(self, step: int):
         if self.first <= step <= self.last and not self._running:
-            jax.profiler.start_trace(self._spool.name if self._spool else self._folder)
+            jax.profiler.start_trace(str(self._spool.folder))
             self._running = True
 
     def after(self, step: int, state):
@@ -219,8 +216,7 @@ class Profiler:
             jax.block_until_ready(state)  # what was only dispatched is not in a trace
             jax.profiler.stop_trace()
             self._running, self.last = False, 0
-            if self._spool:  # a trace is written on a disk, and a bucket gets the whole of it
-                fsspec.filesystem("gs").put(f"{self._spool.name}/", f"{self._folder}/", recursive=True)
+            self._spool.upload()
 
 
 def parse_window(window: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ PACKAGES = ("data_pipeline", "pretrain", "configs", "tools")
 
 # Rooms from the ground up: a room imports only rooms before it, and itself. `pretrain.sharding` is a leaf for all.
 ROOMS = (
-    ("data_pipeline", "pretrain.sharding", "pretrain.chips"),
+    ("data_pipeline", "pretrain.sharding", "pretrain.chips", "pretrain.storage"),
     ("pretrain.ops",),
     ("pretrain.models",),
     ("pretrain.objectives", "pretrain.tokenizers"),

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import fsspec
 import jax
@@ -22,8 +23,9 @@ from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pretrain import metrics, runtime
-from pretrain.checkpoint import has_checkpoint, load_params, locate
+from pretrain.checkpoint import has_checkpoint, load_params
 from pretrain.restore import read_run
+from pretrain.storage import locate
 
 RUN = "gs://bucket/run"
 
@@ -42,6 +44,9 @@ class Bucket(MemoryFileSystem):
 def bucket(monkeypatch):
     monkeypatch.setattr(fsspec, "filesystem", lambda name: Bucket())
     monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda name: Bucket())
+    library = ModuleType("gcsfs")  # takes the place of the real one, and is found
+    library.__spec__ = ModuleSpec("gcsfs", None)
+    monkeypatch.setitem(sys.modules, "gcsfs", library)
     Bucket.store.clear()
     return Bucket()
 

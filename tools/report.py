@@ -23,6 +23,7 @@ from pretrain.evals.features import features
 from pretrain.generate.sample import cosine_schedule, generate_grid, generate_sequence
 from pretrain.models.tokens import TokenSet, pad, whole
 from pretrain.restore import load_tokenizer, restore
+from pretrain.storage import locate
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -197,8 +198,8 @@ def table(head, rows) -> str:
 
 def page(workdir, examples: int) -> str:
     p = Painter(workdir, examples)
-    scores = json.loads((Path(workdir) / "eval.json").read_text())
-    metrics = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    scores = json.loads((locate(workdir) / "eval.json").read_text())
+    metrics = [json.loads(line) for line in (locate(workdir) / "metrics.jsonl").read_text().splitlines()]
     names = {m.name for m in p.modalities}
     parts = ["<h2>Losses</h2>", curves_figure(metrics)]
     plain = [(k, f"{v['value']:.3f}", f"{v['untrained']:.3f}") for k, v in scores.items() if not k.startswith("nll/")]

@@ -37,13 +37,15 @@ def evaluate(workdir, step=None) -> dict:
 def main(argv):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    from pretrain.storage import locate
+
     table = evaluate(WORKDIR.value, STEP.value)
     width = max(map(len, table))
     print(f"{'':{width}}  {'value':>8}  {'untrained':>9}   on {jax.devices()[0].device_kind}")
     for name, row in table.items():
         untrained = "" if row["untrained"] is None else f"{row['untrained']:.3f}"
         print(f"{name:{width}}  {row['value']:8.3f}  {untrained:>9}")
-    out = Path(OUT.value or Path(WORKDIR.value) / "eval.json")
+    out = Path(OUT.value) if OUT.value else locate(WORKDIR.value) / "eval.json"
     out.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {out}")
 
