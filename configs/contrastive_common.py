@@ -31,11 +31,12 @@ def base(modalities, towers, objectives, *, embed_dim, batch_size, steps, optim)
     c.data = dict(source="files", path="", train="train")
     c.modalities = modalities
     c.model = dict(
-        model="models.multimodal", towers=towers, embed_dim=embed_dim, dtype="bfloat16", remat="none", unroll=False
-    )
+        model="models.multimodal", towers=towers, embed_dim=embed_dim, dtype="bfloat16", remat="none", attention="xla",
+        unroll=False,
+    )  # fmt: skip
     c.init = ""
     c.objectives = objectives
-    c.optim = optim
+    c.optim = dict(moments="float32") | optim
     c.ema = 0.0
     c.checkpoint = dict(every=2000, keep=2, best="")
     c.log = dict(every=50, wandb="", profile="")

@@ -51,7 +51,7 @@ def get_config(arg=""):
     c.model = dict(
         model="models.encdec", dim=128, heads=4, encoder_depth=2, decoder_depth=2, gated=True, bias=False,
         embed_dim=128, probes=8, table_std=0.1, waves=(0.35, 8.0), slopes=(64.0, 16.0, 4.0, 0.0), mimetic=True,
-        dtype="bfloat16", remat="none", unroll=True,
+        dtype="bfloat16", remat="none", attention="xla", unroll=True,
     )  # fmt: skip
     c.init = ""
     c.objectives = dict(
@@ -72,7 +72,7 @@ def get_config(arg=""):
             ],
         ),
     )  # fmt: skip
-    c.optim = dict(lr=6e-3, warmup=50, weight_decay=0.4, clip=1.0)
+    c.optim = dict(lr=6e-3, warmup=50, weight_decay=0.4, clip=1.0, moments="float32")
     c.ema = 0.99
     c.checkpoint = dict(every=210, keep=2, best="val/loss")
     c.log = dict(every=25, wandb="", profile="")

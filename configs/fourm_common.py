@@ -55,7 +55,9 @@ def base(names, model, *, batch_size, inputs, targets, tokens, warmup_tokens, bl
     c.batch_size = batch_size
     c.data = dict(source="tokens", path="", train="train")
     c.modalities = modalities(names)
-    c.model = dict(model="models.encdec", **model, tables="split", code_std=0.02, dtype="bfloat16", remat="none")
+    c.model = dict(
+        model="models.encdec", **model, tables="split", code_std=0.02, dtype="bfloat16", remat="none", attention="xla"
+    )
     c.objectives = dict(
         masked=dict(
             coef=1.0, loss="modality_mean", fill="full", input_tokens=inputs, target_tokens=targets, mixture=[],
@@ -64,7 +66,7 @@ def base(names, model, *, batch_size, inputs, targets, tokens, warmup_tokens, bl
     c.init = ""
     c.optim = dict(
         lr=blr * batch_size / 256, warmup=round(warmup_tokens / per_step), weight_decay=0.05, b1=0.9, b2=0.95,
-        clip=clip,
+        clip=clip, moments="float32",
     )  # fmt: skip
     c.ema = 0.0
     c.checkpoint = dict(every=2000, keep=2, best="")

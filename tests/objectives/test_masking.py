@@ -14,7 +14,17 @@ from tiny import EOS, MODALITIES, N_SENTINELS, SENTINEL
 
 from data_pipeline.spec import Modality
 from pretrain.objectives.masked import Mixture, Objective
-from pretrain.objectives.masking import mask_example, mask_sequence, select, split_budget, window_start
+from pretrain.objectives.masking import (
+    mask_example,
+    mask_sequence,
+    order_by_counting,
+    order_by_sorting,
+    rank_by_counting,
+    rank_by_sorting,
+    select,
+    split_budget,
+    window_start,
+)
 
 NAMES = [m.name for m in MODALITIES]
 EXAMPLES = 400
@@ -290,6 +300,16 @@ def test_select():
     assert [int(x) for x in select(flag, 2, values)[1]] == [1, 2] and int(select(flag, 2, values)[0]) == 2
     count, chosen = select(flag, 8, values)
     assert int(count) == 3 and chosen.shape == (8,) and [int(x) for x in chosen[:3]] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("length, size", [(1, 1), (7, 7), (300, 40), (40, 300)])
+def test_counting_finds_the_order_of_sorting(length, size, share):
+    rng = np.random.default_rng(0)
+    flag = jnp.asarray(rng.random(length) < share)
+    np.testing.assert_array_equal(order_by_counting(flag, size), order_by_sorting(flag, size))
+    ties = jnp.asarray(rng.integers(0, 5, (3, length)) / 4).at[:, ::3].set(jnp.inf)
+    np.testing.assert_array_equal(rank_by_counting(ties), rank_by_sorting(ties))
 
 
 def test_split_budget_hands_on_what_a_modality_cannot_take():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrain.ops.cross_entropy import dense_nll, grouped_nll
+from pretrain.ops.cross_entropy import dense_nll, grouped_nll, running_count
 from pretrain.sharding import MeshConfig, make_mesh
 
 SIZES, BATCH, LENGTH, DIM = (8, 3, 30), 8, 6, 5
@@ -117,3 +117,11 @@ def test_bf16_operands_are_close():
     got = grouped_nll(y, tables, vocab, labels, valid, dtype=jnp.bfloat16)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, dense_nll(y, tables, vocab, labels, valid), atol=0.15)
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 129, 6000])
+def test_running_count_is_a_cumsum(size):
+    flag = np.random.default_rng(0).random((3, size)) < 0.9
+    count = running_count(jnp.asarray(flag))
+    assert count.dtype == jnp.int32
+    np.testing.assert_array_equal(count, flag.cumsum(1))
