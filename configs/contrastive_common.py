@@ -32,7 +32,7 @@ def base(modalities, towers, objectives, *, embed_dim, batch_size, steps, optim)
     c.modalities = modalities
     c.model = dict(
         model="models.multimodal", towers=towers, embed_dim=embed_dim, dtype="bfloat16", remat="none", attention="xla",
-        unroll=False,
+        unroll=1,
     )  # fmt: skip
     c.init = ""
     c.objectives = objectives

@@ -150,7 +150,8 @@ def param_layout(path: str, shape: tuple[int, ...], mesh) -> Layout:
     """The layout of one parameter, or of optimizer or EMA state of the same path and shape."""
     spec, problems = [None] * len(shape), []
     tensor, fsdp = mesh.shape[TENSOR], mesh.shape["fsdp"]
-    large = math.prod(shape) >= MIN_FSDP_SIZE
+    # What Adafactor keeps of a matrix's rows and columns is next to nothing, whole or not.
+    large = math.prod(shape) >= MIN_FSDP_SIZE and not re.search(r"/v_(row|col)/", path)
     for pattern, dim in TENSOR_RULES:
         if tensor > 1 and re.search(pattern, path) and len(shape) >= -dim:
             if shape[dim] % tensor == 0:

@@ -75,6 +75,7 @@ def test_rules():
     assert layout(block + "mlp/fc1/kernel", (4, 64, 97), "fsdp=4,tensor=2") == (
         P(None, "fsdp", None), "dimension -1 is not divisible by tensor=2; no tensor > 1 that divides 2 fits",
     )  # fmt: skip
+    assert layout("opt/v_row/" + block + "mlp/fc1/kernel", (24, 5461), "fsdp") == (P(None, None), "")
     spec, problem = layout("model/tokens/tables/image", (1003, 68), "fsdp")
     assert spec == P(None, None) and problem == "no dimension is divisible by fsdp=8; fsdp=4 would fit"
 
