@@ -30,7 +30,8 @@ STYLES = {
 
 def pytest_collection_modifyitems(items):
     """Whole runs come first: they take longest, and a worker that met them last would end alone."""
-    items.sort(key=lambda item: item.path.name not in ("test_laws.py", "test_train.py"))
+    longest = ("test_processes.py", "test_sharding.py", "test_laws.py", "test_train.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 def toy_tokens(image) -> np.ndarray:
