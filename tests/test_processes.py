@@ -20,6 +20,7 @@ def get_config():
     c.steps = 8
     return c
 """
+PATH = {"PYTHONPATH": f"{laws.ROOT}:{laws.ROOT / 'tests'}"}  # where the config file finds what it imports
 TOGETHER = 8  # devices of all processes
 
 
@@ -45,11 +46,7 @@ def start(config, workdir, store, count, mesh="data=2,fsdp=2,tensor=2", **change
         devices = f" --xla_force_host_platform_device_count={TOGETHER // count}"
         # XLA takes a thread a core, and gloo blocks one a device: with fewer than there are devices they wait for ever.
         threads = {"NPROC": "32"}
-        env = (
-            os.environ
-            | threads
-            | {"XLA_FLAGS": os.environ["XLA_FLAGS"] + devices, "PYTHONPATH": f"{laws.ROOT}:{laws.ROOT / 'tests'}"}
-        )
+        env = os.environ | PATH | threads | {"XLA_FLAGS": os.environ["XLA_FLAGS"] + devices}
         command = laws.command(str(config), workdir, overrides) + flags
         processes.append(
             subprocess.Popen(
@@ -107,5 +104,6 @@ def test_processes_that_differ_are_named(config, token_store, tmp_path):
 def test_a_process_that_waits_alone_says_so(config, tmp_path):
     flags = [f"--coordinator=localhost:{free_port()}", "--processes=2", "--process_id=0", "--init_timeout=5"]
     command = laws.command(str(config), tmp_path / "run", {}) + flags
-    done = subprocess.run(command, cwd=laws.ROOT, capture_output=True, text=True, timeout=120)
+    env = os.environ | PATH
+    done = subprocess.run(command, cwd=laws.ROOT, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 75 and "did not all come to localhost" in done.stderr
