@@ -1,8 +1,8 @@
 """What the accelerators that this may run on can do, by the names that JAX gives them.
 
 Sources: TPUs from docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x), memory as libtpu gives it to a program;
-v4's links from memory. GPUs in their SXM forms, dense bfloat16, from third-party tables, their networks from memory: one
-400 Gbit/s adapter a GPU (200 for A100).
+v4's links from memory. GPUs in their SXM forms, dense bfloat16, from third-party tables; their networks from memory: a
+400 Gbit/s adapter each (200 for A100).
 """
 
 import dataclasses
