@@ -199,13 +199,13 @@ def _objective(run: Run, values: dict, name: str, where: str):
         # 4M numbers its sentinels from [S_1]. Its WordPiece vocabulary has them at the same ids.
         given |= {"sentinel": TextTokenizer.sentinel_start + 1, "n_sentinels": TextTokenizer.n_sentinels - 1}
     if "embed_dim" in fields:
-        given["embed_dim"] = _model_config(run)[1].embed_dim
+        given["embed_dim"] = model_config(run)[1].embed_dim
     if "base" in fields:  # an objective around another
         given["base"] = _objective(run, values.pop("base", {}), "", f"{where}.base")
     return from_dict(cls, values, where, **given)
 
 
-def _model_config(run: Run):
+def model_config(run: Run):
     """(file, its frozen Config) of the network that the run's config names."""
     values = dict(run.model)
     package, _, name = values.pop("model", "models.encdec").rpartition(".")
@@ -217,23 +217,23 @@ def _model_config(run: Run):
 
 def frozen(run: Run) -> tuple[str, ...]:
     """Patterns of the parameters that the network's config freezes."""
-    for tower in getattr(_model_config(run)[1], "towers", ()):
+    for tower in getattr(model_config(run)[1], "towers", ()):
         if tower.frozen and not tower.load and not run.init:
             raise ValueError(
                 f"model.towers: {tower.name!r}: frozen=True, but it would keep its random values: name a workdir in "
                 "load or in config.init, or set frozen=False"
             )
-    return getattr(_model_config(run)[1], "frozen", ())
+    return getattr(model_config(run)[1], "frozen", ())
 
 
 def tower_loads(run: Run) -> dict[str, str]:
     """{tower: workdir that it starts from}."""
-    return {t.name: t.load for t in getattr(_model_config(run)[1], "towers", ()) if t.load}
+    return {t.name: t.load for t in getattr(model_config(run)[1], "towers", ()) if t.load}
 
 
 def model(run: Run, objectives: dict):
     """make(rngs), which builds the network that the run's config names."""
-    module, config = _model_config(run)
+    module, config = model_config(run)
     wanted = {e for o in objectives.values() for e in getattr(o, "embedded", ())}
     embedded = tuple(m.name for m in run.modalities if m.name in wanted)
     return lambda rngs: module.Model(config, run.modalities, embedded, rngs)

@@ -71,16 +71,10 @@ class Checkpointer:
         """The newest complete checkpoint's step."""
         return None if self._orbax.latest is None else self._orbax.latest.step
 
-    def steps(self) -> list[int]:
-        return [c.step for c in self._orbax.checkpoints]
-
-    def restore(self, like: TrainState, iterator, step: int | None = None) -> TrainState:
-        """The state laid out as `like` (arrays or shapes with shardings); the iterator moves to its position."""
+    def restore(self, like: TrainState, iterator) -> TrainState:
+        """The newest state, laid out as `like` (arrays or shapes with shardings); the iterator moves to its place."""
         wanted = {"state": like._asdict(), "data": _Position(iterator)}
-        return TrainState(**self._orbax.load_checkpointables(step, wanted)["state"])
-
-    def info(self, step: int | None = None) -> dict:
-        return self._orbax.checkpointables_metadata(step).custom_metadata
+        return TrainState(**self._orbax.load_checkpointables(None, wanted)["state"])
 
     def __enter__(self):
         return self

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 
 def digest(lowered) -> str:
@@ -13,7 +14,20 @@ def digest(lowered) -> str:
     return hashlib.sha256(f"{jax.__version__} {lowered.as_text()}".encode()).hexdigest()
 
 
+def compile_afresh(lowered):
+    """Compiles without JAX's persistent cache: what a CPU reads from there runs, but cannot be kept again."""
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX looks at the setting once
+    try:
+        return lowered.compile()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+
+
 def save(path, lowered, compiled):
+    """Keeps what `compile_afresh(lowered)` gave."""
     payload, _, _ = serialize_executable.serialize(compiled)
     head = json.dumps({"digest": digest(lowered), "jax": jax.__version__}).encode()
     Path(path).write_bytes(head + b"\n" + payload)
@@ -25,7 +39,11 @@ def load(path, lowered, devices):
     if not file.exists():
         raise ValueError(f"--executable={path}: no such file; write it with `python -m tools.plan --save`")
     head, _, payload = file.read_bytes().partition(b"\n")
-    about = json.loads(head)
+    try:
+        about = json.loads(head)
+        about["digest"], about["jax"]
+    except (ValueError, TypeError, KeyError) as e:
+        raise ValueError(f"--executable={path}: no compiled step; write one with `python -m tools.plan --save`") from e
     if about["digest"] != digest(lowered):
         raise ValueError(
             f"--executable={path}: made by JAX {about['jax']} for another config, mesh, number of devices or version "

@@ -73,6 +73,7 @@ def _head_flops(run, objective) -> float:
     if not hasattr(objective, "target_tokens"):
         return 0.0
     vocabs = [m.vocab_size for m in run.modalities if m.targets]
-    width = run.model.get("dim") or run.model["trunk"]["dim"]
+    config = build.model_config(run)[1]
+    width = getattr(config, "trunk", config).dim  # whoever predicts tokens has a trunk, or is one
     # One product forward, two backward; that the backward pass makes the logits again does not count.
     return 3 * 2.0 * width * run.batch_size * objective.target_tokens[1] * sum(vocabs) / len(vocabs)

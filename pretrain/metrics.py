@@ -118,9 +118,8 @@ class Writer:
                 import wandb
             except ImportError as e:
                 raise ValueError(f"config.log.wandb={log.wandb!r}: wandb is not installed; `pip install wandb`") from e
-            beside = (
-                tempfile.gettempdir() if self._spool.remote else str(workdir)
-            )  # it keeps its files on its own server
+            # Its files are on its own server: what lies here may be lost.
+            beside = tempfile.gettempdir() if self._spool.remote else str(workdir)
             self._wandb = wandb.init(project=log.wandb, dir=beside, config=config, resume="allow")
         # On a pipe or in a log file a bar is noise: there the lines alone tell the story.
         self.bar = tqdm.tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)

@@ -170,7 +170,7 @@ def describe_compiled(compiled, seconds: float) -> str:
 class Preemption:
     """`reached(step)` turns True after a SIGTERM or SIGINT: the loop then saves and leaves. A second one ends at once.
 
-    Of several processes one may be told alone: JAX's coordination service then finds a step at which all stop together.
+    Of several processes one may be told alone, by SIGTERM: JAX's coordination service finds a step at which all stop.
     """
 
     def __init__(self):

@@ -11,7 +11,7 @@ from pretrain import build, metrics, runtime, sharding
 from pretrain.checkpoint import Checkpointer, has_checkpoint
 from pretrain.chips import chip_of
 from pretrain.evals.base import Context
-from pretrain.executable import load
+from pretrain.executable import load as load_executable
 from pretrain.flops import model_flops
 from pretrain.initialize import check_start, read_origin, start
 from pretrain.program import Program
@@ -44,6 +44,9 @@ def train(config, workdir, executable: str = "") -> TrainState:
     loads = build.tower_loads(run)
     origin = None if has_checkpoint(workdir) else read_origin(run.init, loads)
     report = check_start(origin, program.params, run.modalities, program.frozen) if origin else ""
+    example = encode(source[0], np.random.default_rng(0))
+    lowered = program.lower(example)
+    step_fn = load_executable(executable, lowered, list(mesh.devices.flat)) if executable else None
     resumed = runtime.claim_workdir(workdir, build.to_json(config))
     runtime.say(f"{runtime.describe()}, {len(rows)} of {run.batch_size} rows of a batch here\n{program.report}")
 
@@ -72,9 +75,8 @@ def train(config, workdir, executable: str = "") -> TrainState:
 
         # -- Compile ----------------------------------------------------------------------------------------------
         batches = (sharding.place_batch(b, rows, run.batch_size, mesh) for b in iterator)
-        example = encode(source[0], np.random.default_rng(0))
-        lowered, before = program.lower(example), time.perf_counter()
-        step_fn = load(executable, lowered, list(mesh.devices.flat)) if executable else lowered.compile()
+        before = time.perf_counter()
+        step_fn = step_fn or lowered.compile()
         runtime.say(runtime.describe_compiled(step_fn, time.perf_counter() - before))
 
         # -- Loop -------------------------------------------------------------------------------------------------

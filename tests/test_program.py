@@ -68,7 +68,7 @@ def test_a_compiled_step_is_kept_and_used(token_store, tmp_path, capsys):
     c.steps, c.log.tensorboard = 3, False
     made = Program(build.parse(c))
     lowered = made.lower(example(made.run))
-    executable.save(tmp_path / "step", lowered, lowered.compile())
+    executable.save(tmp_path / "step", lowered, executable.compile_afresh(lowered))
     plain, kept = (train(c, tmp_path / name, path) for name, path in (("a", ""), ("b", str(tmp_path / "step"))))
     jax.tree.map(np.testing.assert_array_equal, plain, kept)
     c.optim.lr = 0.5
@@ -78,3 +78,7 @@ def test_a_compiled_step_is_kept_and_used(token_store, tmp_path, capsys):
         train(c, tmp_path / "c", str(tmp_path / "step"))
     with pytest.raises(ValueError, match=r"--executable=nowhere: no such file"):
         train(c, tmp_path / "d", "nowhere")
+    (tmp_path / "broken").write_text("broken")
+    with pytest.raises(ValueError, match=r"--executable=.*broken: no compiled step; write one with"):
+        train(c, tmp_path / "d", str(tmp_path / "broken"))
+    assert not (tmp_path / "d").exists(), "refused before the workdir is claimed"

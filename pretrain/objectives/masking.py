@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from data_pipeline.spec import SPANS
 from pretrain.models.tokens import TokenSet
-from pretrain.ops.cross_entropy import running_count
+from pretrain.ops.counting import running_count
 
 SHRINK, TRIES = 0.9, 40  # keep probabilities tried for a sequence: p, 0.9 p, …, and at last 0
 KEEP = ("random", "all", "binary")  # how much of a sequence is kept: p from U(0, 1), 1, or 0 or 1
@@ -57,12 +57,6 @@ def _precedes(x):
 def _first(flag):
     """The index of the first flag that is set, 0 if none is: an argmax, whose pairs TPUs are slow to compile."""
     return jnp.where(flag, jnp.arange(len(flag)), len(flag)).min() % len(flag)
-
-
-def _precedes(x):
-    """Whether entry k precedes entry i in a stable ascending order of x `[…, L]`; `[…, i, k]`."""
-    at, mine, other = jnp.arange(x.shape[-1]), x[..., :, None], x[..., None, :]
-    return (other < mine) | ((other == mine) & (at < at[:, None]))
 
 
 def split_budget(weights, budget, capacity):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from pretrain.ops.counting import running_count
 from pretrain.ops.matmul import matmul
 from pretrain.sharding import BATCH, TENSOR, current_mesh
 
@@ -164,16 +165,6 @@ def _tile(how, groups, vocab, valid) -> _Tiles:
     slot = jnp.where(valid, slot, tiles * tile)  # empty slots are never computed
     token = jnp.full(tiles * tile, tokens, jnp.int32).at[slot].set(jnp.arange(tokens, dtype=jnp.int32), mode="drop")
     return _Tiles(first, count, token.reshape(tiles, tile), slot)
-
-
-def running_count(flag, block=128):
-    """`jnp.cumsum(flag, -1)` of booleans `[…, L]` by matrix products: a TPU is slow to compile a long cumsum."""
-    size = flag.shape[-1]
-    flag = jnp.pad(flag, [(0, 0)] * (flag.ndim - 1) + [(0, -size % block)])
-    inside = flag.reshape(*flag.shape[:-1], -1, block).astype(jnp.float32) @ jnp.triu(jnp.ones((block, block)))
-    inside = inside.astype(jnp.int32)  # at most `block`: exact in any precision
-    total = inside[..., -1]
-    return (inside + (jnp.cumsum(total, -1) - total)[..., None]).reshape(flag.shape)[..., :size]
 
 
 def _own(how, g, weights, labels):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrain.ops.cross_entropy import dense_nll, grouped_nll, running_count
+from pretrain.ops.counting import running_count
+from pretrain.ops.cross_entropy import dense_nll, grouped_nll
 from pretrain.sharding import MeshConfig, make_mesh
 
 SIZES, BATCH, LENGTH, DIM = (8, 3, 30), 8, 6, 5

@@ -94,11 +94,16 @@ def test_a_plan_for_gpus():
         "h100-4: 4 devices · batch 64 · compiled in",
         "mesh slice=1 data=1 fsdp=4 tensor=1",
         "a device: state",
-        "all-gather         over ICI in groups of 4",
+        "all-gather         over network in groups of 4",
         "60 steps:",
         "VERDICT   fits",
     ):
         assert line in done.stdout
+
+
+def test_a_host_of_gpus_that_are_not_here_has_no_known_size():
+    done = plan("--config=configs/clip_b16.py:tiny", "--topology=h100-4", "--mesh=hsdp")
+    assert done.returncode and "mesh='hsdp': what a host of these GPUs holds is not known" in done.stderr
 
 
 def test_a_plan_without_libtpu_says_how_to_get_it():

@@ -25,97 +25,23 @@ SEARCH = flags.DEFINE_boolean("search", False, "Try meshes × remat × microbatc
 SAVE = flags.DEFINE_string("save", "", "A file for the compiled step.")
 flags.mark_flags_as_required(["config", "topology"])
 
-GIB = 2**30
-REMATS = ("none", "dots", "block")
 
-
-def gib(n: float) -> str:
-    return f"{n / GIB:.2f} GiB" if n >= 0.1 * GIB else f"{n / 2**20:.1f} MiB"
-
-
-def describe(plan) -> str:
-    """The whole report."""
-    run, chip, count = plan.run, plan.chip, plan.topology.count
-    where = f"{plan.topology.slices} × {plan.topology.name}" if plan.topology.slices > 1 else plan.topology.name
-    batch = f"{run.batch_size} in {run.accum} microbatches" if run.accum > 1 else str(run.batch_size)
-    lines = [f"{where}: {count} devices · batch {batch} · compiled in {plan.seconds:.0f} s", plan.report]
-    lines += [f"WARNING: {text}" for text in plan.warnings]
-    if plan.used is None:
-        return "\n".join([*lines, verdict(plan)])
-    bounds = plan.bounds()
-    lines += [
-        f"memory    {gib(plan.used)} of {gib(chip.hbm)} a device: state {gib(plan.state)}, temporaries "
-        f"{gib(plan.temporaries)}, {'batch and code' if plan.topology.tpu else 'the rest'} "
-        f"{gib(max(plan.used - plan.state - plan.temporaries, 0))}",
-        f"work      {plan.flops / 1e12:,.1f} TFLOP a step without what is computed twice",
-        f"step      {plan.step_seconds:.3f} s at best, if all overlaps: "
-        + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in bounds.items())
-        + f" · MFU at most {plan.mfu:.0%}",
-        f"network   {network(plan)}",
-        f"run       {cost(plan)}",
-        verdict(plan),
-    ]
-    return "\n".join(lines)
-
-
-def network(plan) -> str:
-    """A line a kind of collective: how many, how large, and what a device sends in them."""
-    rows = [
-        f"{c.kind:18} over {c.network} {f'in groups of {c.group}' if c.group else 'between slices':17} "
-        f"{c.count:7,.0f} × · {c.sent / 2**20:9,.1f} MiB sent a device · largest {c.longest / 2**20:,.1f} MiB"
-        for c in plan.collectives
-        if c.sent >= 2**16
-    ]
-    return "\n          ".join(rows) or "next to nothing"
-
-
-def cost(plan) -> str:
-    """Days and chip-hours of the whole run, at the bound and at the MFU that is hoped for."""
-    chips = plan.topology.count / (2 if plan.chip.name == "tpu7x" else 1)
-
-    def told(seconds, what):
-        days = plan.run.steps * seconds / 86400
-        return f"{days:,.1f} days, {days * 24 * chips:,.0f} chip-hours {what}"
-
-    hoped = plan.bounds()["arithmetic"] / UTILISATION.value
-    slow = max(hoped, plan.step_seconds)
-    reached = plan.bounds()["arithmetic"] / slow
-    return (
-        f"{plan.run.steps:,} steps: {told(plan.step_seconds, 'at best')}; {told(slow, f'at an MFU of {reached:.0%}')}"
-    )
-
-
-def verdict(plan) -> str:
-    if plan.fits:
-        return f"VERDICT   fits, with {gib(plan.chip.hbm - plan.used)} a device to spare"
-    over = f"{gib(plan.needed)} needed of {gib(plan.chip.hbm)}"
-    advice = []
-    remat = plan.run.model.get("remat", "none")
-    if remat in REMATS[:-1]:
-        advice.append(f"--config.model.remat={REMATS[REMATS.index(remat) + 1]}")
-    ways = plan.topology.count
-    if plan.run.batch_size // plan.run.accum // ways > 1:
-        advice.append(f"--config.accum={plan.run.accum * 2}")
-    if plan.state > plan.chip.hbm / 4:
-        advice.append("a mesh with more fsdp, or --config.optim.moments=bfloat16")
-    return f"VERDICT   does not fit: {over}; try {' or '.join(advice) or 'more devices, or tensor parallelism'}"
-
-
-def candidates(run, count):
+def candidates(run, count, remats):
     """(mesh, remat, accum) to try: the least remat and the largest microbatch first."""
     ways = [n for n in (count, count // 2, count // 4, count // 8, 1) if n >= 1 and count % n == 0]
     meshes = [f"fsdp={n}" if n > 1 else "ddp" for n in dict.fromkeys(ways)]
     micro = [a for a in (1, 2, 4, 8) if run.batch_size % (a * count) == 0]
-    yield from itertools.product(meshes, REMATS, micro or [1])
+    yield from itertools.product(meshes, remats, micro or [1])
 
 
 def search(config, topology):
     """Compiles every candidate of a mesh until one fits; the fewest repeated operations and the least traffic win."""
     from pretrain import build
     from tools.plan.measure import measure
+    from tools.plan.report import REMATS, describe, gib
 
     run, found, done = build.parse(config), [], set()
-    for mesh, remat, accum in candidates(run, topology.count // topology.slices):
+    for mesh, remat, accum in candidates(run, topology.count // topology.slices, REMATS):
         if mesh in done:
             continue
         config.mesh, config.model.remat, config.accum = mesh, remat, accum
@@ -128,7 +54,7 @@ def search(config, topology):
         found.append((REMATS.index(remat), plan.step_seconds, name, plan))
         print(f"{name}: {gib(plan.used)}, step {plan.step_seconds:.3f} s at best", flush=True)
     for _, _, name, plan in sorted(found, key=lambda f: f[:2])[:3]:
-        print(f"\n{name}\n{describe(plan)}")
+        print(f"\n{name}\n{describe(plan, UTILISATION.value)}")
     if not found:
         print(f"nothing of this fits {topology.name}: take more devices")
 
@@ -140,6 +66,7 @@ def main(argv):
     topologies.prepare(topology)
     from pretrain import build
     from tools.plan.measure import measure
+    from tools.plan.report import describe
 
     config = CONFIG.value
     if MESH.value:
@@ -147,7 +74,7 @@ def main(argv):
     if SEARCH.value:
         return search(config, topology)
     plan = measure(build.parse(config), topology)
-    print(describe(plan))
+    print(describe(plan, UTILISATION.value))
     if SAVE.value and plan.compiled is not None:
         from pretrain.executable import save
 

@@ -10,12 +10,13 @@ import time
 
 import jax
 
-from pretrain import build
+from pretrain import build, sharding
 from pretrain.chips import Chip
+from pretrain.executable import compile_afresh
 from pretrain.flops import model_flops
 from pretrain.program import Program
 from tools.plan.hlo import Collective, collectives
-from tools.plan.topology import Topology
+from tools.plan.topology import PER_HOST, Topology
 from tools.synthetic import batch
 
 OUT_OF_MEMORY = r"\(([\d.]+)([KMGT]?)\) exceeds available HBM"
@@ -53,12 +54,15 @@ class Plan:
     def bounds(self) -> dict[str, float]:
         """{what: seconds a step takes at least} of arithmetic, memory and each network."""
         sent = {n: sum(c.sent for c in self.collectives if c.network == n) for n in ("ICI", "DCN")}
+        if self.topology.tpu is None:  # a larger group of GPUs is joined by the hosts' network
+            sent["DCN"] = sum(c.sent for c in self.collectives if c.group > PER_HOST)
+            sent["ICI"] -= sent["DCN"]
         # The state is read and written once at least, every temporary written and read.
         moved = 2 * self.state + 2 * self.temporaries
         return {
             "arithmetic": self.flops / self.topology.count / self.chip.flops,
             "memory": moved / self.chip.bandwidth,
-            "ICI" if self.topology.tpu else "network": sent["ICI"] / self.chip.link,
+            "ICI" if self.topology.tpu else "NVLink": sent["ICI"] / self.chip.link,
             **({"DCN": sent["DCN"] / self.chip.dcn} if sent["DCN"] else {}),
         }
 
@@ -79,6 +83,9 @@ def example(run: build.Run):
 
 def measure(run: build.Run, topology: Topology) -> Plan:
     """Compiles the step that training would run. ValueError for a mesh or batch that does not fit the topology."""
+    config = sharding.parse_mesh(run.mesh)
+    if topology.tpu is None and "host" in (config.data, config.fsdp, config.tensor):
+        raise ValueError(f"mesh={run.mesh!r}: what a host of these GPUs holds is not known: write the number, fsdp=8")
     program = Program(run, topology.devices())
     shape = example(run)
     flops = model_flops(run, shape)
@@ -87,24 +94,23 @@ def measure(run: build.Run, topology: Topology) -> Plan:
     state = sum(math.prod(s) * x.dtype.itemsize for s, x in zip(shards, jax.tree.leaves(program.state)))
     made = dict(run=run, topology=topology, report=program.report, state=state, flops=flops, lowered=lowered)
     started = time.perf_counter()
+    compiled = needed = None
     with _stderr() as told:
         try:
-            compiled = lowered.compile()
+            compiled = compile_afresh(lowered)
         except jax.errors.JaxRuntimeError as e:
             found = re.search(OUT_OF_MEMORY, str(e))
             if not found:
                 raise
             needed = float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")
-            return Plan(
-                **made, used=None, needed=needed, temporaries=0, collectives=(), warnings=_rematerialized(told),
-                seconds=time.perf_counter() - started, compiled=None,
-            )  # fmt: skip
+    made |= dict(warnings=_rematerialized(told), seconds=time.perf_counter() - started, compiled=compiled)
+    if compiled is None:
+        return Plan(**made, used=None, needed=needed, temporaries=0, collectives=())
     m = compiled.memory_analysis()
     used = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
     return Plan(
         **made, used=used, needed=used, temporaries=m.temp_size_in_bytes,
-        collectives=tuple(collectives(compiled.as_text())), warnings=_rematerialized(told),
-        seconds=time.perf_counter() - started, compiled=compiled,
+        collectives=tuple(collectives(compiled.as_text())),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pretrain.chips import CHIPS, Chip
 from tools.launch.tpu import GENERATIONS, Slice, parse
 
-PER_HOST = 8  # GPUs
+PER_HOST = 8  # GPUs that NVLink joins
 FAKE = "--xla_force_host_platform_device_count"
 
 
