@@ -85,18 +85,34 @@ class Attention(nnx.Module):
 
     def __call__(self, x, context=None, *, mask=None, bias=None, distance=None):
         """x `[B, N, D]`, context `[B, M, D]`, mask and bias as in `attend`, distance `[B, N, M]`; gives `[B, N, D]`."""
-        if context is None:
-            q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
-        else:
-            q, (k, v) = self.q(x), jnp.split(self.kv(context), 2, axis=-1)
-        q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
-        if self.q_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if self.slopes is not None:
+        q, k, v = self.project(x) if context is None else (self.project_q(x), *self.project_kv(context))
+        return self.mix(q, k, v, mask=mask, bias=bias, distance=distance)
+
+    def project(self, x):
+        """Queries, keys and values of self-attention, `[B, N, H, d]` each."""
+        q, k, v = (self._split(a) for a in jnp.split(self.qkv(x), 3, axis=-1))
+        return (q, k, v) if self.q_norm is None else (self.q_norm(q), self.k_norm(k), v)
+
+    def project_q(self, x):
+        """Queries of cross-attention, `[B, N, H, d]`."""
+        q = self._split(self.q(x))
+        return q if self.q_norm is None else self.q_norm(q)
+
+    def project_kv(self, context):
+        """Keys and values of cross-attention, `[B, M, H, d]` each."""
+        k, v = (self._split(a) for a in jnp.split(self.kv(context), 2, axis=-1))
+        return (k, v) if self.k_norm is None else (self.k_norm(k), v)
+
+    def mix(self, q, k, v, *, mask=None, bias=None, distance=None):
+        """What the queries find, projected, `[B, N, D]`. Without distance none of them lies in a picture."""
+        if self.slopes is not None and distance is not None:
             near = -self.slopes[...][:, None, None] * distance[:, None]
             bias = near if bias is None else bias + near
         y = attend(*(a.astype(self.dtype) for a in (q, k, v)), mask=mask, bias=bias, how=self.attention)
         return self.proj(y.reshape(*y.shape[:2], -1))
+
+    def _split(self, x):
+        return x.reshape(*x.shape[:2], self.heads, -1)
 
 
 class Mlp(nnx.Module):
@@ -130,9 +146,12 @@ class EncoderBlock(nnx.Module):
         self.norm2 = LayerNorm(dim, bias=bias, eps=eps)
         self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, activation=activation, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x, mask=None, bias=None, distance=None):
-        x = x + self.attn(self.norm1(x), mask=mask, bias=bias, distance=distance)
-        return x + self.mlp(self.norm2(x))
+    def __call__(self, x, mask=None, bias=None, distance=None, keep=None):
+        """keep `[B, 2]`: what each of the two branches is multiplied by (`stack.drop_path`)."""
+        y = self.attn(self.norm1(x), mask=mask, bias=bias, distance=distance)
+        x = x + (y if keep is None else keep[:, 0, None, None] * y)
+        y = self.mlp(self.norm2(x))
+        return x + (y if keep is None else keep[:, 1, None, None] * y)
 
 
 class DecoderBlock(nnx.Module):
@@ -158,3 +177,16 @@ class DecoderBlock(nnx.Module):
         found = self.context_norm(context)
         x = x + self.cross_attn(self.query_norm(x), found, mask=cross_mask, distance=cross_distance)
         return x + self.mlp(self.norm2(x))
+
+    def extend(self, x, keys, values, found, at, cross_mask):
+        """The block for one further token of a sequence, x `[B, 1, D]` at index `at`.
+
+        keys, values `[B, L, H, d]`: of the tokens before it; found: keys and values of the context. Gives x, keys and
+        values with those of this token.
+        """
+        q, k, v = self.self_attn.project(self.norm1(x))
+        keys, values = (jax.lax.dynamic_update_slice_in_dim(a, b, at, 1) for a, b in ((keys, k), (values, v)))
+        past = (jnp.arange(keys.shape[1]) <= at)[None, None, None]
+        x = x + self.self_attn.mix(q, keys, values, mask=past)
+        x = x + self.cross_attn.mix(self.cross_attn.project_q(self.query_norm(x)), *found, mask=cross_mask)
+        return x + self.mlp(self.norm2(x)), keys, values
