@@ -17,6 +17,8 @@ from data_pipeline.image import BICUBIC, NEAREST, apply_crop, as_channels, centr
 from data_pipeline.spec import Modality
 from data_pipeline.text import FIELDS, render
 
+NO_LABEL = 255  # of a pixel of a label map that no class is said of, as in PASCAL VOC
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
@@ -57,6 +59,9 @@ class Encoder:
         return _pad(np.ravel(crops[int(crop * len(crops))]), m)
 
     _set = _grid
+
+    def _labels(self, m, example, rng, crop):
+        return _pad([] if example.get(m.field) is None else [label_id(m, example)], m)
 
     def _sequence(self, m, example, rng, crop):
         if m.tokenizer not in self.tokenizers:  # made into ids beforehand
@@ -147,6 +152,49 @@ def read_image(
     if derived != "edges":
         raise ValueError(f"field={field!r}: {derived!r} is no derived image; there is `edges:FIELD`")
     return edges(image)
+
+
+def label_id(m: Modality, example: dict) -> int:
+    """The number of an example's class; ValueError if the spec has no such class."""
+    value = example[m.field]
+    found = m.numbers.get(value) if m.classes else value
+    if isinstance(found, (int, np.integer)) and not isinstance(found, bool) and 0 <= found < m.vocab_size:
+        return int(found)
+    allowed = f"one of its classes {', '.join(m.classes[:3])}, …" if m.classes else f"a number of 0…{m.vocab_size - 1}"
+    raise ValueError(
+        f"labels {m.name!r}: row {example['row']} has {m.field}={value!r}: must be {allowed}; mend the data, or set "
+        "classes and vocab_size"
+    )
+
+
+def check_labels(labels, source, limit: int = 20_000):
+    """Reads the labels of a source, of large ones of `limit` examples evenly, before anything is computed.
+
+    ValueError for one outside its range, and if no example has any.
+    """
+    if not len(source):
+        raise ValueError(f"{source!r} is empty: nothing to train on or to evaluate")
+    named, maps = ([m for m in labels if m.kind == kind] for kind in ("labels", "pixels"))
+    count = min(len(source), limit if not maps else 64)  # maps are images: a look at a few before the run reads all
+    seen = {m.name: 0 for m in labels}
+    for number in dict.fromkeys(np.linspace(0, len(source) - 1, count).astype(int).tolist()):
+        example = source[number]
+        for m in labels:
+            if example.get(m.field) is None:
+                continue
+            seen[m.name] += 1
+            if m in named:
+                label_id(m, example)
+            elif m in maps and m.vocab_size:
+                beyond = np.setdiff1d(example[m.field], [*range(m.vocab_size), NO_LABEL])
+                if len(beyond):
+                    raise ValueError(
+                        f"labels {m.name!r}: row {example['row']} has {m.field} of {beyond[:5].tolist()}: must be "
+                        f"0…{m.vocab_size - 1}, or {NO_LABEL} for none; mend the data, or set vocab_size"
+                    )
+    for name, found in seen.items():
+        if not found:
+            raise ValueError(f"labels {name!r}: none of {count} examples of {source!r} has its field; name another")
 
 
 def _pad(ids, m: Modality):

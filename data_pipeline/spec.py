@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 # kind: how many sizes its shape has
-KINDS = {"grid": 2, "sequence": 1, "set": 1, "pixels": 3, "vectors": 2}
+KINDS = {"grid": 2, "sequence": 1, "set": 1, "pixels": 3, "vectors": 2, "labels": 1}
 SPANS = ("sequence", "vectors")  # what is masked by spans, the others token by token
 DENSE = ("pixels", "vectors")  # what has no ids: the encoder projects it, the decoder never predicts it
 
@@ -21,9 +22,12 @@ class Modality:
       `set`       always the same few tokens, each with a learned position; `shape` is (tokens,).
       `pixels`    raw images, cut into patches; `shape` is (height, width, channels). Input only for the trunk.
       `vectors`   continuous embeddings; `shape` is (max_len, width). Input only.
+      `labels`    the class of an example, which only objectives read; `shape` is (1,).
     field: which field of an example it is made from; `name:en` is field `name` in form `en`.
+    vocab_size: also the number of classes of labels and of label maps (`pixels` among a run's labels, 255: no label).
     vocab: modalities of the same vocab share one embedding table, hence one `vocab_size`.
     levels: of the finite scalar quantizer whose ids they are, () if another: nearby codes then start out alike.
+    classes: the names of labels, in the order of their ids; () if the field holds the numbers 0 … vocab_size − 1.
     tokenizer: who makes the ids: a learned tokenizer's name, `text` for SentencePiece, or of a sequence the path of a
       Hugging Face `tokenizer.json`.
     patch: side of the square patches of `pixels`, in pixels.
@@ -43,6 +47,7 @@ class Modality:
     vocab: str = ""
     vocab_size: int = 0
     levels: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
     tokenizer: str = ""
     patch: int = 0
     resample: str = "bicubic"
@@ -75,6 +80,13 @@ class Modality:
             for key in ("mean", "std"):
                 if self.patch and len(getattr(self, key)) != self.shape[-1]:
                     fail(key, getattr(self, key), f"give one number for each of the {self.shape[-1]} channels")
+        elif self.kind == "labels":
+            if self.shape != (1,) or self.vocab_size < 1:
+                fail("shape, vocab_size", (self.shape, self.vocab_size), "must be (1,) and the number of classes")
+            if self.classes and len(set(self.classes)) != self.vocab_size:
+                fail(
+                    "classes", f"{len(set(self.classes))} names", f"must be vocab_size={self.vocab_size} different ones"
+                )
         elif self.chunk < 1 or (self.chunk > 1 and self.kind != "sequence"):
             fail("chunk", self.chunk, "must be at least 1, and 1 for all but sequences")
         else:
@@ -84,6 +96,11 @@ class Modality:
                 fail("vocab", (self.vocab, self.vocab_size), "name a vocabulary and give its size")
             if self.levels and math.prod(self.levels) != self.vocab_size:
                 fail("levels", self.levels, f"their product must be vocab_size={self.vocab_size}")
+
+    @functools.cached_property
+    def numbers(self) -> dict[str, int]:
+        """{class name: its id} of labels."""
+        return {name: i for i, name in enumerate(self.classes)}
 
     @property
     def length(self) -> int:
@@ -118,7 +135,7 @@ def check_modalities(modalities) -> tuple[Modality, ...]:
             raise ValueError(f"modalities: the name {m.name!r} occurs twice; give each modality its own name")
         seen.add(m.name)
         ours = (m.vocab_size, m.levels)
-        if m.kind not in DENSE and vocabs.setdefault(m.vocab, ours) != ours:
+        if m.kind not in (*DENSE, "labels") and vocabs.setdefault(m.vocab, ours) != ours:
             raise ValueError(
                 f"modality {m.name!r}: vocab_size, levels = {ours}, but vocabulary {m.vocab!r} has {vocabs[m.vocab]} "
                 "elsewhere; modalities that share a vocabulary share its size and levels"

@@ -118,10 +118,12 @@ class Model(nnx.Module):
             {name: Linear(pooled, c.embed_dim, bias=False, dtype=dtype, rngs=rngs) for name in embedded}
         )
 
-    def encode(self, tokens: TokenSet, dense=None, *, inserted=None, bias=None, layers: bool = False) -> Encoded:
+    def encode(
+        self, tokens: TokenSet, dense=None, *, inserted=None, bias=None, layers: bool = False, keep=None
+    ) -> Encoded:
         """tokens `[B, N]` → Encoded. `dense`: what pixels and vectors hold (`tokens.dense_rows`).
 
-        `inserted [B, N, D]` replaces token embeddings; `bias` adds to attention.
+        `inserted [B, N, D]` replaces token embeddings; `bias` adds to attention; `keep`: from `stack.drop_path`.
         """
         valid = tokens.valid
         placed = jnp.where(valid[..., None], self.tokens.place(tokens), 0.0)
@@ -133,7 +135,8 @@ class Model(nnx.Module):
             placed, where = (jnp.pad(a, ((0, 0), (own.shape[1], 0), (0, 0))) for a in (placed, where))
             valid = jnp.pad(valid, ((0, 0), (own.shape[1], 0)), constant_values=True)
         distance = distances(where, where) if self.config.slopes else None
-        x, hidden = run_stack(self.encoder, x, valid[:, None, None, :], bias, distance, layers=layers, **self._run)
+        how = dict(layers=layers, keep=keep, **self._run)
+        x, hidden = run_stack(self.encoder, x, valid[:, None, None, :], bias, distance, **how)
         return Encoded(self.encoder_norm(x), valid, placed, where, hidden)
 
     def encode_images(self, pixels, *, layers: bool = False) -> Encoded:
