@@ -1,0 +1,34 @@
+"""Drop-path: whole branches of single examples go, more often the deeper, and none when it is off."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny
+
+from pretrain.models.stack import drop_path
+from pretrain.models.tokens import whole
+
+
+def test_rates_rise_with_depth_and_the_mean_stays():
+    keep = np.asarray(drop_path(jax.random.split(jax.random.key(0), 4000), 0.4, 3))
+    assert keep.shape == (3, 4000, 2)
+    np.testing.assert_array_equal(keep[0], 1.0)
+    np.testing.assert_allclose((keep == 0).mean((1, 2)), [0.0, 0.2, 0.4], atol=0.02)
+    np.testing.assert_allclose(keep.mean((1, 2)), 1.0, atol=0.03)
+    assert 0.02 < ((keep[2, :, 0] == 0) & (keep[2, :, 1] == 0)).mean() < 0.25, "branches are dropped alone"
+
+
+def test_a_dropped_branch_adds_nothing_and_ones_change_no_bit():
+    batch = jax.tree.map(jnp.asarray, tiny.batch(4, missing=0.0))
+    model = tiny.model(encoder_depth=2)
+    seen = whole(batch, "image", tiny.MODALITIES)
+    plain = model.encode(seen, layers=True)
+    ones = model.encode(seen, layers=True, keep=jnp.ones((2, 4, 2)))
+    np.testing.assert_array_equal(ones.x, plain.x)
+    keep = jnp.ones((2, 4, 2)).at[1, 2].set(0.0)  # the second block of the third example
+    dropped = model.encode(seen, layers=True, keep=keep).layers
+    np.testing.assert_array_equal(dropped[1, 2], plain.layers[0, 2])
+    np.testing.assert_array_equal(np.delete(dropped[1], 2, 0), np.delete(plain.layers[1], 2, 0))
+    double = model.encode(seen, layers=True, keep=jnp.ones((2, 4, 2)).at[0, :, 1].set(2.0)).layers[0]
+    half = model.encode(seen, layers=True, keep=jnp.ones((2, 4, 2)).at[0, :, 1].set(0.0)).layers[0]
+    np.testing.assert_allclose(double - half, 2 * (plain.layers[0] - half), atol=1e-5)
