@@ -138,13 +138,14 @@ class TokenEmbedding(nnx.Module):
                 if m.grid:
                     rows = sincos_2d(*m.grid, self.dim, self.waves, m.trained_grid)
                 elif m.kind == "set":
-                    rows = learned[m.name][...] if m.name in learned else jnp.zeros((1, self.dim))
+                    rows = gather_rows(learned[m.name][...]) if m.name in learned else jnp.zeros((1, self.dim))
                 else:
                     rows = sincos_1d(longest, self.dim, self.waves)
                 parts[key], size = (size, rows), size + len(rows)
             start.append(parts[key][0])
         table = jnp.concatenate([rows for _, rows in parts.values()])
-        return table[jnp.asarray(start)[tokens.modality] + tokens.position] + self.modality[...][tokens.modality]
+        at = jnp.asarray(start)[tokens.modality] + tokens.position
+        return table[at] + gather_rows(self.modality[...])[tokens.modality]
 
     def where(self, tokens: TokenSet):
         """(row, column, 1) of each token in its picture, as fractions of its sides; zeros off grids: `[B, N, 3]`."""
