@@ -88,6 +88,11 @@ def has_checkpoint(workdir) -> bool:
     return bool(_complete(workdir))
 
 
+def steps(workdir) -> list[int]:
+    """The steps of a workdir's complete checkpoints, ascending; creates nothing."""
+    return list(_complete(workdir))
+
+
 def _complete(workdir) -> dict[int, epath.Path]:
     """{step: folder} of the complete checkpoints, the newest last.
 
