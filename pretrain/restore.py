@@ -10,19 +10,20 @@ import numpy as np
 from flax import nnx
 
 from pretrain import build
-from pretrain.checkpoint import load_params
+from pretrain.checkpoint import load_params, steps
 from pretrain.storage import locate
 from pretrain.tokenizers.autoencoder import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """run: the frozen config; graph and params: `nnx.merge(graph, params["model"])` is the network."""
+    """run: the frozen config; graph and params: `nnx.merge(graph, params["model"])` is the network; step: of which."""
 
     run: build.Run
     objectives: dict
     graph: Any
     params: dict
+    step: int = 0
 
     @property
     def model(self):
@@ -42,7 +43,8 @@ def restore(workdir, step: int | None = None, *, ema: bool = True) -> Restored:
     run = read_run(workdir)
     objectives = build.objectives(run)
     graph, _ = init_function(build.model(run, objectives), objectives, run.seed)
-    return Restored(run, objectives, graph, load_params(workdir, step, ema=ema))
+    step = max(steps(workdir), default=None) if step is None else step
+    return Restored(run, objectives, graph, load_params(workdir, step, ema=ema), step)
 
 
 def untrained(restored: Restored, seed: int = 1) -> Restored:
