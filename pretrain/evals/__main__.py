@@ -1,53 +1,75 @@
-"""python -m pretrain.evals --workdir=DIR: restores a checkpoint and runs the run's `final_evals` on it.
+"""python -m pretrain.evals --checkpoint=DIR[,DIR…] [--tasks=all]: runs transfer tasks on frozen checkpoints.
 
-Every number stands beside the untrained network's. Prints a table and writes DIR/eval.json.
+DIR is a workdir of `python -m pretrain` or `tools.convert`; several are laid side by side. Without --tasks it runs the
+config's `final_evals`. Every number stands beside chance and the untrained network's. Prints a table and writes
+eval.json and the page eval.html, with pictures. --watch scores every new checkpoint of a running training instead.
 """
 
 import json
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 
-WORKDIR = flags.DEFINE_string("workdir", None, "A run's workdir.", required=True)
-STEP = flags.DEFINE_integer("step", None, "Which checkpoint; the newest if not given.")
-OUT = flags.DEFINE_string("out", None, "Where the JSON goes; WORKDIR/eval.json if not given.")
+from pretrain.storage import locate
+
+flags.DEFINE_list("checkpoint", None, "Workdirs.", required=True)
+flags.DEFINE_list("tasks", [], "Tasks, or all; the config's final_evals if not given.")
+flags.DEFINE_integer("step", None, "Which checkpoint; the newest if not given.")
+flags.DEFINE_string("out", None, "A folder for eval.json and eval.html; the (first) workdir if not given.")
+flags.DEFINE_bool("watch", False, "Score every new checkpoint of one workdir into its evals.jsonl until the last.")
+flags.DEFINE_float("poll", 30.0, "With --watch: seconds between looks.", lower_bound=0.0)
+flags.DEFINE_string("source", None, "Read the tasks' data from this file of data_pipeline/sources instead.")
+flags.DEFINE_string("path", None, "Read the tasks' data from this folder instead.")
+flags.DEFINE_list("fields", [], "MODALITY=FIELD,…: what the modalities are made from in those data.")
 
 
-def evaluate(workdir, step=None) -> dict:
-    """{name: {"value", "untrained"}} over the final evaluators; untrained is None where they bring a baseline."""
-    from pretrain import build
-    from pretrain.evals.base import Context
-    from pretrain.restore import restore, untrained
+def run(workdirs, names=(), *, step=None, out=None, data=None) -> dict:
+    """Evaluates workdirs; returns and writes what eval.json holds."""
+    from pretrain.evals import harness, page
 
-    restored = restore(workdir, step)
-    if not restored.run.final_evals:
-        raise ValueError(f"{workdir}: its config names no final_evals: nothing to evaluate")
-    context = Context(restored.run, restored.graph, restored.objectives)
-    baseline, table = untrained(restored), {}
-    for name, (_, evaluator) in build.evaluators(restored.run.final_evals, context).items():
-        print(f"evaluating {name}", flush=True)
-        # An untrained network's likelihoods say less than the baseline that the evaluator brings, and cost as much.
-        before = {} if hasattr(evaluator, "own_baseline") else dict(evaluator.run(baseline.params))
-        for key, value in evaluator.run(restored.params):
-            table[f"{name}/{key}"] = {"value": float(value), "untrained": before.get(key)}
-    return table
+    # All of it is opened and checked before any of it is computed.
+    opened = [harness.open_run(workdir, step, data) for workdir in workdirs]
+    planned = [harness.make_tasks(context, names) for _, context in opened]
+    held, results = [], []
+    for workdir, (restored, context), (tasks, left_out) in zip(workdirs, opened, planned):
+        for name, reason in left_out.items():
+            print(f"{workdir}: without {name}: {reason}")
+        held.append(page.begin(restored, context, tasks))
+    for workdir, (restored, _), (tasks, left_out) in zip(workdirs, opened, planned):
+        say = lambda name, workdir=workdir: print(f"evaluating {workdir}: {name}", flush=True)
+        scores = harness.evaluate(restored, tasks, say)
+        results.append({"workdir": str(workdir), "step": restored.step, "scores": scores, "left_out": left_out})
+    found = {"device": jax.devices()[0].device_kind, "checkpoints": results}
+    folder = locate(out or workdirs[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "eval.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    (folder / "eval.html").write_text(page.render(found, held))
+    return found | {"folder": folder}
 
 
 def main(argv):
-    if not flags.FLAGS["verbosity"].present:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    f = flags.FLAGS
+    if not f["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    from pretrain.storage import locate
+    pairs = [pair.partition("=") for pair in f.fields]
+    if not all(name and field for name, _, field in pairs):
+        raise app.UsageError(f"--fields={','.join(f.fields)}: write MODALITY=FIELD,MODALITY=FIELD")
+    data = {k: v for k, v in (("source", f.source), ("path", f.path)) if v is not None}
+    data |= {"fields": {name: field for name, _, field in pairs}} if pairs else {}
+    if f.watch:
+        from pretrain.evals.watch import watch
 
-    table = evaluate(WORKDIR.value, STEP.value)
-    width = max(map(len, table))
-    print(f"{'':{width}}  {'value':>8}  {'untrained':>9}   on {jax.devices()[0].device_kind}")
-    for name, row in table.items():
-        untrained = "" if row["untrained"] is None else f"{row['untrained']:.3f}"
-        print(f"{name:{width}}  {row['value']:8.3f}  {untrained:>9}")
-    out = Path(OUT.value) if OUT.value else locate(WORKDIR.value) / "eval.json"
-    out.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
-    print(f"wrote {out}")
+        if len(f.checkpoint) > 1:
+            raise app.UsageError("--watch follows one workdir: start one program for each")
+        watch(f.checkpoint[0], f.tasks, poll=f.poll, data=data)
+        return
+    from pretrain.evals.page import as_text
+
+    found = run(f.checkpoint, f.tasks, step=f.step, out=f.out, data=data)
+    print(as_text(found))
+    print(f"wrote {found['folder'] / 'eval.json'} and eval.html")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,38 @@
-"""What an evaluator is, and what it is given: the same object runs cheaply during training and in the harness."""
+"""What a task of the transfer harness is, and what it is given: the same object also runs during training."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
+
 from data_pipeline.pipeline import eval_batches
 from pretrain import build
+
+
+class Score(float):
+    """A value beside `chance`, what guessing would give; None where there is no such number."""
+
+    def __new__(cls, value, chance: float | None = None):
+        self = super().__new__(cls, value)
+        self.chance = None if chance is None else float(chance)
+        return self
+
+
+class Unfit(ValueError):
+    """A task that a run's modalities or data do not allow; the message is the reason."""
+
+
+class Evaluator(Protocol):
+    """A frozen dataclass `Evaluator` in a file of its own; its fields are its config keys, `context` is given.
+
+    It may have more, as a `Task` does: `default(context)` → config keys, or `Unfit`; `check()` reads the data that it
+    needs and raises before anything is computed; `figures(params)` → (title, matplotlib figure) for the page.
+    """
+
+    def run(self, params) -> Iterator[tuple[str, float]]:
+        """Yields (name, value); a value may be a `Score`. params: {"model": …, "objective": …}."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,14 +47,145 @@ class Context:
     def modalities(self):
         return self.run.modalities
 
+    @functools.cached_property
+    def embedded(self) -> tuple[str, ...]:
+        """Modalities with an embedding in the common space, in the run's order."""
+        wanted = {name for o in self.objectives.values() for name in getattr(o, "embedded", ())}
+        return tuple(m.name for m in self.modalities if m.name in wanted)
+
+    @functools.cached_property
+    def readable(self) -> tuple[str, ...]:
+        """Modalities that the network takes in: the embedded ones, and if it has a trunk all inputs."""
+        has_trunk = self.run.model.get("model", "models.encdec") == "models.encdec" or self.run.model.get("trunk")
+        inputs = [m for m in self.modalities if m.inputs and (m.kind != "pixels" or m.patch)]
+        return tuple(m.name for m in inputs if has_trunk or m.name in self.embedded)
+
     def batches(self, split, batch_size: int):
         """Every example of a split once, in the deterministic form; the last batch padded with row -1."""
         source = build.source(self.run.data, split)
         return eval_batches(source, build.encoder(self.run, train=False), batch_size=batch_size)
 
+    def facts(self, splits) -> dict[int, dict]:
+        """{row: the fields of the example that are text, lists of texts, or numbers}; read once a split."""
+        if splits not in self._facts:
+            source = build.source(self.run.data, splits)
+            if not len(source):
+                raise ValueError(f"split={splits!r} of {source!r} is empty: name a split that holds examples")
+            examples = (source[i] for i in range(len(source)))
+            self._facts[splits] = {
+                int(e["row"]): {k: v for k, v in e.items() if k != "row" and _is_fact(v)} for e in examples
+            }
+        return self._facts[splits]
 
-class Evaluator(Protocol):
-    """A frozen dataclass `Evaluator` in a file of its own; its fields are its config keys, `context` is given."""
+    @functools.cached_property
+    def _facts(self):
+        return {}
 
-    def run(self, params) -> Iterator[tuple[str, float]]:
-        """Yields (name, value). params: {"model": …, "objective": …}."""
+    def column(self, field: str, splits, key: str) -> dict[int, Any]:
+        """{row: the value of one field}; key: the config key that names it."""
+        facts = self.facts(splits)
+        lacking = [row for row, fact in facts.items() if field not in fact]
+        if lacking:
+            known = sorted(set.intersection(*(set(f) for f in facts.values())))
+            raise ValueError(
+                f"{key}: {field!r}: row {lacking[0]} of {splits!r} has no such field; all have {', '.join(known)}"
+            )
+        return {row: fact[field] for row, fact in facts.items()}
+
+    def classes(self, label: str, train, splits, key: str) -> list:
+        """The labels of the training split, sorted. ValueError if a split to be scored has others."""
+        known = set(self.column(label, train, key).values())
+        for row, value in self.column(label, splits, key).items():
+            if value not in known:
+                raise ValueError(
+                    f"{key}: {label}={value!r} of row {row} in {splits!r} is none of the {len(known)} labels of "
+                    f"{train!r}: no classifier can name it; choose another field or other splits"
+                )
+        return sorted(known)
+
+    @functools.cached_property
+    def held_out(self) -> tuple[str, ...]:
+        """Those of the splits val and test that the data have."""
+        build.source(self.run.data, self.run.data.train)  # data that cannot be opened are another matter
+        return tuple(split for split in ("val", "test") if self._has(split))
+
+    def _has(self, split) -> bool:
+        try:
+            return len(build.source(self.run.data, split)) > 0
+        except ValueError:
+            return False
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Fields that can serve as labels, the fewest classes first.
+
+        Those with 2 or more texts, 5 or more training examples each on average, and none that training lacks.
+        """
+        facts, found = self.facts(self.run.data.train), {}
+        held_out = self.facts(self.held_out) if self.held_out else {}
+        for field in facts[next(iter(facts))]:
+            values, others = ([f.get(field) for f in part.values()] for part in (facts, held_out))
+            if not all(isinstance(v, str) for v in [*values, *others]):
+                continue
+            names = set(values)
+            if set(others) <= names and 2 <= len(names) <= len(values) / 5:
+                found[field] = len(names)
+        return tuple(sorted(found, key=found.get))
+
+
+def _is_fact(value) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(v, str) for v in value)
+    return isinstance(value, (str, int, float, np.number))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What the tasks share: their context, and checks that name the key, the value and the remedy.
+
+    A representation is written `name`, several modalities read together `name+name`, and what one layer gives
+    `name:LAYER` (0 is the first, -1 the last).
+    """
+
+    context: Context
+
+    @property
+    def where(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+    def fail(self, key, remedy):
+        raise ValueError(f"{self.where}.{key}={getattr(self, key)!r}: {remedy}")
+
+    def check_names(self, key: str, names):
+        """ValueError unless every representation is of modalities that the network reads."""
+        known = [m.name for m in self.context.modalities]
+        for spec in names:
+            for name in parts(spec):
+                if name not in known:
+                    raise ValueError(f"{self.where}.{key}: no modality {name!r}; the run has {', '.join(known)}")
+                if name not in self.context.readable:
+                    raise ValueError(
+                        f"{self.where}.{key}: the network does not read {name!r}; it reads "
+                        f"{', '.join(self.context.readable)}"
+                    )
+
+    def check(self):
+        """Reads what the task needs of the data, and raises before anything is computed if it is not there."""
+
+
+def parts(spec: str) -> list[str]:
+    """The modalities of a representation: `a+b:2` → [a, b]."""
+    return split_layer(spec)[0].split("+")
+
+
+def split_layer(spec: str) -> tuple[str, int | None]:
+    """`a+b:2` → ("a+b", 2); without a layer None."""
+    names, colon, layer = spec.rpartition(":")
+    return (names, int(layer)) if colon and layer.lstrip("-").isdigit() else (spec, None)
+
+
+def some(found, most: int, reason: str, *, least: int = 1) -> list:
+    """The first `most` of what a default found; `Unfit` with the reason if there are fewer than `least`."""
+    if len(found) < least:
+        raise Unfit(reason)
+    return list(found[:most])

@@ -1,40 +1,181 @@
-"""Frozen features of whole modalities: what retrieval, k-NN and probes are computed from."""
+"""Frozen features: what all tasks but the losses are computed from, encoded once and shared by them."""
 
+import collections
 import functools
+import weakref
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pretrain.evals.base import Context
-from pretrain.models.tokens import dense_rows, whole
+from pretrain import build
+from pretrain.evals.base import Context, parts, split_layer
+from pretrain.models.tokens import concat, dense_rows, whole
+
+KEPT = 2 << 30  # bytes of features that are held, of a context
 
 
-@functools.lru_cache(maxsize=32)
-def _embedder(context: Context, modality: str):
+class Features(NamedTuple):
+    """row `[n]` int64, example numbers; pooled `[n, P]`, the pooled encoder output; z `[n, E]`, the embedding in the
+    common space, of unit length (the pooled output where the modality has no projection); layers `[depth, n, D]`, the
+    mean of the valid tokens after every block, or None.
+    """
+
+    row: np.ndarray
+    pooled: np.ndarray
+    z: np.ndarray
+    layers: np.ndarray | None = None
+
+    def at(self, rows) -> "Features":
+        """The features of given examples, in that order."""
+        order = np.argsort(self.row)
+        index = order[np.searchsorted(self.row, rows, sorter=order)]
+        layers = None if self.layers is None else self.layers[:, index]
+        return Features(self.row[index], self.pooled[index], self.z[index], layers)
+
+
+def features(context: Context, params, spec: str, splits, *, layers: bool = False, batch_size: int = 64) -> Features:
+    """Encodes one modality alone, or several together (`a+b`), all their tokens, for every example of the splits.
+
+    Examples that have none of them are left out. The embedding z of several is the mean of their own, at unit length:
+    nothing was trained to project them together.
+    """
+    memory = _memory(context)
+    key = (spec, splits, layers)
+    found = memory.get(params, key)
+    if found is None:
+        found = _encode(context, params, spec, splits, layers, batch_size)
+        memory.put(params, key, found)
+    return found
+
+
+def represent(context: Context, params, spec: str, splits, kind: str = "pooled") -> tuple[np.ndarray, np.ndarray]:
+    """(rows `[n]`, x `[n, D]`) of a representation `a+b` or `a:LAYER`; kind: `pooled` or `z`, where it has no layer."""
+    names, layer = split_layer(spec)
+    found = features(context, params, names, splits, layers=layer is not None)
+    if layer is None:
+        return found.row, getattr(found, kind)
+    if not -len(found.layers) <= layer < len(found.layers):
+        raise ValueError(f"{spec!r}: {names!r} has layers 0 … {len(found.layers) - 1}")
+    return found.row, found.layers[layer]
+
+
+def together(context: Context, params, specs, splits, kind: str = "pooled") -> tuple[np.ndarray, list[np.ndarray]]:
+    """(rows `[n]` that all representations have, their features `[n, D]` in one order)."""
+    found = [represent(context, params, spec, splits, kind) for spec in specs]
+    rows = functools.reduce(np.intersect1d, (row for row, _ in found))
+    if not len(rows):
+        raise ValueError(f"no example of {splits} has all of {', '.join(specs)}: compare others, or take another split")
+    aligned = []
+    for row, x in found:
+        order = np.argsort(row)
+        aligned.append(x[order[np.searchsorted(row, rows, sorter=order)]])
+    return rows, aligned
+
+
+def embed_texts(context: Context, params, modality: str, texts) -> np.ndarray:
+    """Texts as a modality's own tokenizer makes them → their embeddings z `[n, E]`."""
+    m = next(m for m in context.modalities if m.name == modality)
+    tokenizer = build.text_tokenizers(context.run)[m.tokenizer]
+    ids, valid = np.zeros((len(texts), m.length), m.dtype), np.zeros((len(texts), m.length), bool)
+    for i, text in enumerate(texts):
+        made = tokenizer.encode(text, m.length)
+        ids[i, : len(made)], valid[i, : len(made)] = made, True
+    batch = {modality: {"ids": ids, "valid": valid}}
+    return jax.device_get(_embedder(context, (modality,), False)(params, batch))[1]
+
+
+def unit(x):
+    """Rows of unit length; zeros stay zeros."""
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def _encode(context, params, spec, splits, layers, batch_size) -> Features:
+    names = parts(spec)
+    embed, rows, found = _embedder(context, tuple(names), layers), [], []
+    for batch in context.batches(splits, batch_size):
+        *made, present = jax.device_get(embed(params, {k: batch[k] for k in names}))
+        keep = present & (batch["row"] >= 0)
+        rows.append(batch["row"][keep])
+        found.append([x if x is None else np.asarray(x, np.float32)[..., keep, :] for x in made])
+    if not sum(map(len, rows)):
+        raise ValueError(f"features of {spec!r}: no example of {splits} has it; leave it out of the evals")
+    pooled, z, hidden = (None if p[0] is None else np.concatenate(p, axis=-2) for p in zip(*found))
+    row = np.concatenate(rows)
+    if len(names) > 1 and set(names) <= set(context.embedded):
+        z = np.zeros((len(row), 1), np.float32)
+        place = {r: i for i, r in enumerate(row.tolist())}
+        for name in names:
+            own, total = features(context, params, name, splits), z
+            z = np.broadcast_to(total, (len(row), own.z.shape[1])).copy()
+            z[[place[r] for r in own.row.tolist()]] += own.z
+        z = unit(z)
+    return Features(row, z if pooled is None else pooled, z, hidden)
+
+
+@functools.lru_cache(maxsize=64)
+def _embedder(context: Context, names: tuple[str, ...], layers: bool):
+    """jitted (params, batch) → (pooled, z, layers or None, which examples have any of it)."""
+    specs = [m for m in context.modalities if m.name in names]
+
     def embed(params, batch):
         model = nnx.merge(context.graph, params["model"])
-        tokens = whole(batch, modality, context.modalities)
-        own = [m for m in context.modalities if m.name == modality]
-        pooled, z = model.pooled(tokens, dense_rows(batch, own), modality)
-        return pooled, z, tokens.valid.any(1)
+        tokens, dense = concat([whole(batch, n, context.modalities) for n in names]), dense_rows(batch, specs)
+        present, hidden = tokens.valid.any(1), None
+        towers = [n for n in names if n in getattr(model, "owner", {})]
+        if layers:
+            if towers and len(names) > 1:
+                raise ValueError(f"{'+'.join(names)}: towers have no layers in common; name one modality")
+            hidden = _layers(model, names[0], tokens, dense)
+        if len(names) == 1:
+            return *model.pooled(tokens, dense, names[0]), hidden, present
+        if towers:  # only their embeddings can be joined
+            return None, None, hidden, present
+        trunk = getattr(model, "trunk", None) or model
+        pooled = trunk.pool(trunk.encode(tokens, dense))
+        return pooled, pooled, hidden, present
 
     return jax.jit(embed)
 
 
-def features(context: Context, params, modality: str, splits, batch_size: int = 64) -> dict:
-    """Encodes one modality alone, all its tokens, for every example of the splits.
+def _layers(model, name, tokens, dense):
+    """The mean over the valid tokens of what every block gave, `[depth, B, D]`."""
+    if name in getattr(model, "owner", {}):
+        x, valid, hidden = model.towers[model.owner[name]].encode(tokens, dense.get(name), layers=True)
+        hidden = x[None] if hidden is None else hidden
+    else:
+        encoded = model.encode(tokens, dense, layers=True)
+        valid, hidden = encoded.valid, encoded.layers
+    weights = valid / jnp.maximum(valid.sum(1, keepdims=True), 1)
+    return jnp.einsum("bn,lbnd->lbd", weights, hidden)
 
-    Returns {"row" `[n]`, "pooled" `[n, P]` (the pooled encoder output), "z" `[n, embed_dim]` (the contrastive
-    embedding; the pooled output where the modality has no projection)}; examples that lack it are left out.
-    """
-    embed, rows, parts = _embedder(context, modality), [], []
-    for batch in context.batches(splits, batch_size):
-        pooled, z, present = jax.device_get(embed(params, batch))
-        keep = present & (batch["row"] >= 0)
-        rows.append(batch["row"][keep])
-        parts.append((pooled[keep], z[keep]))
-    if not sum(map(len, rows)):
-        raise ValueError(f"features of {modality!r}: no example of {splits} has it; leave it out of the evals")
-    pooled, z = (np.concatenate(p) for p in zip(*parts))
-    return {"row": np.concatenate(rows), "pooled": pooled, "z": z}
+
+class _Memory:
+    """Features by (parameters, key). It holds no parameters: those that are gone are forgotten."""
+
+    def __init__(self, limit: int):
+        self._limit, self._held = limit, collections.OrderedDict()
+
+    def get(self, params, key):
+        leaf = jax.tree.leaves(params)[0]
+        owner, found = self._held.get((id(leaf), key), (None, None))
+        return found if owner is not None and owner() is leaf else None
+
+    def put(self, params, key, value):
+        leaf = jax.tree.leaves(params)[0]
+        for k in [k for k, (owner, _) in self._held.items() if owner() is None]:
+            del self._held[k]
+        self._held[id(leaf), key] = (weakref.ref(leaf), value)
+        while len(self._held) > 1 and sum(_size(v) for _, v in self._held.values()) > self._limit:
+            self._held.popitem(last=False)
+
+
+def _size(found: Features) -> int:
+    return sum(x.nbytes for x in found if x is not None)
+
+
+@functools.lru_cache(maxsize=8)
+def _memory(context: Context) -> _Memory:
+    return _Memory(KEPT)

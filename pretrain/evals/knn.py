@@ -4,20 +4,18 @@ import dataclasses
 
 import numpy as np
 
-from pretrain import build
-from pretrain.evals.base import Context
-from pretrain.evals.features import features
+from pretrain.evals.base import Score, Task, some
+from pretrain.evals.features import represent
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evaluator:
+class Evaluator(Task):
     """Accuracy per modality and label. The bank is the training split; votes weigh exp(cosine / temperature).
 
     labels: fields of the examples (`group`, `subgroup`); features: `pooled` encoder output or `z`, the contrastive
-    embedding. Beside each stands `majority`, the accuracy of always guessing the bank's most frequent label.
+    embedding. Chance is the accuracy of always guessing the bank's most frequent label.
     """
 
-    context: Context
     modalities: tuple[str, ...]
     labels: tuple[str, ...]
     features: str = "pooled"
@@ -27,32 +25,52 @@ class Evaluator:
     bank: str = "train"
 
     def __post_init__(self):
-        known = [m.name for m in self.context.modalities]
-        for name in self.modalities:
-            if name not in known:
-                raise ValueError(f"knn.modalities: no modality {name!r}; the run has {', '.join(known)}")
+        self.check_names("modalities", self.modalities)
         if self.features not in ("pooled", "z"):
-            raise ValueError(f"knn.features={self.features!r}: must be pooled or z")
+            self.fail("features", "must be pooled or z")
+
+    @staticmethod
+    def default(context) -> dict:
+        return dict(modalities=inputs(context), labels=labels(context), splits=held_out(context))
+
+    def check(self):
+        for label in self.labels:
+            self.context.classes(label, self.bank, self.splits, f"{self.where}.labels")
 
     def run(self, params):
-        truth = {split: self._truth(split) for split in (self.bank, self.splits)}
         for name in self.modalities:
-            bank = features(self.context, params, name, self.bank)
-            held_out = features(self.context, params, name, self.splits)
+            bank, held_out = (represent(self.context, params, name, s, self.features) for s in (self.bank, self.splits))
             for label in self.labels:
-                known = np.asarray([truth[self.bank][r][label] for r in bank["row"]])
-                wanted = np.asarray([truth[self.splits][r][label] for r in held_out["row"]])
-                guess = vote(bank[self.features], known, held_out[self.features], self.k, self.temperature)
-                yield f"{name}/{label}", float((guess == wanted).mean())
-        for label in self.labels:
-            names, counts = np.unique([t[label] for t in truth[self.bank].values()], return_counts=True)
-            wanted = np.asarray([t[label] for t in truth[self.splits].values()])
-            yield f"majority/{label}", float((wanted == names[counts.argmax()]).mean())
+                known, wanted = labels_of(self, label, bank[0], self.bank), labels_of(self, label, held_out[0])
+                guess = vote(bank[1], known, held_out[1], self.k, self.temperature)
+                yield f"{name}/{label}", Score((guess == wanted).mean(), majority(known, wanted))
 
-    def _truth(self, splits) -> dict:
-        source = build.source(self.context.run.data, splits)
-        examples = (source[i] for i in range(len(source)))
-        return {int(e["row"]): {label: e[label] for label in self.labels} for e in examples}
+
+def inputs(context, most: int = 3) -> list[str]:
+    """The modalities that a task on single ones takes by default, the embedded ones first."""
+    rest = [name for name in context.readable if name not in context.embedded]
+    return some([*context.embedded, *rest], most, "the network reads no modality")
+
+
+def labels(context, most: int = 2) -> list[str]:
+    """The fields that a task on labels takes by default."""
+    return some(context.labels, most, "needs a text field with 5 or more training examples a label; the data have none")
+
+
+def held_out(context) -> tuple[str, ...]:
+    return tuple(some(context.held_out, 2, "the data have neither a split val nor test"))
+
+
+def labels_of(task, label: str, rows, splits=None):
+    """The label of each example `[n]`; splits: the task's own if not given."""
+    column = task.context.column(label, splits or task.splits, f"{task.where}.labels")
+    return np.asarray([column[r] for r in rows.tolist()])
+
+
+def majority(known, wanted) -> float:
+    """The accuracy on `wanted` of always guessing the most frequent of `known`."""
+    names, counts = np.unique(known, return_counts=True)
+    return float((wanted == names[counts.argmax()]).mean())
 
 
 def vote(bank, labels, queries, k: int, temperature: float):

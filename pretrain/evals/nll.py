@@ -10,20 +10,20 @@ import numpy as np
 from flax import nnx
 
 from data_pipeline.text import TextTokenizer
-from pretrain.evals.base import Context
+from pretrain.evals.base import Score, Task, Unfit, parts, some
+from pretrain.evals.knn import held_out, inputs
 from pretrain.models.tokens import TokenSet, concat, dense_rows, pad, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evaluator:
-    """Mean −log p (nats a token) of every token of a target modality, given all of one input modality.
+class Evaluator(Task):
+    """Mean −log p (nats a token) of every token of a target modality, given all of one input, or of several: `a+b`.
 
     A grid is predicted in one pass, every token masked; a sequence token by token after `[S_1]`, closed by `[S_2]`, as
     in training. Input `none` shows nothing; `unigram` is the baseline: the token frequencies of the training split,
     with one added to every count.
     """
 
-    context: Context
     inputs: tuple[str, ...]
     targets: tuple[str, ...]
     splits: tuple[str, ...] = ("val", "test")
@@ -32,30 +32,58 @@ class Evaluator:
     own_baseline: ClassVar[str] = "unigram"
 
     def __post_init__(self):
+        self.check_names("inputs", self.inputs)
         known = [m.name for m in self.context.modalities]
-        for key in ("inputs", "targets"):
-            for name in getattr(self, key):
-                if name not in known:
-                    raise ValueError(f"nll.{key}: no modality {name!r}; the run has {', '.join(known)}")
+        for name in self.targets:
+            if name not in known:
+                raise ValueError(f"nll.targets: no modality {name!r}; the run has {', '.join(known)}")
+        if not self._predicted(self.context):
+            self.fail("targets", "the run trained no masked objective: its network predicts no tokens")
+
+    @staticmethod
+    def default(context) -> dict:
+        targets = Evaluator._predicted(context)
+        if not targets:
+            raise Unfit("the run trained no masked objective: its network predicts no tokens")
+        names = inputs(context)
+        return dict(
+            inputs=[*names, "+".join(names)][: len(names) + (len(names) > 1)],
+            targets=some(targets, 6, ""),
+            splits=held_out(context),
+            train=context.run.data.train,
+        )
+
+    def check(self):
+        for splits in (self.train, self.splits):
+            self.context.facts(splits)
+
+    @staticmethod
+    def _predicted(context) -> list[str]:
+        """Modalities that the decoder was trained to predict."""
+        if not any(hasattr(o, "mixture") for o in context.objectives.values()):
+            return []
+        return [m.name for m in context.modalities if m.targets]
 
     def run(self, params):
         names = [m.name for m in self.context.modalities]
+        shown = {name for a in self.inputs for name in parts(a)}
         of = np.asarray([names.index(b) for b in self.targets])
         frequency = self._log_frequencies(of)
         sums = dict.fromkeys((*self.inputs, "none"), 0.0)
         baseline = 0.0
         for batch in self.context.batches(self.splits, self.batch_size):
             asked = queries, labels, valid = self._queries(batch)
-            dense = dense_rows(batch, [m for m in self.context.modalities if m.name in self.inputs])
+            dense = dense_rows(batch, [m for m in self.context.modalities if m.name in shown])
             for a in sums:
                 sums[a] += np.stack(self._score(params, self._given(batch, a), dense, asked, a == "none"))
             labels, valid, modality = jax.device_get((labels, valid, queries.modality))
             nll = [-frequency[i][labels[valid & (modality == m)]].sum() for i, m in enumerate(of)]
             baseline += np.stack([nll, [(valid & (modality == m)).sum() for m in of]])
+        chance = baseline[0] / np.maximum(baseline[1], 1)
         for a, (total, count) in {**sums, "unigram": baseline}.items():
             for i, b in enumerate(self.targets):
-                if a != b:
-                    yield f"{a}→{b}", float(total[i] / max(count[i], 1))
+                if b not in parts(a):
+                    yield f"{a}→{b}", Score(total[i] / max(count[i], 1), chance[i])
 
     def _log_frequencies(self, of) -> list[np.ndarray]:
         """For each target the log frequency of each id among its labels in the training split, `[V]`."""
@@ -67,10 +95,12 @@ class Evaluator:
         return [np.log(c / c.sum()) for c in counts]
 
     def _given(self, batch, name) -> TokenSet:
-        """All of one input modality, padded to one length for all of them, so that one compilation serves all."""
+        """All of one input, padded to one length for all of them, so that one compilation serves all."""
         modalities = self.context.modalities
-        longest = max(m.length for m in modalities if m.name in self.inputs)
-        tokens = whole(batch, self.inputs[0] if name == "none" else name, modalities)
+        length = {m.name: m.length for m in modalities}
+        longest = max(sum(length[n] for n in parts(a)) for a in self.inputs)
+        read = parts(self.inputs[0] if name == "none" else name)
+        tokens = concat([whole(batch, n, modalities) for n in read])
         if name == "none":  # nothing shown is an input too: any modality's tokens, none of them valid
             tokens = tokens._replace(valid=np.zeros(tokens.ids.shape, bool))
         return pad(tokens, longest)

@@ -1,53 +1,86 @@
-"""Retrieval between pairs of modalities among held-out examples."""
+"""Retrieval between any two modalities, or sets of them, among held-out examples."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 
-from pretrain.evals.base import Context
-from pretrain.evals.features import features
+from pretrain.evals.base import Score, Task, parts, some
+from pretrain.evals.features import together, unit
+from pretrain.evals.knn import held_out
+from pretrain.evals.metrics import (
+    average_precision,
+    average_precision_chance,
+    recall,
+    reciprocal_rank,
+    reciprocal_rank_chance,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evaluator:
-    """R@k of a→b and b→a: how often the own partner is among the k nearest by cosine similarity of the embeddings.
+class Evaluator(Task):
+    """R@k and MRR of a→b and b→a: where the own partner stands among all candidates by cosine of the embeddings.
 
-    Chance is k / candidates. pairs: (a, b) modality names.
+    pairs: (a, b), each a modality or several joined by +: a query of several is the mean of their embeddings.
+    label: a field; then mAP, where all examples with the query's label are relevant.
     """
 
-    context: Context
     pairs: tuple[tuple[str, str], ...]
     splits: tuple[str, ...] = ("val", "test")
     at: tuple[int, ...] = (1, 5, 10)
+    label: str = ""
 
     def __post_init__(self):
-        known = [m.name for m in self.context.modalities]
-        for name in {n for pair in self.pairs for n in pair}:
-            if name not in known:
-                raise ValueError(f"retrieval.pairs: no modality {name!r}; the run has {', '.join(known)}")
+        self.check_names("pairs", {n for pair in self.pairs for n in pair})
+
+    @staticmethod
+    def default(context) -> dict:
+        reason = f"needs two embedded modalities; the objectives embed {', '.join(context.embedded) or 'none'}"
+        names = some(context.embedded, 4, reason, least=2)
+        pairs = list(itertools.combinations(names, 2))
+        if len(names) > 2:
+            pairs.append((f"{names[0]}+{names[-1]}", names[1]))
+        return dict(pairs=pairs, label=next(iter(context.labels), ""), splits=held_out(context))
+
+    def check(self):
+        facts = self.context.facts(self.splits)
+        if len(facts) < 2:
+            self.fail("splits", f"{len(facts)} example; retrieval needs at least two")
+        if self.label:
+            self.context.column(self.label, self.splits, f"{self.where}.label")
 
     def run(self, params):
-        z = {n: features(self.context, params, n, self.splits) for pair in self.pairs for n in pair}
         for a, b in self.pairs:
-            common = np.intersect1d(z[a]["row"], z[b]["row"])
-            ours, theirs = (_unit(_rows_of(z[n], common)) for n in (a, b))
-            similarity = ours @ theirs.T
-            for k in self.at:
-                yield f"{a}→{b}/R@{k}", recall(similarity, k)
-                yield f"{b}→{a}/R@{k}", recall(similarity.T, k)
-        yield "candidates", float(len(common))
+            rows, (ours, theirs) = together(self.context, params, (a, b), self.splits, "z")
+            similarity, n = unit(ours) @ unit(theirs).T, len(rows)
+            relevant = self._relevant(rows)
+            for name, matrix in ((f"{a}→{b}", similarity), (f"{b}→{a}", similarity.T)):
+                for k in self.at:
+                    yield f"{name}/R@{k}", Score(recall(matrix, k), min(k / n, 1))
+                yield f"{name}/MRR", Score(reciprocal_rank(matrix), reciprocal_rank_chance(n))
+                if relevant is not None:
+                    chance = average_precision_chance(relevant)
+                    yield f"{name}/mAP {self.label}", Score(average_precision(matrix, relevant), chance)
+        yield "candidates", float(n)
 
+    def _relevant(self, rows):
+        if not self.label:
+            return None
+        column = self.context.column(self.label, self.splits, f"{self.where}.label")
+        labels = np.asarray([column[r] for r in rows])
+        return labels[:, None] == labels
 
-def recall(similarity, k: int) -> float:
-    """similarity `[n, n]`, partners on the diagonal. Ties count against the partner."""
-    rank = (similarity >= np.diagonal(similarity)[:, None]).sum(1)
-    return float((rank <= k).mean())
-
-
-def _rows_of(feature, rows):
-    at = {row: i for i, row in enumerate(feature["row"])}
-    return feature["z"][[at[row] for row in rows]]
-
-
-def _unit(x):
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    def figures(self, params, images):
+        """The nearest five of some queries, the right one framed, where the candidates are pictures."""
+        for a, b in self.pairs[:3]:
+            query, gallery = (a, b) if images.has(b) else (b, a)
+            if not images.has(gallery):
+                continue
+            rows, (x, y) = together(self.context, params, (query, gallery), self.splits, "z")
+            chosen = np.linspace(0, len(rows) - 1, min(6, len(rows))).round().astype(int)
+            near = np.argsort(-(unit(x[chosen]) @ unit(y).T), axis=1)[:, :5]
+            name = parts(query)[0]
+            yield (
+                f"{query} → {gallery}",
+                images.nearest(name, gallery, rows[chosen], rows[near], self.splits),
+            )

@@ -1,0 +1,97 @@
+"""Runs tasks on a checkpoint and on the same network untrained: what the program and `--watch` share."""
+
+import dataclasses
+
+from pretrain import build
+from pretrain.evals.base import Context, Unfit
+from pretrain.restore import Restored, restore, untrained
+
+# In the order of the page. A task is the file of that name.
+TASKS = (
+    "zero_shot", "retrieval", "knn", "linear_probe", "few_shot", "similarity", "robustness", "diagnostics", "nll",
+    "losses",
+)  # fmt: skip
+
+
+def open_run(workdir, step=None, data: dict | None = None) -> tuple[Restored, Context]:
+    """A checkpoint, and what its tasks are given. data: keys that replace the run's own, see `redirect`."""
+    restored = redirect(restore(workdir, step), data or {})
+    if not hasattr(build.model_config(restored.run)[0].Model, "pooled"):
+        raise ValueError(f"{workdir} trained {restored.run.model['model']!r}, which embeds nothing to evaluate")
+    build.check_tokens(restored.run)
+    return restored, Context(restored.run, restored.graph, restored.objectives)
+
+
+def redirect(restored: Restored, data: dict) -> Restored:
+    """The same network on other data: `source` and `path` replace config.data's, `fields` {modality: field}."""
+    run = restored.run
+    fields = data.get("fields", {})
+    known = [m.name for m in run.modalities]
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"--fields: no modality {name!r}; the run has {', '.join(known)}")
+    modalities = tuple(dataclasses.replace(m, field=fields.get(m.name, m.field)) for m in run.modalities)
+    changed = {k: data[k] for k in ("source", "path") if k in data}
+    if "source" in changed:
+        changed.setdefault("path", "")
+    run = dataclasses.replace(run, modalities=modalities, data=dataclasses.replace(run.data, **changed))
+    return dataclasses.replace(restored, run=run)
+
+
+def make_tasks(context: Context, names=()) -> tuple[dict, dict]:
+    """({name: Evaluator}, {name: why it does not fit}), all checked against the data: nothing fails later.
+
+    names: tasks, or `all`; () for the run's `final_evals`. Their keys are those of `final_evals` where it has the task,
+    else what the task takes by default of the run's modalities.
+    """
+    own, specs, left_out = context.run.final_evals, {}, {}
+    if not names:
+        if not own:
+            raise ValueError("the run's config names no final_evals: give --tasks=all, or some of " + ", ".join(TASKS))
+        specs = own
+    for name in TASKS if "all" in names else names:
+        if name not in TASKS:
+            raise ValueError(f"--tasks={','.join(names)}: no task {name!r}; there are all, {', '.join(TASKS)}")
+        mine = {n: values for n, values in own.items() if values.get("evaluator", n) == name}
+        try:
+            specs |= mine or {name: _default(context, name)}
+        except Unfit as reason:
+            if "all" not in names:
+                raise ValueError(f"--tasks={','.join(names)}: {name}: {reason}") from reason
+            left_out[name] = str(reason)
+    made = {name: evaluator for name, (_, evaluator) in build.evaluators(specs, context).items()}
+    for evaluator in made.values():
+        if hasattr(evaluator, "check"):
+            evaluator.check()
+    return made, left_out
+
+
+def _default(context, name) -> dict:
+    evaluator = build.load("pretrain.evals", name, "--tasks", "Evaluator").Evaluator
+    return evaluator.default(context) if hasattr(evaluator, "default") else {}
+
+
+def score(tasks: dict, params, say=None) -> dict:
+    """{"task/name": value}: a value may be a `Score`."""
+    found = {}
+    for name, evaluator in tasks.items():
+        if say:
+            say(name)
+        found |= {f"{name}/{key}": value for key, value in evaluator.run(params)}
+    return found
+
+
+def evaluate(restored: Restored, tasks: dict, say=None) -> dict:
+    """{name: {"value", "chance", "untrained"}}; None where there is no such number."""
+    values = score(tasks, restored.params, say)
+    # An untrained network's likelihoods say less than the baseline that the evaluator brings, and cost as much.
+    compared = {name: e for name, e in tasks.items() if not hasattr(e, "own_baseline")}
+    before = score(compared, untrained(restored).params, lambda name: say(f"{name}, untrained") if say else None)
+    return {
+        name: {
+            "value": float(value),
+            "chance": getattr(value, "chance", None),
+            "untrained": float(before[name]) if name in before else None,
+        }
+        for name, value in values.items()
+    }

@@ -1,0 +1,140 @@
+"""Figures of a page: the pictures that tokens stand for, rows of them, and matrices."""
+
+import base64
+import functools
+import io
+
+import matplotlib
+import numpy as np
+
+from data_pipeline.sources.tokens import read_manifest
+from pretrain import build
+from pretrain.evals.base import Context
+from pretrain.restore import load_tokenizer
+from pretrain.storage import locate
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+class Images:
+    """What the examples of a run look like: pixels as they are, tokens as their tokenizers decode them."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        self.modalities = {m.name: m for m in context.modalities}
+
+    @functools.cached_property
+    def tokenizers(self) -> dict:
+        """{name: Tokenizer} of the token store. ValueError where one has changed since, or is not there."""
+        data, made = self.context.run.data, {}
+        if data.source != "tokens":
+            return made
+        for name, about in read_manifest(data.path)["tokenizers"].items():
+            if not (locate(about["workdir"]) / "config.json").exists():
+                raise FileNotFoundError(
+                    f"tokenizer {name!r}: {about['workdir']} is no workdir: bring back the one that {data.path} was "
+                    "made with, or start where it is found"
+                )
+            tokenizer = load_tokenizer(about["workdir"])
+            if tokenizer.digest != about["digest"]:
+                raise ValueError(f"{about['workdir']} has changed since the tokens were made: run tools.tokenize again")
+            made[name] = tokenizer
+        return made
+
+    def has(self, name: str) -> bool:
+        """Whether a representation is one modality that can be shown."""
+        m = self.modalities.get(name)
+        return m is not None and (m.kind == "pixels" or (m.kind == "grid" and m.tokenizer in self.tokenizers))
+
+    def decode(self, name: str, ids) -> np.ndarray:
+        """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`."""
+        return self.tokenizers[self.modalities[name].tokenizer].decode(np.asarray(ids))
+
+    def words(self, name: str, ids, valid) -> list[str]:
+        """ids, valid `[n, L]` of a sequence → texts; "" where no tokenizer is known."""
+        tokenizer = build.text_tokenizers(self.context.run).get(self.modalities[name].tokenizer)
+        if not hasattr(tokenizer, "decode"):
+            return [""] * len(ids)
+        return [tokenizer.decode(np.asarray(i)[np.asarray(v)], sentinels=False) for i, v in zip(ids, valid)]
+
+    def show(self, name: str, rows, splits) -> list:
+        """For each example its picture uint8 `[H, W, C]`, or its text."""
+        held, wanted = {}, set(np.ravel(rows).tolist())
+        m = self.modalities[name]
+        for batch in self.context.batches(splits, 64):
+            keep = [i for i, row in enumerate(batch["row"].tolist()) if row in wanted]
+            if not keep:
+                continue
+            mine = {k: v[keep] for k, v in batch[name].items()}
+            if m.kind == "sequence":
+                shown = self.words(name, mine["ids"], mine["valid"])
+            elif m.kind == "pixels":
+                shown = mine["pixels"]
+            else:
+                shown = self.decode(name, mine["ids"])
+            held |= dict(zip(batch["row"][keep].tolist(), shown))
+        return [held[row] for row in np.ravel(rows).tolist()]
+
+    def nearest(self, query: str, gallery: str, rows, near, splits):
+        """A row for each query `[n]`: what it is, and the pictures of the examples `near [n, k]`, its own framed."""
+        texts = self.modalities[query].kind == "sequence"
+        asked = self.show(query, rows, splits) if texts or self.has(query) else [""] * len(rows)
+        found = iter(self.show(gallery, near, splits))
+        n, k = near.shape
+        first = 0 if texts else 1
+        figure, axes = plt.subplots(n, k + first, figsize=((k + first) * 1.1, n * 1.35), squeeze=False)
+        for i in range(n):
+            for j in range(k):
+                draw(axes[i, j + first], next(found), "tab:green" if near[i, j] == rows[i] else None)
+            if texts:
+                axes[i, 0].set_title(asked[i], fontsize=8, loc="left")
+            elif self.has(query):
+                draw(axes[i, 0], asked[i])
+            else:
+                axes[i, 0].axis("off")
+        return figure
+
+
+def draw(axis, image, frame=None):
+    """A picture uint8 `[H, W, C]`, grey if C is 1, with a frame of a colour or none."""
+    axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set(visible=frame is not None, color=frame or "none", linewidth=3)
+
+
+def image_rows(rows, titles=None):
+    """rows: list of (label, images uint8 `[n, H, W, C]`) → figure."""
+    n = len(rows[0][1])
+    figure, axes = plt.subplots(len(rows), n, figsize=(n * 1.15, len(rows) * 1.25), squeeze=False)
+    for i, (label, images) in enumerate(rows):
+        for j, image in enumerate(images):
+            draw(axes[i, j], image)
+        axes[i, 0].set_title(label, fontsize=8, loc="left")
+    for axis, title in zip(axes[-1], titles or ()):
+        axis.set_xlabel("\n".join(title[k : k + 16] for k in range(0, min(len(title), 48), 16)), fontsize=6)
+    return figure
+
+
+def matrix(values, rows, columns, form: str = "{:.2f}"):
+    """values `[n, m]` as a figure of shaded cells with their numbers."""
+    figure, axis = plt.subplots(figsize=(0.6 * len(columns) + 1.6, 0.4 * len(rows) + 1))
+    axis.imshow(values, cmap="Blues")
+    axis.set_xticks(range(len(columns)), [str(c)[:18] for c in columns], rotation=45, ha="right", fontsize=7)
+    axis.set_yticks(range(len(rows)), [str(r)[:18] for r in rows], fontsize=7)
+    middle = (np.min(values) + np.max(values)) / 2
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axis.text(j, i, form.format(value), ha="center", va="center", fontsize=7,
+                      color="white" if value > middle else "black")  # fmt: skip
+    return figure
+
+
+def png(figure) -> str:
+    """A figure as an <img> that holds its bytes; the figure is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -1,0 +1,58 @@
+"""Follows a run: scores every new checkpoint once, without touching what the training writes."""
+
+import json
+import time
+
+from pretrain.checkpoint import steps
+from pretrain.evals import harness
+from pretrain.restore import read_run
+from pretrain.storage import locate
+
+FILE = "evals.jsonl"
+
+
+def watch(workdir, names=(), *, poll: float = 30.0, data: dict | None = None) -> list[dict]:
+    """Appends {"step", "task/name": value, …} to WORKDIR/evals.jsonl for every checkpoint, the oldest first.
+
+    Ends when the run's last step is scored. Steps that the file holds are not scored again; a checkpoint that the
+    training removes before or while it is read is passed over. Returns the lines that it wrote.
+    """
+    last, scored, passed, written, tasks = read_run(workdir).steps, _scored(workdir), set(), [], None
+    while True:
+        waiting = [s for s in steps(workdir) if s not in scored | passed]
+        for step in waiting:
+            try:
+                restored, context = harness.open_run(workdir, step, data)
+            except Exception:
+                # Orbax deletes file by file: a checkpoint that fails to open may be one that is just going.
+                time.sleep(min(poll, 1.0))
+                if step in steps(workdir):
+                    raise
+                print(f"step {step}: removed before it could be read", flush=True)
+                passed.add(step)
+                continue
+            if tasks is None:
+                tasks, left_out = harness.make_tasks(context, names)
+                for name, reason in left_out.items():
+                    print(f"without {name}: {reason}", flush=True)
+            values = harness.score(tasks, restored.params)
+            line = {"step": step} | {name: float(value) for name, value in values.items()}
+            _append(workdir, line)
+            print(f"step {step}: {len(values)} scores", flush=True)
+            scored.add(step)
+            written.append(line)
+        if last in scored | passed:
+            return written
+        time.sleep(poll)
+
+
+def _scored(workdir) -> set[int]:
+    file = locate(workdir) / FILE
+    return {json.loads(line)["step"] for line in file.read_text().splitlines()} if file.exists() else set()
+
+
+def _append(workdir, line: dict):
+    """Written anew each time: nothing can be appended to a file in a bucket, and it is small."""
+    file = locate(workdir) / FILE
+    before = file.read_text() if file.exists() else ""
+    file.write_text(before + json.dumps(line, ensure_ascii=False) + "\n")
