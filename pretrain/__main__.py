@@ -19,16 +19,25 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv):
+    check(argv)
+    run(CONFIG.value)
+
+
+def check(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; config keys are set as --config.key=value")
+
+
+def run(config):
+    """Trains, in one of several processes if the flags say so; exits with `runtime.STOPPED` if a signal stopped it."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file; `--verbosity=0` shows it
     from pretrain import runtime
     from pretrain.train import train
 
     runtime.join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, INIT_TIMEOUT.value)
-    state = train(CONFIG.value, WORKDIR.value, EXECUTABLE.value)
-    if int(state.step) < CONFIG.value.steps:
+    state = train(config, WORKDIR.value, EXECUTABLE.value)
+    if int(state.step) < config.steps:
         sys.exit(runtime.STOPPED)
 
 

@@ -19,8 +19,9 @@ import numpy as np
 from data_pipeline.hf_text import HFTokenizer
 from data_pipeline.pipeline import Encoder
 from data_pipeline.sources.tokens import read_manifest
-from data_pipeline.spec import Modality, check_modalities
+from data_pipeline.spec import KINDS, Modality, check_modalities
 from data_pipeline.text import TextTokenizer
+from pretrain.adapt import Rule
 from pretrain.optim import Config as OptimConfig
 from pretrain.runtime import parse_window
 from pretrain.sharding import BATCH, parse_mesh
@@ -70,6 +71,8 @@ class Run:
     """One whole run. model, objectives, evals are left as dicts: their files say what keys they have.
 
     init: a workdir whose newest parameters (their moving average, if it has one) this run starts from; "" for none.
+    adapt: which part of them is trained, and how (`adapt.Rule`); () for all. Checkpoints hold that part alone.
+    labels: what objectives ask for and the network never sees: `labels`, and maps of `pixels`.
     mesh: how devices share the work, see `sharding.parse_mesh`.
     """
 
@@ -82,6 +85,8 @@ class Run:
     seed: int = 0
     accum: int = 1
     init: str = ""
+    adapt: tuple[Rule, ...] = ()
+    labels: tuple[Modality, ...] = ()
     ema: float = 0.0
     mesh: str = "ddp"
     optim: OptimConfig = OptimConfig()
@@ -97,7 +102,15 @@ def parse(config: ml_collections.ConfigDict | dict) -> Run:
     if isinstance(config.get("mesh"), dict):  # workdirs of before hold the sizes as a dict
         config = config | {"mesh": ",".join(f"{axis}={size}" for axis, size in config["mesh"].items())}
     run = from_dict(Run, config, "config")
-    check_modalities(run.modalities)
+    check_modalities((*run.modalities, *run.labels))
+    for key, allowed in (("modalities", set(KINDS) - {"labels"}), ("labels", {"labels", "pixels"})):
+        for m in getattr(run, key):
+            if m.kind not in allowed:
+                raise ValueError(
+                    f"config.{key}: {m.name!r}: kind={m.kind!r}: must be one of {', '.join(sorted(allowed))}"
+                )
+    if run.adapt and not run.init:
+        raise ValueError("config.adapt: trains a part beside a base: name the base's workdir in config.init")
     parse_mesh(run.mesh)
     parse_window(run.log.profile)
     for key in ("steps", "batch_size", "accum"):
@@ -200,6 +213,10 @@ def _objective(run: Run, values: dict, name: str, where: str):
         given |= {"sentinel": TextTokenizer.sentinel_start + 1, "n_sentinels": TextTokenizer.n_sentinels - 1}
     if "embed_dim" in fields:
         given["embed_dim"] = model_config(run)[1].embed_dim
+    if "labels" in fields:  # it has a head on the trunk's outputs
+        if not hasattr(model_config(run)[1], "dim"):
+            raise ValueError(f"{where}: reads the trunk's outputs; set config.model.model='models.encdec'")
+        given |= {"labels": run.labels, "dim": model_config(run)[1].dim}
     if "base" in fields:  # an objective around another
         given["base"] = _objective(run, values.pop("base", {}), "", f"{where}.base")
     return from_dict(cls, values, where, **given)
@@ -291,7 +308,7 @@ def check_tokens(run: Run):
 
 def encoder(run: Run, *, train: bool) -> Encoder:
     data = run.data
-    return Encoder(run.modalities, text_tokenizers(run), train, data.min_scale, data.ratio, data.flip)
+    return Encoder((*run.modalities, *run.labels), text_tokenizers(run), train, data.min_scale, data.ratio, data.flip)
 
 
 def evaluators(specs: dict, context) -> dict:

@@ -104,15 +104,27 @@ def _complete(workdir) -> dict[int, epath.Path]:
     return {c.step: c.path for c in sorted(found, key=lambda c: c.step)}
 
 
-def load_params(workdir, step: int | None = None, *, ema: bool = True) -> dict:
-    """The parameters of a checkpoint as a plain dict on one device, their moving average if there is one and `ema`."""
+def read_info(workdir, step: int | None = None) -> dict:
+    """What was saved as `info` with a checkpoint."""
+    return ocp.metadata(_find(workdir, step), checkpointable_name="state").custom_metadata or {}
+
+
+def _find(workdir, step: int | None) -> epath.Path:
     found = _complete(workdir)
     if not found:
         raise FileNotFoundError(f"{workdir} holds no checkpoint: train it first with `python -m pretrain`")
     step = max(found) if step is None else step
     if step not in found:
         raise ValueError(f"step={step}: {workdir} has checkpoints {list(found)}")
-    path = found[step]
+    return found[step]
+
+
+def load_params(workdir, step: int | None = None, *, ema: bool = True) -> dict:
+    """The parameters of a checkpoint as a plain dict on one device, their moving average if there is one and `ema`.
+
+    Of a run that trains a part of a network (`config.adapt`) that part alone; `restore.restore` gives the whole.
+    """
+    path = _find(workdir, step)
     saved = ocp.metadata(path, checkpointable_name="state").metadata
     which = "ema" if ema and saved["ema"] is not None else "params"
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

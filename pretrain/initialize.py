@@ -7,29 +7,22 @@ positions are no parameters: they follow from the spec.
 import dataclasses
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from pretrain.restore import Restored, restore
 from pretrain.sharding import path_str
 
 MODALITY = "model/tokens/modality"
 
 
 class Origin(NamedTuple):
-    """What a run starts from: a whole model, or None, and towers of others, {name: Restored}."""
+    """What a run starts from (`restore.read_origin`): a whole model, a `Restored`, or None, and towers of others by
+    their names, {name: Restored}."""
 
-    whole: Restored | None
+    whole: Any
     towers: dict
-
-
-def read_origin(init: str, towers: dict) -> Origin | None:
-    """init: a workdir or ""; towers: {name: workdir}. None if a run starts from nothing."""
-    if not init and not towers:
-        return None
-    return Origin(restore(init) if init else None, {name: restore(path) for name, path in towers.items()})
 
 
 def start(origin: Origin, fresh: dict, modalities, frozen: tuple = ()) -> tuple[dict, str]:
@@ -45,8 +38,8 @@ def start(origin: Origin, fresh: dict, modalities, frozen: tuple = ()) -> tuple[
         for path in report.new:
             if any(re.search(f, path) for f in frozen) and not path.startswith(given):
                 raise ValueError(
-                    f"config.init: that model has no {path}, which this one freezes; set frozen=False there, or name a "
-                    "workdir in the tower's load"
+                    f"config.init: that model has no {path}, which this one does not train: train it whole (a rule "
+                    "with how='full' in config.adapt, or frozen=False of a tower), or name a workdir in a tower's load"
                 )
     for name, held in origin.towers.items():
         theirs, where = held.params["model"].get("towers", {}), f"model.towers: {name!r}: load"
@@ -95,8 +88,8 @@ class Report:
         return "\n  ".join(lines)
 
 
-def start_from(held: Restored, fresh: dict, modalities) -> tuple[dict, Report]:
-    """Parameters like `fresh` (`{"model", "objective"}`) with the values of `held` wherever they fit.
+def start_from(held, fresh: dict, modalities) -> tuple[dict, Report]:
+    """Parameters like `fresh` (`{"model", "objective"}`) with the values of `held`, a `Restored`, wherever they fit.
 
     Raises ValueError where the trunks differ: blocks of another width, depth or kind.
     """

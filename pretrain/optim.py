@@ -10,8 +10,11 @@ import optax
 
 from pretrain.sharding import path_str
 
-# Norms, biases, slopes and an objective's scalars are not decayed, as in 4M; tables, positions and the mask token are.
-NO_DECAY = r"(norm\w*/(scale|bias)|/bias|/slopes)$|^objective/"
+# Norms, biases, slopes and an objective's scalars are not decayed, as in 4M; tables, positions, the mask token and the
+# kernels of an objective's head are.
+NO_DECAY = r"(norm\w*/(scale|bias)|/bias|/slopes)$|^objective/(?!.*kernel$)"
+STACK = r"^(.*?)(encoder|blocks)/"  # stacked blocks, and what `layer_decay` knows to come before them
+BEFORE = r"(tokens|registers|table|patches|cls|positions|pre_norm)(/|$)"
 MOMENTS = ("float32", "bfloat16", "factored")
 # optax factors the two longest dimensions if both reach this: of a stack `[depth, d_in, d_out]` never the depth, which
 # is less; its norms and biases `[depth, d]` and small matrices keep their own second moments.
@@ -20,7 +23,10 @@ MIN_FACTORED = 128
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Parameters whose path matches `pattern` (re.search) train with lr · lr_scale; 0 freezes them."""
+    """Parameters whose path matches `pattern` (re.search) train with lr · lr_scale.
+
+    0 freezes them: they are saved, but the optimizer keeps nothing of them. What `config.adapt` freezes is not saved.
+    """
 
     pattern: str
     lr_scale: float = 1.0
@@ -30,6 +36,8 @@ class Rule:
 class Config:
     """lr is the peak, reached after `warmup` steps; then a cosine to `final_lr` · lr at the run's last step.
 
+    layer_decay: block i = 0, 1, … of an encoder or tower trains with lr · layer_decay^(depth − i), what comes before
+    its blocks with lr · layer_decay^(depth + 1); 1 for none (ELECTRA, arXiv 2003.10555; MAE's and 4M's fine-tuning).
     trust_ratio: scale every array's step by its own norm over the step's: LAMB (arXiv 1904.00962), for huge batches.
     moments: what a parameter's gradients g leave beside it, a running mean m of g and one v of g²:
       `float32`: Adam's two, 8 bytes.
@@ -50,12 +58,15 @@ class Config:
     clip: float = 0.0
     trust_ratio: bool = False
     moments: str = "float32"
+    layer_decay: float = 1.0
     rules: tuple[Rule, ...] = ()
     max_skipped: int = 20
 
     def __post_init__(self):
         if self.moments not in MOMENTS:
             raise ValueError(f"optim.moments={self.moments!r}: must be one of {', '.join(MOMENTS)}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optim.layer_decay={self.layer_decay}: must be above 0 and at most 1 (none)")
 
 
 def schedule(config: Config, steps: int):
@@ -106,20 +117,42 @@ def make_optimizer(config: Config, params, steps: int, frozen: tuple = ()) -> op
                 f"optim.rules: {rule.pattern!r} trains {held[0]}, which the model freezes; set frozen=False there"
             )
     rules = [*(Rule(pattern, 0.0) for pattern in frozen), *config.rules]
+    scale = {p: next((r.lr_scale for r in rules if re.search(r.pattern, p)), 1.0) for p in paths}
+    still = [p for p, s in scale.items() if not s]
+    if config.layer_decay < 1:
+        decays = layer_decays(config.layer_decay, params)
+        scale = {p: s * decays.get(p, 1.0) for p, s in scale.items()}
 
-    def lr_scale(path, _):
-        return next((r.lr_scale for r in rules if re.search(r.pattern, path_str(path))), 1.0)
+    def per_path(f):  # of a tree from which partition may have taken leaves
+        return lambda tree: jax.tree_util.tree_map_with_path(lambda p, x: f(path_str(p), x), tree)
 
-    scales = jax.tree_util.tree_map_with_path(lr_scale, params)
-    decay = jax.tree_util.tree_map_with_path(lambda p, _: not re.search(NO_DECAY, path_str(p)), params)
     chain = [
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         *scale_by_moments(config),
-        optax.add_decayed_weights(config.weight_decay, mask=decay),
+        optax.add_decayed_weights(config.weight_decay, mask=per_path(lambda p, _: not re.search(NO_DECAY, p))),
         optax.scale_by_trust_ratio() if config.trust_ratio else optax.identity(),
         optax.scale_by_learning_rate(schedule(config, steps)),
     ]
-    if rules:
-        chain.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, s: u * s, updates, scales)))
+    if rules or config.layer_decay < 1:
+        scaled = per_path(lambda p, u: u * scale[p])
+        chain.append(optax.stateless(lambda updates, _: scaled(updates)))
+    chain = optax.chain(*chain)
+    if still:
+        labels = per_path(lambda p, _: "still" if p in still else "learns")
+        chain = optax.partition({"learns": chain, "still": optax.set_to_zero()}, labels)
     # The limit is out of reach on purpose: beyond its own limit optax would apply the bad update.
-    return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=2**31 - 1)
+    return optax.apply_if_finite(chain, max_consecutive_errors=2**31 - 1)
+
+
+def layer_decays(decay: float, params) -> dict:
+    """{path: factor of `layer_decay`}, one a block of stacked ones, `[depth, 1, …]`; the others' is 1 and not there."""
+    shapes = {path_str(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(params)}
+    stacked = {p: found[1] for p in shapes if (found := re.search(STACK, p))}
+    depth, out = {}, {}
+    for p, owner in stacked.items():
+        n = shapes[p][0]
+        depth[owner] = max(depth.get(owner, 0), n)
+        out[p] = np.float32(decay ** (n - np.arange(n))).reshape(n, *[1] * (len(shapes[p]) - 1))
+    for owner, n in depth.items():
+        out |= {p: decay ** (n + 1) for p in shapes if p not in stacked and re.match(re.escape(owner) + BEFORE, p)}
+    return out

@@ -10,7 +10,9 @@ import numpy as np
 from flax import nnx
 
 from pretrain import build
-from pretrain.checkpoint import load_params, steps
+from pretrain.adapt import Split
+from pretrain.checkpoint import load_params, read_info, steps
+from pretrain.initialize import Origin, start
 from pretrain.storage import locate
 from pretrain.tokenizers.autoencoder import Tokenizer
 
@@ -39,12 +41,45 @@ def read_run(workdir) -> build.Run:
 
 
 def restore(workdir, step: int | None = None, *, ema: bool = True) -> Restored:
-    """Opens a workdir at a step (None: the newest), with the moving average of its parameters if it has one."""
+    """Opens a workdir at a step (None: the newest), with the moving average of its parameters if it has one.
+
+    Of a run that trained a part of a network, the rest comes from the workdir that it started from.
+    """
     run = read_run(workdir)
     objectives = build.objectives(run)
-    graph, _ = init_function(build.model(run, objectives), objectives, run.seed)
+    graph, init = init_function(build.model(run, objectives), objectives, run.seed)
     step = max(steps(workdir), default=None) if step is None else step
-    return Restored(run, objectives, graph, load_params(workdir, step, ema=ema), step)
+    params = load_params(workdir, step, ema=ema)
+    if run.adapt:
+        split = Split(run.adapt, jax.eval_shape(init))
+        origin = read_origin(run, read_info(workdir, step)["base"])
+        full, _ = start(origin, jax.jit(init)(), run.modalities, split.fixed)
+        params = jax.jit(split.compose)(params, split.base(full))
+    return Restored(run, objectives, graph, params, step)
+
+
+def read_origin(run: build.Run, base: dict | None = None) -> Origin | None:
+    """What a run starts from, None if from nothing. base: what `describe_base` said of it, so that it is the same."""
+    loads = build.tower_loads(run)
+    if not run.init and not loads:
+        return None
+    try:
+        whole = restore(run.init, base and base["step"]) if run.init else None
+    except (FileNotFoundError, ValueError) as e:
+        if not base:
+            raise
+        raise type(e)(f"config.init={run.init!r}: the rest of this run's network was read there: {e}") from e
+    if base and digest(whole.params) != base["digest"]:
+        raise ValueError(
+            f"config.init={run.init!r}: step {base['step']} there is not what this run was trained beside (its sha256 "
+            f"was {base['digest'][:12]}…): bring that workdir back"
+        )
+    return Origin(whole, {name: restore(path) for name, path in loads.items()})
+
+
+def describe_base(run: build.Run, origin: Origin) -> dict:
+    """What a run that saves only its own part says of where the rest is; the origin was just read."""
+    return {"init": run.init, "step": origin.whole.step, "digest": digest(origin.whole.params)}
 
 
 def untrained(restored: Restored, seed: int = 1) -> Restored:

@@ -48,8 +48,11 @@ def evaluate_objectives(graph, params, objectives: dict, batch, keys, *, train: 
     return loss, terms
 
 
-def accumulate(graph, params, objectives: dict, batch, keys, accum: int):
-    """Loss, terms and gradient of the whole batch from `accum` microbatches, equal to those of the undivided batch."""
+def accumulate(graph, params, objectives: dict, batch, keys, accum: int, compose=lambda own: own):
+    """Loss, terms and gradient of the whole batch from `accum` microbatches, equal to those of the undivided batch.
+
+    compose: what is trained → all parameters of the network.
+    """
 
     def split(x):  # every microbatch takes every accum-th example, so that it stays spread over all devices
         return jnp.moveaxis(x.reshape(-1, accum, *x.shape[1:]), 1, 0)
@@ -59,13 +62,15 @@ def accumulate(graph, params, objectives: dict, batch, keys, accum: int):
     views, keys = jax.tree.map(split, views), split(keys)
     cross = {name: o for name, o in objectives.items() if is_cross_example(o)}
 
-    model = nnx.merge(graph, params["model"])
+    full = compose(params)
+    model = nnx.merge(graph, full["model"])
     cached = {
-        name: embedding_gradients(o, model, params["objective"][name], views[name], keys, weights[name])
+        name: embedding_gradients(o, model, full["objective"][name], views[name], keys, weights[name])
         for name, o in cross.items()
     }
 
     def micro_loss(params, views, keys, d_z):
+        params = compose(params)
         model = nnx.merge(graph, params["model"])
         loss, totals = 0.0, {}
         for name, o in objectives.items():
@@ -94,19 +99,25 @@ def accumulate(graph, params, objectives: dict, batch, keys, accum: int):
     return loss, terms, grads
 
 
-def make_train_step(graph, objectives: dict, optimizer, *, seed: int, accum: int = 1, ema: float = 0.0):
+def make_train_step(graph, objectives: dict, optimizer, *, seed: int, accum: int = 1, ema: float = 0.0, compose=None):
     """Returns step(state, batch) → (state, metrics); jit it with the state donated.
+
+    compose: own, base → all parameters, where only a part of them is trained (`adapt.Split`): then it is step(state,
+    batch, base), and the base must not be donated.
 
     metrics: {"loss", "grad_norm", "skipped", "skipped_in_a_row", "finite": {part: bool}, "terms": {name: Term}}.
     """
 
-    def step(state: TrainState, batch):
+    def step(state: TrainState, batch, *base):
+        def whole(own):
+            return compose(own, *base) if base else own
+
         keys = example_keys(seed, state.step, len(batch["row"]))
         if accum > 1:
-            loss, terms, grads = accumulate(graph, state.params, objectives, batch, keys, accum)
+            loss, terms, grads = accumulate(graph, state.params, objectives, batch, keys, accum, whole)
         else:
             (loss, terms), grads = jax.value_and_grad(
-                lambda p: evaluate_objectives(graph, p, objectives, batch, keys, train=True), has_aux=True
+                lambda p: evaluate_objectives(graph, whole(p), objectives, batch, keys, train=True), has_aux=True
             )(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -6,15 +6,16 @@ import time
 import jax
 import numpy as np
 
-from data_pipeline.pipeline import train_batches
+from data_pipeline.pipeline import check_labels, train_batches
 from pretrain import build, metrics, runtime, sharding
-from pretrain.checkpoint import Checkpointer, has_checkpoint
+from pretrain.checkpoint import Checkpointer, has_checkpoint, read_info
 from pretrain.chips import chip_of
 from pretrain.evals.base import Context
 from pretrain.executable import load as load_executable
 from pretrain.flops import model_flops
-from pretrain.initialize import check_start, read_origin, start
+from pretrain.initialize import check_start, start
 from pretrain.program import Program
+from pretrain.restore import describe_base, read_origin
 from pretrain.step import TrainState
 
 
@@ -41,8 +42,9 @@ def train(config, workdir, executable: str = "") -> TrainState:
     )  # fmt: skip
     evaluators = build.evaluators(run.evals, Context(run, program.graph, objectives))
     check_best(run.checkpoint, evaluators)
-    loads = build.tower_loads(run)
-    origin = None if has_checkpoint(workdir) else read_origin(run.init, loads)
+    if run.labels:
+        check_labels(run.labels, source)
+    origin, base_info = find_origin(run, workdir)
     report = check_start(origin, program.params, run.modalities, program.frozen) if origin else ""
     example = encode(source[0], np.random.default_rng(0))
     lowered = program.lower(example)
@@ -56,20 +58,26 @@ def train(config, workdir, executable: str = "") -> TrainState:
         checkpointer = stack.enter_context(
             Checkpointer(
                 workdir, every=run.checkpoint.every, last=run.checkpoint.keep, best=bool(run.checkpoint.best),
-                info=checkpoint_info(run),
+                info=checkpoint_info(run) | base_info,
             )
         )  # fmt: skip
 
         # -- State: fresh, or where the last run of this workdir stopped ----------------------------------------------
-        state = program.place(program.fresh)
-        first = checkpointer.latest() or 0
+        base, first = (), checkpointer.latest() or 0
+        if origin:
+            params = start(origin, program.place_params(), run.modalities)[0]
+            params, origin = program.place_params(params), None  # nothing else holds that model
+            state, base = program.place(program.from_params, params), program.place_base(params)
+            del params
+        else:
+            state = program.place(program.fresh)
         if first:
             state = checkpointer.restore(state, iterator)
             runtime.say(f"resuming {workdir} from step {first} of {run.steps}")
-        elif origin:
-            params = sharding.place(start(origin, state.params, run.modalities)[0], program.layout.params)
-            state, origin = program.place(program.from_params, params), None  # nothing else holds that model
-            runtime.say(f"starting from {', '.join(filter(None, (run.init, *loads.values())))}: {report}")
+        elif report:
+            runtime.say(
+                f"starting from {', '.join(filter(None, (run.init, *build.tower_loads(run).values())))}: {report}"
+            )
         elif resumed:
             runtime.say(f"{workdir} has no complete checkpoint yet: starting from step 0")
 
@@ -93,7 +101,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
             profiler.before(done)
             with rate.spending("data"):
                 batch = next(batches)
-            state, new = step_fn(state, batch)
+            state, new = step_fn(state, batch, *base)
             profiler.after(done, state)
             # Metrics of step t are read while step t + 1 runs: the device never waits for the host.
             writer.read(done, new, rate, flush=done % run.log.every == 0 or done == run.steps)
@@ -101,7 +109,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
             scores = {}
             for name, (every, evaluator) in evaluators.items():
                 if done == run.steps or (every and done % every == 0):
-                    params = state.params if state.ema is None else state.ema
+                    params = program.whole(state, base)
                     with rate.spending("eval"):
                         found = {f"{name}/{k}": v for k, v in evaluator.run(params)}
                     writer.write(done, found)
@@ -117,10 +125,23 @@ def train(config, workdir, executable: str = "") -> TrainState:
     return state
 
 
+def find_origin(run, workdir):
+    """(what the run starts from or None, {"base": where that is} of a run that saves only its own part).
+
+    A run that saves everything needs it no more once it has a checkpoint.
+    """
+    saved = has_checkpoint(workdir)
+    if saved and not run.adapt:
+        return None, {}
+    base = read_info(workdir)["base"] if saved else None
+    origin = read_origin(run, base)
+    return origin, {"base": base or describe_base(run, origin)} if run.adapt else {}
+
+
 def checkpoint_info(run) -> dict:
     """What a checkpoint says of its data: specs and digests, so that nobody has to guess a normalisation later."""
     return {
-        "modalities": build.plain(run.modalities),
+        "modalities": build.plain((*run.modalities, *run.labels)),
         "text_tokenizers": {name: text.digest for name, text in build.text_tokenizers(run).items()},
         "source": repr(build.source(run.data, run.data.train)),
     }

@@ -13,16 +13,16 @@ ROOMS = (
     ("pretrain.ops",),
     ("pretrain.models",),
     ("pretrain.objectives", "pretrain.tokenizers"),
-    ("pretrain.gradcache", "pretrain.optim"),
+    ("pretrain.gradcache", "pretrain.optim", "pretrain.adapt", "pretrain.initialize"),
     ("pretrain.step",),
     ("pretrain.checkpoint", "pretrain.metrics", "pretrain.runtime"),
     ("pretrain.build",),
     ("pretrain.restore",),
     ("pretrain.program", "pretrain.flops", "pretrain.executable"),
-    ("pretrain.initialize",),
     ("pretrain.evals", "pretrain.generate", "pretrain.interop"),
     ("pretrain.train",),
     ("pretrain.__main__",),
+    ("pretrain.finetune",),
 )
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 from configs import clip_b16, siglip_b16
 from pretrain import build
-from pretrain.initialize import read_origin, start
+from pretrain.initialize import Origin, start
 from pretrain.interop import fourm, transformers
 from pretrain.restore import init_function, restore
 from tools import convert
@@ -52,6 +52,6 @@ def test_transformers_there_and_back(tmp_path, config, capsys, monkeypatch):
     assert held.run.modalities[1].tokenizer == str(workdir / "tokenizer.json")
     # A run with a tower of that name starts from it.
     fresh = jax.tree.map(np.zeros_like, params)
-    taken, report = start(read_origin("", {"image": str(workdir)}), fresh, run.modalities)
+    taken, report = start(Origin(None, {"image": restore(workdir)}), fresh, run.modalities)
     assert "tower image" in report and not taken["model"]["towers"]["text"]["table"].any()
     jax.tree.map(np.testing.assert_array_equal, taken["model"]["towers"]["image"], params["model"]["towers"]["image"])
