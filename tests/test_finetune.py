@@ -1,0 +1,143 @@
+"""Fine-tuning through the trainer: what is trained, what is saved, how it is opened again, and what is refused."""
+
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from configs import finetune_emoji
+from pretrain import build, finetune, restore
+from pretrain.checkpoint import load_params
+from pretrain.sharding import path_str
+from pretrain.train import train
+
+
+@pytest.fixture(scope="module")
+def pretrained(token_store, tmp_path_factory):
+    """A workdir of one step of the tiny masked run, of two blocks."""
+    c, workdir = tiny.emoji_run(token_store, terms=("masked",)), tmp_path_factory.mktemp("pretrained") / "run"
+    c.steps, c.optim.warmup, c.model.encoder_depth = 1, 0, 2
+    train(c, workdir)
+    return workdir
+
+
+@pytest.fixture
+def config(token_store, pretrained):
+    def make(arg, **changes):
+        c = finetune_emoji.get_config(arg)
+        c.init, c.data.path, c.evals = str(pretrained), str(token_store), {}
+        c.steps, c.batch_size, c.optim.warmup, c.log.every = 2, 8, 0, 1
+        with c.unlocked():
+            c.update(changes)
+        return c
+
+    return make
+
+
+def flat(tree):
+    return {path_str(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def run(config, workdir):
+    return train(finetune.read(config, workdir), workdir)
+
+
+HEAD = {f"objective/classification/{k}" for k in ("bias", "kernel", "norm/bias", "norm/scale")}
+
+
+@pytest.mark.parametrize("arg", ["lora", "prompt", "last"])
+def test_the_base_keeps_every_bit_and_is_not_saved(arg, config, pretrained, tmp_path):
+    digest, before = (f(restore.restore(pretrained).params) for f in (restore.digest, flat))
+    before["model/tokens/modality"] = before["model/tokens/modality"][:1]  # the caption is gone
+    run(config(arg, ema=0.5), tmp_path / "run")
+    own, after = flat(load_params(tmp_path / "run")), flat(restore.restore(tmp_path / "run").params)
+    assert own.keys() >= HEAD and after["objective/classification/bias"].any()
+    ours = {p for p in own if not p.startswith("objective/")}
+    for path in after.keys() & before.keys():
+        if path in ours or f"{path}/lora_a" in ours:
+            continue
+        np.testing.assert_array_equal(after[path], before[path], err_msg=path)
+    if arg == "prompt":
+        assert ours == {"model/registers"} and after["model/registers"].shape == (16, 32)
+    elif arg == "last":
+        assert "model/encoder_norm/scale" in ours and not any("tokens" in p for p in ours)
+        for path in (p for p in ours if p.startswith("model/encoder/")):
+            np.testing.assert_array_equal(after[path][:1], before[path][:1])
+            np.testing.assert_array_equal(after[path][1:], own[path])
+            assert (own[path] != before[path][1:]).any(), path
+    else:
+        kernels = [p for p in before if re.search("^model/encoder/.*kernel$", p)]
+        assert ours == {f"{k}/lora_{side}" for k in kernels for side in "ab"} and len(kernels) == 5
+        for k in kernels:
+            delta = np.einsum("lir,lro->lio", own[f"{k}/lora_a"], own[f"{k}/lora_b"]) * 16 / 8
+            assert delta.any()
+            np.testing.assert_allclose(after[k], before[k] + delta, rtol=1e-5, atol=1e-7)
+    assert restore.digest(restore.restore(pretrained).params) == digest
+
+
+def test_a_run_with_a_base_resumes_bit_for_bit_and_names_a_base_that_is_gone(config, pretrained, tmp_path, monkeypatch):
+    c = config("lora", steps=3)
+    c.checkpoint.every, c.checkpoint.keep = 2, 2
+    whole = run(c, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    shutil.rmtree(next((tmp_path / "again" / "checkpoints").glob("*3")))
+    again = run(c, tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(again))
+    moments = [x for x in jax.tree.leaves(whole.opt_state) if x.ndim]
+    assert sum(x.size for x in moments) == 2 * sum(x.size for x in jax.tree.leaves(whole.params))
+    monkeypatch.setattr(restore, "digest", lambda params: "another")
+    with pytest.raises(ValueError, match="config.init=.* is not what this run was trained beside"):
+        restore.restore(tmp_path / "again")
+    with pytest.raises(FileNotFoundError, match="config.init='gone': the rest of this run's network was read there"):
+        restore.read_origin(build.parse(finetune.read(c, tmp_path / "again") | {"init": "gone"}), {"step": 1})
+
+
+def test_a_modality_is_added(config, tmp_path, capsys):
+    run(config("added", modalities=[m for m in config("added").modalities if m["name"] != "noto"]), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes, error",
+    [
+        (dict(labels=dict(vocab_size=94, classes=["smiling"] * 94)), "classes='1 names': must be vocab_size=94"),
+        (dict(labels=dict(vocab_size=2, classes=["smiling", "other"])), r"labels 'subgroup': row \d+ has subgroup="),
+        (dict(labels=dict(classes=[])), r"subgroup='smiling': must be a number of 0…94"),
+        (dict(labels=dict(field="class")), "labels 'subgroup': none of 64 examples of .* has its field"),
+        (dict(modalities=[dict(name="depth")]), r"config.modalities: 'depth': .* has no such modality, but render3d"),
+        (dict(objectives=dict(inputs=["caption"])), r"classification.inputs=\('caption',\): must be of the network's"),
+        (dict(objectives=dict(label="group")), "classification.label='group': no such labels .*: subgroup"),
+        (dict(adapt=[dict(pattern="registres")]), "config.adapt: 'registres' matches no parameter"),
+        (dict(adapt=[dict(pattern="model", how="last", k=2)]), "k=2: .* has 2 rows; take how='full'"),
+        (dict(adapt=[dict(pattern="model", how="lora")]), "config.adapt: 'model': rank=0: must be positive"),
+        (dict(model=dict(decoder_depth=0, registers=3)), "that model has no model/registers.*how='full'"),
+        (dict(init=""), "config.init='': fine-tuning starts from a model"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_before_anything_is_written(changes, error, config, tmp_path):
+    c = config("probe")
+    with c.unlocked():
+        for key, value in changes.items():
+            if key == "labels":
+                c.labels = [{**c.labels[0], **value}]
+            elif key == "objectives":
+                c.objectives.classification.update(value)
+            else:
+                c[key] = value
+    with pytest.raises(ValueError, match=error):
+        run(c, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_config_is_filled_from_the_pretrained_run(config, pretrained):
+    held = restore.read_run(pretrained)
+    c = config("full")
+    c.modalities = [dict(name="render3d", shape=(4, 4), targets=False), dict(name="caption")]
+    run = build.parse(finetune.read(c, pretrained.parent / "none"))
+    render, caption = run.modalities
+    assert (render.shape, render.trained_grid, render.targets) == ((4, 4), (8, 8), False)
+    assert (render.levels, render.tokenizer) == (held.modalities[0].levels, held.modalities[0].tokenizer)
+    assert caption == held.modalities[1]
+    assert run.model == held.model | {"decoder_depth": 0, "registers": 0}
