@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from pretrain import build, optim
+from pretrain.evals.base import Context
 from pretrain.train import check_best
 
 GRID = dict(name="code", kind="grid", shape=(2, 2), field="code", vocab="code", vocab_size=9, tokenizer="fsq")
@@ -140,8 +141,7 @@ def test_optimizer_mistakes():
 
 def evaluators(specs):
     run = build.parse(CONFIG)
-    context = types.SimpleNamespace(run=run, modalities=run.modalities, graph=None, objectives={})
-    return build.evaluators(specs, context)
+    return build.evaluators(specs, Context(run, None, {}))
 
 
 @pytest.mark.parametrize(

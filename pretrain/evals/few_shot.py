@@ -49,7 +49,8 @@ class Evaluator(Task):
             column = self.context.column(label, self.train, f"{self.where}.labels")
             names, counts = np.unique(list(column.values()), return_counts=True)
             if counts.min() < max(self.shots):
-                self.fail("shots", f"{label}={names[counts.argmin()]!r} has {counts.min()} examples in {self.train!r}")
+                fewest = str(names[counts.argmin()])
+                self.fail("shots", f"{label}={fewest!r} has {counts.min()} examples in {self.train!r}: lower them")
 
     def run(self, params):
         for name in self.modalities:

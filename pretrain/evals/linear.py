@@ -1,6 +1,7 @@
 """Multinomial logistic regression by L-BFGS, on one layer or on a learned mixture of layers."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ class Linear(NamedTuple):
         return float((self.logits(x).argmax(1) == labels).mean())
 
 
-def fit(x, labels, classes: int, decay: float, *, start: Linear | None = None, iterations: int = 200) -> Linear:
+def fit(x, labels, classes: int, decay: float, *, start: Linear | None = None, iterations: int = 100) -> Linear:
     """Minimises mean cross-entropy + decay/2 ‖kernel‖² on standardised features.
 
     x `[L, n, D]`: the layers are mixed by softmax weights that are learned too (ELMo, arXiv 1802.05365, equation 1;
@@ -36,20 +37,18 @@ def fit(x, labels, classes: int, decay: float, *, start: Linear | None = None, i
     """
     mean, std = x.mean(1, keepdims=True), x.std(1, keepdims=True)
     std = np.where(std > 1e-6, std, 1.0)  # a feature that never changes says nothing
-    shapes = [(len(x),), (x.shape[2], classes), (classes,)]
-    value_and_grad = functools.partial(
-        _value_and_grad, jnp.asarray((x - mean) / std, jnp.float32), jnp.asarray(labels), jnp.float32(decay)
-    )
+    shapes = ((len(x),), (x.shape[2], classes), (classes,))
+    x, labels = jnp.asarray((x - mean) / std, jnp.float32), jnp.asarray(labels)
 
     def objective(flat):
-        loss, grads = value_and_grad(_unflatten(jnp.asarray(flat, jnp.float32), shapes))
-        return float(loss), np.concatenate([np.asarray(g, np.float64).ravel() for g in grads])
+        loss, grad = _value_and_grad(jnp.asarray(flat, jnp.float32), x, labels, jnp.float32(decay), shapes)
+        return float(loss), np.asarray(grad, np.float64)
 
-    first = np.zeros(sum(int(np.prod(s)) for s in shapes))
+    first = np.zeros(sum(math.prod(s) for s in shapes))
     if start is not None:
         first = np.concatenate([p.ravel() for p in (start.mix, start.kernel, start.bias)]).astype(np.float64)
     found = minimize(objective, first, jac=True, method="L-BFGS-B", options=dict(maxiter=iterations, ftol=1e-7))
-    return Linear(mean, std, *(np.asarray(p, np.float32) for p in _unflatten(found.x, shapes)))
+    return Linear(mean, std, *(p.astype(np.float32) for p in _unflatten(found.x, shapes)))
 
 
 def choose(x, labels, validation, wanted, classes: int, decays=DECAYS) -> tuple[Linear, float]:
@@ -66,20 +65,21 @@ def choose(x, labels, validation, wanted, classes: int, decays=DECAYS) -> tuple[
     return best[1:]
 
 
-@jax.jit
-def _value_and_grad(x, labels, decay, params):
-    def loss(params):
-        mix, kernel, bias = params
-        logits = jnp.einsum("l,lnd->nd", jax.nn.softmax(mix), x) @ kernel + bias
-        own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
-        return decay / 2 * jnp.square(kernel).sum() - own.mean()
-
-    return jax.value_and_grad(loss)(params)
+@functools.partial(jax.jit, static_argnums=4)
+@jax.value_and_grad
+def _value_and_grad(flat, x, labels, decay, shapes):
+    mix, kernel, bias = _unflatten(flat, shapes)
+    logits = jnp.einsum("l,lnd->nd", jax.nn.softmax(mix), x) @ kernel + bias
+    own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
+    return decay / 2 * jnp.square(kernel).sum() - own.mean()
 
 
 def _unflatten(flat, shapes):
-    ends = np.cumsum([int(np.prod(s)) for s in shapes])
-    return [flat[end - int(np.prod(s)) : end].reshape(s) for end, s in zip(ends, shapes)]
+    parts, at = [], 0
+    for shape in shapes:
+        parts.append(flat[at : at + math.prod(shape)].reshape(shape))
+        at += math.prod(shape)
+    return parts
 
 
 def _softmax(x):

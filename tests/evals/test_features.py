@@ -28,10 +28,10 @@ def test_examples_that_lack_the_modality_are_left_out():
     found = features(context, context.params, "caption", "val")
     has = batch["caption"]["valid"].any(1) & (batch["row"] >= 0)
     assert 0 < has.sum() < 6
-    np.testing.assert_array_equal(found["row"], batch["row"][has])
+    np.testing.assert_array_equal(found.row, batch["row"][has])
     pooled = model.pool(model.encode(whole(jax.tree.map(np.asarray, batch), "caption", tiny.MODALITIES)))
-    np.testing.assert_allclose(found["pooled"], np.asarray(pooled)[has], atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(found["z"], axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found.pooled, np.asarray(pooled)[has], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found.z, axis=1), 1, atol=1e-5)
 
 
 def test_a_modality_that_nobody_has_is_refused():

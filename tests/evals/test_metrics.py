@@ -1,10 +1,15 @@
-"""Retrieval recall and the k-NN vote against brute force, one query at a time."""
+"""The numbers of the tasks against writings of their definitions, one example at a time, and against SciPy."""
+
+import itertools
 
 import numpy as np
 import pytest
+from scipy import spatial, special, stats
 
+from pretrain.evals import linear, metrics
+from pretrain.evals.few_shot import accuracy
 from pretrain.evals.knn import vote
-from pretrain.evals.retrieval import _rows_of, _unit, recall
+from pretrain.evals.metrics import recall
 
 
 def brute_recall(similarity, k):
@@ -32,11 +37,139 @@ def test_recall_of_perfect_collapsed_and_wrong_features():
     assert recall(np.roll(np.eye(5), 1, axis=1), 1) == 0
 
 
-def test_rows_are_matched_by_number():
-    feature = {"row": np.asarray([7, 3, 5]), "z": np.asarray([[7.0], [3.0], [5.0]])}
-    assert _rows_of(feature, [3, 7]).tolist() == [[3.0], [7.0]]
-    assert np.linalg.norm(_unit(np.random.default_rng(0).normal(size=(4, 3))), axis=1) == pytest.approx(1)
-    assert np.isfinite(_unit(np.zeros((1, 3)))).all()
+def brute_average_precision(similarity, relevant):
+    values = []
+    for s, r in zip(similarity, relevant):
+        order = sorted(range(len(s)), key=lambda j: (-s[j], r[j]))
+        hits = [k for k, j in enumerate(order, 1) if r[j]]
+        values += [np.mean([n / k for n, k in enumerate(hits, 1)])] if hits else []
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["real", "ties"])
+def test_ranks_and_precision(ties):
+    rng = np.random.default_rng(0)
+    similarity, relevant = rng.normal(size=(20, 20)), rng.random((20, 20)) < 0.2
+    relevant[3] = False
+    if ties:
+        similarity = np.round(similarity)
+    ranks = [sum(s >= row[i] for s in row) for i, row in enumerate(similarity)]
+    assert metrics.reciprocal_rank(similarity) == pytest.approx(np.mean([1 / r for r in ranks]), abs=1e-9)
+    expected = brute_average_precision(similarity, relevant)
+    assert metrics.average_precision(similarity, relevant) == pytest.approx(expected, abs=1e-9)
+
+
+def test_chance_is_what_random_orders_give():
+    relevant = np.asarray([[1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]], bool)
+    orders = [np.tile(p, (3, 1)).astype(float) for p in itertools.permutations(range(5))]
+    mean = np.mean([metrics.average_precision(o, relevant) for o in orders])
+    assert metrics.average_precision_chance(relevant) == pytest.approx(mean, abs=1e-9)
+    square = [np.asarray([p] * 5, float) for p in itertools.permutations(range(5))]
+    mean = np.mean([metrics.reciprocal_rank(s) for s in square])
+    assert metrics.reciprocal_rank_chance(5) == pytest.approx(mean, abs=1e-9)
+
+
+def test_spearman_is_pearson_of_ranks():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=50), np.round(rng.normal(size=50))
+    ranked = [stats.rankdata(x) for x in (a, b)]
+    assert metrics.spearman(a, b) == pytest.approx(np.corrcoef(*ranked)[0, 1], abs=1e-9)
+    assert metrics.spearman(a, np.exp(a)) == pytest.approx(1)
+    assert metrics.spearman(a, np.ones(50)) == 0
+
+
+def test_geometry():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 12, 5))
+    ua, ub = (x / np.sqrt((x**2).sum(1, keepdims=True)) for x in (a, b))
+    assert metrics.modality_gap(a, b) == pytest.approx(np.sqrt(((ua.mean(0) - ub.mean(0)) ** 2).sum()), abs=1e-9)
+    assert metrics.alignment(a, b) == pytest.approx(np.mean([sum((x - y) ** 2) for x, y in zip(ua, ub)]), abs=1e-9)
+    distances = spatial.distance.pdist(ua, "sqeuclidean")
+    assert metrics.uniformity(a) == pytest.approx(np.log(np.mean(np.exp(-2 * distances))), abs=1e-9)
+    values = np.sqrt(np.linalg.eigvalsh(np.cov(a.T)))
+    expected = np.exp(special.entr(values / values.sum()).sum())
+    assert metrics.effective_rank(a) == pytest.approx(expected, abs=1e-6)
+    assert metrics.effective_rank(np.outer(rng.normal(size=9), np.ones(4))) == pytest.approx(1, abs=1e-4)
+    assert metrics.effective_rank(np.ones((9, 4))) == 0
+
+
+def brute_cka(a, b):
+    """The unbiased HSIC as a mean over quadruples of different examples (Song et al., 2012, theorem 2)."""
+
+    def hsic(k, m):
+        quadruples = itertools.permutations(range(len(k)), 4)
+        return np.mean([k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q]) for i, j, q, r in quadruples])
+
+    k, m = a @ a.T, b @ b.T
+    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+
+
+def test_cka():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 8, 3))
+    b += a
+    assert metrics.cka(a, b) == pytest.approx(brute_cka(a, b), abs=1e-9)
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    assert metrics.cka(a, 7 * a @ turn + 3) == pytest.approx(1), "blind to rotation, scale and place"
+    wide = [metrics.cka(*rng.normal(size=(2, 20, 200))) for _ in range(20)]
+    assert abs(np.mean(wide)) < 0.05, "unrelated features give 0 even where they are wider than the examples"
+    assert metrics.cka(a, np.ones((8, 3))) == 0
+
+
+def test_mutual_neighbours_and_representational_similarity():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 30, 4))
+    shared = 0
+    for i in range(30):
+        near = []
+        for x in (a, b):
+            d = spatial.distance.cdist(x[i : i + 1], x, "cosine")[0]
+            near.append({j for j in sorted(range(30), key=lambda j: d[j]) if j != i and sum(d < d[j]) <= 5})
+        shared += len(near[0] & near[1])
+    assert metrics.mutual_knn(a, b, 5) == pytest.approx(shared / 150, abs=1e-9)
+    assert metrics.mutual_knn(a, 2 * a, 5) == 1
+    ours, theirs = (1 - spatial.distance.pdist(x, "cosine") for x in (a, b))
+    reference = spatial.distance.squareform(theirs)
+    expected = stats.spearmanr(ours, theirs).statistic
+    assert metrics.representational_similarity(a, reference) == pytest.approx(expected, abs=1e-9)
+
+
+def test_linear_probe_separates_what_can_be_separated():
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    x = (rng.normal(size=(3, 8))[labels] * 4 + 0.1 * rng.normal(size=(90, 8)) + 50)[None]
+    fitted, decay = linear.choose(x[:, :45], labels[:45], x[:, 45:60], labels[45:60], 3)
+    assert fitted.accuracy(x[:, 60:], labels[60:]) == 1
+    assert decay in linear.DECAYS
+
+
+def test_linear_probe_is_at_its_minimum():
+    """There the gradient, written by hand, is zero."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(1, 60, 5)) * [1, 2, 3, 4, 0], rng.integers(3, size=60)
+    fitted = linear.fit(x, labels, 3, 0.1)
+    p = special.softmax(fitted.logits(x), axis=1) - np.eye(3)[labels]
+    inputs = ((x - fitted.mean) / fitted.std)[0]
+    np.testing.assert_allclose(inputs.T @ p / 60 + 0.1 * fitted.kernel, 0, atol=2e-3)
+    np.testing.assert_allclose(p.mean(0), 0, atol=2e-3)
+
+
+def test_mixture_finds_the_layer_that_knows():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=200)
+    x = rng.normal(size=(3, 200, 4))
+    x[1, :, 0] += 6 * labels
+    fitted = linear.fit(x, labels, 2, 0.01)
+    assert fitted.mix.argmax() == 1 and fitted.accuracy(x, labels) > 0.97
+
+
+def test_few_shot_of_separable_and_of_random_features():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 10)
+    far = np.eye(4)[labels] + 0.01 * rng.normal(size=(40, 4))
+    assert accuracy(far, labels, far, labels, 2, seed=0) == 1
+    noise = [accuracy(rng.normal(size=(40, 4)), labels, rng.normal(size=(40, 4)), labels, 2, s) for s in range(30)]
+    assert np.mean(noise) == pytest.approx(0.25, abs=0.05)
 
 
 def brute_vote(bank, labels, queries, k, temperature):
