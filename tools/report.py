@@ -20,8 +20,7 @@ from data_pipeline.sources.tokens import read_manifest
 from data_pipeline.text import TextTokenizer
 from pretrain.evals.base import Context
 from pretrain.evals.features import features
-from pretrain.generate.sample import cosine_schedule, generate_grid, generate_sequence
-from pretrain.models.tokens import TokenSet, pad, whole
+from pretrain.generate.chain import Generator, Target
 from pretrain.restore import load_tokenizer, restore
 from pretrain.storage import locate
 
@@ -56,51 +55,35 @@ class Painter:
         held_out = np.flatnonzero(joined["row"] >= 0)
         chosen = held_out[np.linspace(0, len(held_out) - 1, examples).round().astype(int)]
         self.batch = jax.tree.map(lambda x: jnp.asarray(x[chosen]), joined)
-        self.key = jax.random.key(0)
-
-    def index(self, name):
-        return [m.name for m in self.modalities].index(name)
+        self.generator = Generator(self.restored.graph, self.restored.params["model"], self.modalities)
 
     def pixels(self, name, ids):
         """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`."""
-        return self.tokenizers[self.modalities[self.index(name)].tokenizer].decode(np.asarray(ids))
+        return self.tokenizers[self.modality(name).tokenizer].decode(np.asarray(ids))
 
     def truth(self, name):
         return self.pixels(name, self.batch[name]["ids"])
 
-    def words(self, name, ids=None, valid=None):
-        ids, valid = (self.batch[name]["ids"], self.batch[name]["valid"]) if ids is None else (ids, valid)
-        return [self.text.decode(np.asarray(i)[np.asarray(v)], sentinels=False) for i, v in zip(ids, valid)]
+    def words(self, made) -> list[str]:
+        """The texts of {"ids", "valid"}."""
+        rows = zip(np.asarray(made["ids"]), np.asarray(made["valid"]))
+        return [self.text.decode(ids[valid], sentinels=False) for ids, valid in rows]
 
-    def make_grid(self, given: TokenSet, target, steps=16, temperature=0.4):
-        schedule = tuple(cosine_schedule(self.modalities[self.index(target)].length, steps))
-        return generate_grid(
-            self.restored.graph, self.restored.params["model"], given, self.key, target=self.index(target),
-            schedule=schedule, temperature=temperature,
-        )  # fmt: skip
+    def make(self, given, target, batch=None) -> dict:
+        """What the model makes of a target, given one modality."""
+        how = Target(target, steps=16, temperature=0.4 if self.modality(target).kind == "grid" else 0.0)
+        return self.generator(batch or self.batch, [given], [how])[target]
 
-    def make_text(self, given: TokenSet, target):
-        ids, valid = generate_sequence(
-            self.restored.graph, self.restored.params["model"], given, self.key, target=self.index(target),
-            sentinel=self.text.sentinel_start + 1, eos=self.text.eos_id,
-        )  # fmt: skip
-        return self.words(target, ids, valid)
-
-    def given(self, name):
-        """All of a modality, padded to the length of the longest, so that one compilation serves all."""
-        return pad(whole(self.batch, name, self.modalities), max(m.length for m in self.modalities))
+    def modality(self, name):
+        return next(m for m in self.modalities if m.name == name)
 
 
 def masked_figure(p: Painter, name="render3d", shown=0.5):
     """The truth, the half of the tokens that the model saw, and the whole picture that it made of them."""
-    tokens = p.given(name)
-    seen = tokens.valid & (jax.random.uniform(p.key, tokens.ids.shape) < shown)
-    length = p.modalities[p.index(name)].length
-    filled = p.make_grid(tokens._replace(valid=seen), name)
-    seen = seen[:, :length]
-    filled = jnp.where(seen, tokens.ids[:, :length], filled)
-    truth = p.truth(name)
-    side = p.modalities[p.index(name)].shape[0]
+    tokens, truth = p.batch[name], p.truth(name)
+    seen = tokens["valid"] & (jax.random.uniform(jax.random.key(0), tokens["ids"].shape) < shown)
+    filled = p.make(name, name, p.batch | {name: tokens | {"valid": seen}})["ids"]
+    side = p.modality(name).shape[0]
     mask = np.asarray(seen).reshape(-1, side, side).repeat(truth.shape[1] // side, 1).repeat(truth.shape[2] // side, 2)
     hidden = np.where(mask[..., None], truth, 200).astype(np.uint8)
     return image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", p.pixels(name, filled))])
@@ -108,11 +91,11 @@ def masked_figure(p: Painter, name="render3d", shown=0.5):
 
 def pair_figure(p: Painter, source, target):
     """source → target for every example, above the true target."""
-    made = p.pixels(target, p.make_grid(p.given(source), target))
+    made = p.pixels(target, p.make(source, target)["ids"])
     rows = [(f"made: {target}", made), (f"true: {target}", p.truth(target))]
-    if p.modalities[p.index(source)].kind == "grid":
+    if p.modality(source).kind == "grid":
         return image_rows([(f"given: {source}", p.truth(source)), *rows])
-    return image_rows(rows, titles=p.words(source))
+    return image_rows(rows, titles=p.words(p.batch[source]))
 
 
 def retrieval_figure(p: Painter, query="caption", gallery="render3d", nearest=5):
@@ -124,14 +107,14 @@ def retrieval_figure(p: Painter, query="caption", gallery="render3d", nearest=5)
     rows = np.asarray(p.batch["row"])[:6]
     where = {r: i for i, r in enumerate(z[query]["row"])}
     similarity = z[query]["z"][[where[r] for r in rows]] @ z[gallery]["z"].T
-    best = np.argsort(-similarity, axis=1)[:, :nearest]
+    best, words = np.argsort(-similarity, axis=1)[:, :nearest], p.words(p.batch[query])
     figure, axes = plt.subplots(len(rows), nearest, figsize=(nearest * 1.1, len(rows) * 1.35))
     for i, row in enumerate(rows):
         for j, k in enumerate(best[i]):
             found = z[gallery]["row"][k]
             axes[i, j].imshow(images[int(found)].squeeze(), cmap="gray", vmin=0, vmax=255)
             bare(axes[i, j], frame="tab:green" if found == row else None)
-        axes[i, 0].set_title(p.words(query)[i], fontsize=8, loc="left")
+        axes[i, 0].set_title(words[i], fontsize=8, loc="left")
     return png(figure)
 
 
@@ -212,10 +195,10 @@ def page(workdir, examples: int) -> str:
     for source, target in GRID_PAIRS:
         if {source, target} <= names:
             parts += [f"<h2>{source} → {target}</h2>", pair_figure(p, source, target)]
-    rows, columns = [], [("", p.words("caption"))]
+    rows, columns = [], [("", p.words(p.batch["caption"]))]
     for source, target in TEXT_PAIRS:
         if {source, target} <= names:
-            columns.append((f"{source} → {target}", p.make_text(p.given(source), target)))
+            columns.append((f"{source} → {target}", p.words(p.make(source, target))))
     rows = list(zip(*(c for _, c in columns)))
     parts += ["<h2>Words for pictures</h2>", table(["true caption", *(h for h, _ in columns[1:])], rows)]
     parts += ["<h2>Retrieval: caption → render3d</h2>", retrieval_figure(p)]
