@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from configs import finetune_emoji
-from pretrain import build, finetune, restore
+from pretrain import build, inherit, restore
 from pretrain.checkpoint import load_params
 from pretrain.sharding import path_str
 from pretrain.train import train
@@ -42,7 +42,7 @@ def flat(tree):
 
 
 def run(config, workdir):
-    return train(finetune.read(config, workdir), workdir)
+    return train(inherit.read(config, workdir), workdir)
 
 
 HEAD = {f"objective/classification/{k}" for k in ("bias", "kernel", "norm/bias", "norm/scale")}
@@ -89,14 +89,19 @@ def test_a_run_with_a_base_resumes_bit_for_bit_and_names_a_base_that_is_gone(con
     moments = [x for x in jax.tree.leaves(whole.opt_state) if x.ndim]
     assert sum(x.size for x in moments) == 2 * sum(x.size for x in jax.tree.leaves(whole.params))
     monkeypatch.setattr(restore, "digest", lambda params: "another")
-    with pytest.raises(ValueError, match="config.init=.* is not what this run was trained beside"):
+    with pytest.raises(ValueError, match=r"config.init=.* is not what this run was trained beside"):
         restore.restore(tmp_path / "again")
-    with pytest.raises(FileNotFoundError, match="config.init='gone': the rest of this run's network was read there"):
-        restore.read_origin(build.parse(finetune.read(c, tmp_path / "again") | {"init": "gone"}), {"step": 1})
+    with pytest.raises(FileNotFoundError, match=r"config.init='gone': the rest of this run's network was read there"):
+        restore.read_origin(build.parse(inherit.read(c, tmp_path / "again").to_dict() | {"init": "gone"}), {"step": 1})
 
 
-def test_a_modality_is_added(config, tmp_path, capsys):
-    run(config("added", modalities=[m for m in config("added").modalities if m["name"] != "noto"]), tmp_path / "run")
+def test_a_modality_is_added(config, pretrained, tmp_path, capsys):
+    c = config("added")
+    c.modalities = [m for m in c.modalities if m["name"] != "noto"]
+    c.objectives.masked.mixture[0]["inputs"] = dict(render3d=1.0)
+    run(c, tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "1 new: model/tokens/modality/french" in out and "0 dropped" in out and "step 2/2" in out
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ def test_a_modality_is_added(config, tmp_path, capsys):
         (dict(labels=dict(vocab_size=94, classes=["smiling"] * 94)), "classes='1 names': must be vocab_size=94"),
         (dict(labels=dict(vocab_size=2, classes=["smiling", "other"])), r"labels 'subgroup': row \d+ has subgroup="),
         (dict(labels=dict(classes=[])), r"subgroup='smiling': must be a number of 0…94"),
-        (dict(labels=dict(field="class")), "labels 'subgroup': none of 64 examples of .* has its field"),
+        (dict(labels=dict(field="class")), "modality 'subgroup': field='class' is unknown: use one of"),
         (dict(modalities=[dict(name="depth")]), r"config.modalities: 'depth': .* has no such modality, but render3d"),
         (dict(objectives=dict(inputs=["caption"])), r"classification.inputs=\('caption',\): must be of the network's"),
         (dict(objectives=dict(label="group")), "classification.label='group': no such labels .*: subgroup"),
@@ -135,7 +140,7 @@ def test_the_config_is_filled_from_the_pretrained_run(config, pretrained):
     held = restore.read_run(pretrained)
     c = config("full")
     c.modalities = [dict(name="render3d", shape=(4, 4), targets=False), dict(name="caption")]
-    run = build.parse(finetune.read(c, pretrained.parent / "none"))
+    run = build.parse(inherit.read(c, pretrained.parent / "none"))
     render, caption = run.modalities
     assert (render.shape, render.trained_grid, render.targets) == ((4, 4), (8, 8), False)
     assert (render.levels, render.tokenizer) == (held.modalities[0].levels, held.modalities[0].tokenizer)

@@ -18,7 +18,7 @@ ROOMS = (
     ("pretrain.checkpoint", "pretrain.metrics", "pretrain.runtime"),
     ("pretrain.build",),
     ("pretrain.restore",),
-    ("pretrain.program", "pretrain.flops", "pretrain.executable"),
+    ("pretrain.program", "pretrain.flops", "pretrain.executable", "pretrain.inherit"),
     ("pretrain.evals", "pretrain.generate", "pretrain.interop"),
     ("pretrain.train",),
     ("pretrain.__main__",),

@@ -6,14 +6,17 @@ import numpy as np
 from flax import nnx
 
 from pretrain import build, optim
+from pretrain.adapt import Split
 from pretrain.evals.retrieval import recall
 from pretrain.models.tokens import dense_rows, whole
 from pretrain.restore import init_function
+from pretrain.sharding import path_str
 from pretrain.step import init_state, make_train_step
 
 
 class Experiment:
-    """One config, trained from any seed: `params = experiment.train(data, seed)`.
+    """One config, trained from any seed: `params, losses = experiment.train(data, seed)`, or from what another run
+    learned: `train(data, seed, held)` with {path: array}.
 
     data: a batch of all examples with a second axis, `[n, views, …]`: an epoch takes every example once, in a random
     view. The whole run is one compiled scan, which serves all seeds and all data of these shapes.
@@ -27,11 +30,16 @@ class Experiment:
         self.train = jax.jit(self._train)
         self._embed = jax.jit(self._embed, static_argnames="name")
 
-    def _train(self, data, seed):
-        run = self.run
+    def _train(self, data, seed, held=None):
+        run, held = self.run, held or {}
         params = self._init(jax.random.key(seed))
-        optimizer = optim.make_optimizer(run.optim, params, run.steps)
-        step = make_train_step(self.graph, self.objectives, optimizer, seed=seed, ema=run.ema)
+        params = jax.tree_util.tree_map_with_path(lambda path, x: held.get(path_str(path), x), params)
+        split = Split(run.adapt, params)
+        own, base = split.own(params, seed), (split.base(params),) if run.adapt else ()
+        optimizer = optim.make_optimizer(run.optim, own, run.steps)
+        step = make_train_step(
+            self.graph, self.objectives, optimizer, seed=seed, ema=run.ema, compose=split.compose
+        )  # fmt: skip
         examples, views = data["row"].shape
         k_order, k_view = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
         epochs = -(-run.steps // (examples // run.batch_size))
@@ -40,16 +48,22 @@ class Experiment:
         view = jax.random.randint(k_view, order.shape, 0, views)
 
         def body(state, chosen):
-            state, metrics = step(state, jax.tree.map(lambda x: x[chosen], data))
+            state, metrics = step(state, jax.tree.map(lambda x: x[chosen], data), *base)
             return state, metrics["loss"]
 
-        state, losses = jax.lax.scan(body, init_state(params, optimizer, ema=run.ema > 0), (order, view))
-        return (state.params if state.ema is None else state.ema), losses
+        state, losses = jax.lax.scan(body, init_state(own, optimizer, ema=run.ema > 0), (order, view))
+        return split.compose(state.params if state.ema is None else state.ema, *base), losses
 
     def _init(self, key):
         """What `restore.init_function` makes, but from a traced key: one compilation for all seeds."""
         own = {n: o.init(jax.random.fold_in(key, i)) for i, (n, o) in enumerate(self.objectives.items())}
         return {"model": nnx.to_pure_dict(nnx.split(self._make(nnx.Rngs(key)))[1]), "objective": own}
+
+    def init(self):
+        return self._init(jax.random.key(self.run.seed))
+
+    def model(self, params):
+        return nnx.merge(self.graph, params["model"])
 
     def embeddings(self, params, data, layers: int = 0) -> dict:
         """{modality: `[n, embed_dim]` of unit length}, of the first views; layers: of so many layers, 0 for all."""
@@ -61,7 +75,7 @@ class Experiment:
         return {n: np.asarray(self._embed(params, batch, early, name=n)) for n in names}
 
     def _embed(self, params, batch, early, name):
-        model = nnx.merge(self.graph, params["model"])
+        model = self.model(params)
         tokens = {name: whole(batch, name, self.run.modalities)}
         z = model.embed(tokens, dense_rows(batch, self.run.modalities), early=early)[name]
         return z if early is None else z[1]

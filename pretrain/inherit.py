@@ -1,0 +1,39 @@
+"""What the config of a run need not say, since the run that it starts from knows it."""
+
+import json
+
+from pretrain import build
+from pretrain.restore import read_run
+from pretrain.storage import locate
+
+
+def fill(config: dict, held: build.Run) -> dict:
+    """The config with what the pretrained run says of its network and modalities; the config's own keys win.
+
+    A modality of a name that the run has needs no more than that; one of another shape keeps the positions that the
+    network learned, interpolated.
+    """
+    specs, modalities = {m.name: m for m in held.modalities}, []
+    for given in config["modalities"]:
+        theirs = specs.get(given.get("name"))
+        if theirs is None and "kind" not in given:
+            raise ValueError(
+                f"config.modalities: {given.get('name')!r}: the model in config.init={config['init']!r} has no such "
+                f"modality, but {', '.join(specs)}; name one of these, or give a whole spec to add one"
+            )
+        if theirs is not None:
+            known = build.plain(theirs)
+            if tuple(given.get("shape", theirs.shape)) != theirs.shape and theirs.grid:
+                known["trained_grid"] = theirs.trained_grid or theirs.grid
+            given = known | given
+        modalities.append(given)
+    return config | {"modalities": modalities, "model": held.model | config.get("model", {})}
+
+
+def read(config, workdir):
+    """The filled config: from the workdir itself if a run there has begun, else from `init`."""
+    if not config.init:
+        raise ValueError("config.init='': fine-tuning starts from a model: give its workdir, --config.init=WORKDIR")
+    begun = (locate(workdir) / "config.json").exists()
+    filled = fill(config.to_dict(), read_run(workdir if begun else config.init))
+    return build.from_json(json.dumps(filled))

@@ -1,0 +1,125 @@
+"""Classification: the loss against NumPy, and what mixup and cutmix mix."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from data_pipeline.spec import Modality
+from pretrain.models.tokens import dense_rows, whole
+from pretrain.objectives import classification
+
+PIXELS = Modality("rgb", "pixels", (8, 8, 3), "rgb", patch=2, mean=(0.5,) * 3, std=(0.5,) * 3, targets=False)
+MODALITIES = (*tiny.MODALITIES, PIXELS)
+LABELS = (Modality("class", "labels", (1,), "class", vocab_size=7),)
+SIZE = 6
+
+
+def objective(inputs=("image",), **changes):
+    return classification.Objective(MODALITIES, LABELS, 16, inputs, "class", **changes)
+
+
+def data(missing=0.3):
+    rng = np.random.default_rng(0)
+    label = {"ids": rng.integers(7, size=(SIZE, 1)).astype(np.int16), "valid": rng.random((SIZE, 1)) > 0.2}
+    label["valid"][0], label["valid"][-1] = True, False
+    return jax.tree.map(jnp.asarray, tiny.batch(SIZE, modalities=MODALITIES, missing=missing) | {"class": label})
+
+
+KEYS = jax.random.split(jax.random.key(3), SIZE)
+
+
+def head(made):
+    own = made.init(jax.random.key(1))
+    return jax.tree.map(lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), own)
+
+
+def numpy_logits(own, x, valid):
+    pooled = np.stack([row[v].mean(0) if v.any() else 0 * row[0] for row, v in zip(x, valid)])
+    pooled = pooled - pooled.mean(1, keepdims=True)
+    pooled = pooled / np.sqrt((pooled**2).mean(1, keepdims=True) + 1e-6)
+    return (pooled * own["norm"]["scale"] + own["norm"]["bias"]) @ own["kernel"] + own["bias"]
+
+
+@pytest.mark.parametrize("train, registers", [(False, 0), (True, 3)])
+def test_equals_numpy(train, registers):
+    made, batch = objective(("image", "depth"), label_smoothing=0.2), data()
+    model, own = tiny.model(registers=registers), head(made)
+    view = made.view(batch, KEYS)
+    total, weight = made.totals(model, own, view, KEYS, train=train), made.weights(view)
+    found = model.encode(view["tokens"])
+    logits = numpy_logits(jax.device_get(own), *(np.asarray(a)[:, registers:] for a in (found.x, found.valid)))
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    label, valid = (np.asarray(batch["class"][k])[:, 0] for k in ("ids", "valid"))
+    known = valid & (batch["image"]["valid"].any(1) | batch["depth"]["valid"].any(1))
+    epsilon = 0.2 if train else 0.0
+    nll = [-(1 - epsilon) * p[y] - epsilon * p.mean() for p, y in zip(log_p, label)]
+    assert 1 < known.sum() < SIZE and weight["nll"] == weight["accuracy"] == known.sum()
+    np.testing.assert_allclose(total["nll"], sum(n for n, k in zip(nll, known) if k), rtol=1e-4)
+    assert total["accuracy"] == sum(p.argmax() == y for p, y, k in zip(log_p, label, known) if k)
+
+
+def test_mixup_of_pixels_is_that_of_the_paper():
+    """What the encoder reads is the patch projection of λ x + (1 − λ) x', and the target is mixed alike."""
+    made, batch, model = objective(("rgb",), mixup=0.8), data(missing=0.0), tiny.model(modalities=MODALITIES)
+    batch["class"]["valid"] = jnp.ones((SIZE, 1), bool)
+    own, view = head(made), made.view(batch, KEYS)
+    share = np.asarray(view["own"])[:, :1]
+    assert (
+        (np.ptp(view["own"], axis=1) == 0).all() and np.ptp(share) > 0.1 and (share >= 0).all() and (share <= 1).all()
+    )
+    pixels = np.asarray(batch["rgb"]["pixels"], np.float32)
+    mixed = share[:, :, None, None] * pixels + (1 - share)[:, :, None, None] * pixels[::-1]
+    tokens = whole(batch, "rgb", MODALITIES)
+    found = model.encode(tokens, dense_rows({"rgb": {"pixels": jnp.asarray(mixed)}}, (PIXELS,)))
+    log_p = np.asarray(jax.nn.log_softmax(made.logits(own, found)))
+    label = np.asarray(batch["class"]["ids"])[:, 0]
+    expected = sum(-s * p[y] - (1 - s) * p[z] for s, p, y, z in zip(share[:, 0], log_p, label, label[::-1]))
+    np.testing.assert_allclose(made.totals(model, own, view, KEYS, train=True)["nll"], expected, rtol=1e-4)
+    plain = objective(("rgb",)).totals(model, own, objective(("rgb",)).view(batch, KEYS), KEYS, train=False)
+    assert made.totals(model, own, view, KEYS, train=False) == plain, "nothing is mixed in evaluation"
+
+
+def test_cutmix_takes_one_box_whose_share_the_label_gets():
+    made, keys = objective(cutmix=1.0), jax.random.split(jax.random.key(0), 500)
+    own = np.asarray(jax.vmap(made._own)(keys)).reshape(-1, 4, 4)
+    assert set(np.unique(own)) == {0.0, 1.0}
+    for cut in 1 - own:
+        rows, columns = cut.any(1), cut.any(0)
+        np.testing.assert_array_equal(cut, rows[:, None] & columns[None])  # a rectangle
+        assert (np.diff(np.flatnonzero(rows)) == 1).all()
+    assert 0.4 < own.mean() < 0.8  # half of it in the paper; the border cuts boxes off
+    batch, model = data(missing=0.0), tiny.model()
+    batch["class"]["valid"] = jnp.ones((SIZE, 1), bool)
+    view = made.view(batch, KEYS)
+    keep = np.asarray(view["own"]).astype(bool)
+    ids = np.where(keep, batch["image"]["ids"], batch["image"]["ids"][::-1])
+    tokens = whole(batch | {"image": batch["image"] | {"ids": jnp.asarray(ids)}}, "image", MODALITIES)
+    log_p = np.asarray(jax.nn.log_softmax(made.logits(head(made), model.encode(tokens))))
+    label = np.asarray(batch["class"]["ids"])[:, 0]
+    s = keep.mean(1)
+    expected = sum(-a * p[y] - (1 - a) * p[z] for a, p, y, z in zip(s, log_p, label, label[::-1]))
+    np.testing.assert_allclose(made.totals(model, head(made), view, KEYS, train=True)["nll"], expected, rtol=1e-4)
+
+
+def test_nothing_is_mixed_with_what_has_no_label():
+    made, batch = objective(mixup=0.8, cutmix=1.0), data(missing=0.0)
+    view = made.view(batch, KEYS)
+    known = np.asarray(view["known"])
+    np.testing.assert_array_equal(np.asarray(view["own"])[~known[::-1]], 1.0)
+    assert (np.asarray(view["own"]) < 1).any() and not known.all()
+
+
+@pytest.mark.parametrize(
+    "changes, error",
+    [
+        (dict(inputs=("caption",), mixup=1.0), "mixup=1.0: mixes grids and pixels alone"),
+        (dict(inputs=("nose",)), r"inputs=\('nose',\): must be of the network's inputs, image, depth"),
+        (dict(label_smoothing=1.0), "label_smoothing=1.0: must be at least 0 and below 1"),
+        (dict(cutmix=-1.0), "cutmix=-1.0: must not be negative"),
+    ],
+)
+def test_wrong_settings_are_named(changes, error):
+    with pytest.raises(ValueError, match=f"objectives.classification.{error}"):
+        objective(**changes)
