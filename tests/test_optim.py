@@ -1,5 +1,7 @@
 """The optimizer's chain against optax's own, and its rules."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import laws
@@ -174,3 +176,49 @@ def test_factored_state_on_a_mesh():
 def test_an_unknown_kind_of_moments_is_named():
     with pytest.raises(ValueError, match=r"optim\.moments='int8': must be one of float32, bfloat16, factored"):
         optim.Config(moments="int8")
+
+
+def test_layer_decay_is_counted_from_the_last_block():
+    stack = {"fc1": {"kernel": jnp.ones((3, 4, 4)), "bias": jnp.ones((3, 4))}}
+    model = {
+        "encoder": stack,
+        "decoder": stack,
+        "encoder_norm": {"scale": jnp.ones(4)},
+        "tokens": {"modality": jnp.ones(4)},
+    }
+    params = {"model": model | {"towers": {"a": {"blocks": {"fc1": jnp.ones((2, 4))}, "positions": jnp.ones(4)}}}}
+    rules = (optim.Rule("fc1/bias", 0.5),)
+    steps = []
+    for more in (dict(), dict(layer_decay=0.5, rules=rules)):
+        chain = optim.make_optimizer(optim.Config(lr=0.1, **more), params, 10)
+        steps.append(chain.update(jax.tree.map(jnp.ones_like, params), chain.init(params), params)[0]["model"])
+    plain, ours = steps
+    share = jax.tree.map(lambda a, b: np.asarray(a / b).reshape(len(a), -1)[:, 0], ours, plain)
+    np.testing.assert_allclose(share["encoder"]["fc1"]["kernel"], [0.5**3, 0.5**2, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(share["encoder"]["fc1"]["bias"], [0.5**4, 0.5**3, 0.5**2], rtol=1e-5)
+    np.testing.assert_allclose(share["tokens"]["modality"], 0.5**4, rtol=1e-5)
+    np.testing.assert_allclose(share["towers"]["a"]["blocks"]["fc1"], [0.25, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(share["towers"]["a"]["positions"], 0.5**3, rtol=1e-5)
+    for path in (("encoder_norm", "scale"), ("decoder", "fc1", "kernel")):
+        value = share
+        for key in path:
+            value = value[key]
+        np.testing.assert_allclose(value, 1.0, rtol=1e-5)
+
+
+def test_what_is_frozen_has_no_moments_and_clips_nothing():
+    config = optim.Config(lr=0.1, clip=1.0, rules=(optim.Rule("bias", 0.0),))
+    chain, state = (c := optim.make_optimizer(config, PARAMS, 10)), c.init(PARAMS)
+    assert sorted(x.size for x in jax.tree.leaves(state) if x.shape) == [6, 6]  # of the kernel alone
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    grads["model"]["fc1"]["bias"] *= 1e6
+    updates, _ = chain.update(grads, state, PARAMS)
+    assert not updates["model"]["fc1"]["bias"].any() and (updates["model"]["fc1"]["kernel"] < -0.09).all()
+
+
+def test_a_head_is_decayed_like_the_network():
+    decays = lambda path: not re.search(optim.NO_DECAY, path)
+    assert (
+        decays("objective/c/kernel") and decays("objective/c/blocks/fc1/kernel") and decays("model/tokens/mask_token")
+    )
+    assert not any(map(decays, ("objective/c/bias", "objective/c/norm/scale", "objective/c/log_scale")))
