@@ -42,7 +42,7 @@ $(RUN)/model/.done: $(RUN)/tokens/manifest.json
 	touch $@
 
 $(RUN)/model/eval.json: $(RUN)/model/.done
-	$(py) -m pretrain.evals --workdir=$(RUN)/model
+	$(py) -m pretrain.evals --checkpoint=$(RUN)/model
 
 $(RUN)/export/model.safetensors: $(RUN)/model/.done
 	rm -rf $(@D)

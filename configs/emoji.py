@@ -19,6 +19,17 @@ TEXTS = {  # name: (field, longest)
     "subgroup": ("subgroup", 8),
     "palette": ("palette", 23),
 }
+GROUPS = {  # what pictures of a group may show, for zero-shot classification
+    "smileys & emotion": ("smiling face", "crying face", "heart"),
+    "people & body": ("person", "man", "woman", "hand"),
+    "animals & nature": ("animal", "bird", "fish", "flower", "tree"),
+    "food & drink": ("fruit", "vegetable", "bread", "cake", "glass of wine"),
+    "travel & places": ("building", "car", "train", "airplane", "moon"),
+    "activities": ("ball", "trophy", "game", "sport"),
+    "objects": ("tool", "book", "telephone", "musical instrument", "clothes"),
+    "symbols": ("arrow", "button", "sign", "square"),
+    "flags": ("flag",),
+}
 FOURM = {"caption": "caption", "palette": "color_palette", "edges": "tok_canny_edge@224"}
 
 
@@ -77,15 +88,17 @@ def get_config(arg=""):
     c.checkpoint = dict(every=210, keep=2, best="val/loss")
     c.log = dict(every=25, wandb="", profile="")
     c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=210))
+    pairs = [("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]
     c.final_evals = dict(
-        retrieval=dict(
-            pairs=[("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]
-        ),
+        zero_shot=dict(text="caption", modalities=["render3d", "noto"], labels=["group"], names=GROUPS),
+        retrieval=dict(pairs=[*pairs, ("noto+caption", "render3d")], label="subgroup"),
         knn=dict(modalities=["render3d", "noto", "line"], labels=["group", "subgroup"]),
-        nll=dict(
-            inputs=["render3d", "noto", "line", "caption", "subgroup"],
-            targets=names,
-        ),
+        linear_probe=dict(modalities=["render3d", "noto"], labels=["group"]),
+        few_shot=dict(modalities=["render3d", "noto"], labels=["group"], shots=[1, 5]),
+        similarity=dict(modalities=["caption"], overlap="keywords"),
+        robustness=dict(inputs=["render3d", "line", "caption"], labels=["group"]),
+        diagnostics=dict(pairs=pairs, reference="keywords"),
+        nll=dict(inputs=["render3d", "noto", "line", "caption", "subgroup", "line+caption"], targets=names),
     )
     if arg == "tiny":
         c.steps, c.batch_size, c.optim.warmup = 6, 8, 2

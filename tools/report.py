@@ -5,36 +5,27 @@ modality made from another, captions written, neighbours found.
 """
 
 import argparse
-import base64
-import html
-import io
 import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 
-from data_pipeline.sources.tokens import read_manifest
 from data_pipeline.text import TextTokenizer
 from pretrain.evals.base import Context
-from pretrain.evals.features import features
+from pretrain.evals.features import together
+from pretrain.evals.page import document, number, table
+from pretrain.evals.pictures import Images, image_rows, png
 from pretrain.generate.chain import Generator, Target
-from pretrain.restore import load_tokenizer, restore
+from pretrain.restore import restore
 from pretrain.storage import locate
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 GRID_PAIRS = (
     ("flat", "render3d"), ("render3d", "noto"), ("line", "render3d"), ("noto", "line"), ("caption", "render3d"),
 )  # fmt: skip
 TEXT_PAIRS = (("render3d", "caption"), ("noto", "caption"), ("render3d", "group"))
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem;color:#222}
-img{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.85rem}td,th{padding:.15rem .6rem;
-border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left;word-break:break-word}
-.wide{overflow-x:auto}h2{margin-top:2.2rem}p.note{color:#666;font-size:.9rem}"""
 
 
 class Painter:
@@ -45,12 +36,7 @@ class Painter:
         self.context = Context(self.restored.run, self.restored.graph, self.restored.objectives)
         self.modalities = self.restored.run.modalities
         self.text = TextTokenizer()
-        self.tokenizers = {}
-        for name, about in read_manifest(self.restored.run.data.path)["tokenizers"].items():
-            tokenizer = load_tokenizer(about["workdir"])
-            if tokenizer.digest != about["digest"]:
-                raise ValueError(f"{about['workdir']} has changed since the tokens were made: run tools.tokenize again")
-            self.tokenizers[name] = tokenizer
+        self.images = Images(self.context)
         joined = jax.tree.map(lambda *x: np.concatenate(x), *self.context.batches(("val", "test"), 64))
         held_out = np.flatnonzero(joined["row"] >= 0)
         chosen = held_out[np.linspace(0, len(held_out) - 1, examples).round().astype(int)]
@@ -59,7 +45,7 @@ class Painter:
 
     def pixels(self, name, ids):
         """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`."""
-        return self.tokenizers[self.modality(name).tokenizer].decode(np.asarray(ids))
+        return self.images.decode(name, ids)
 
     def truth(self, name):
         return self.pixels(name, self.batch[name]["ids"])
@@ -86,7 +72,7 @@ def masked_figure(p: Painter, name="render3d", shown=0.5):
     side = p.modality(name).shape[0]
     mask = np.asarray(seen).reshape(-1, side, side).repeat(truth.shape[1] // side, 1).repeat(truth.shape[2] // side, 2)
     hidden = np.where(mask[..., None], truth, 200).astype(np.uint8)
-    return image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", p.pixels(name, filled))])
+    return png(image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", p.pixels(name, filled))]))
 
 
 def pair_figure(p: Painter, source, target):
@@ -94,49 +80,17 @@ def pair_figure(p: Painter, source, target):
     made = p.pixels(target, p.make(source, target)["ids"])
     rows = [(f"made: {target}", made), (f"true: {target}", p.truth(target))]
     if p.modality(source).kind == "grid":
-        return image_rows([(f"given: {source}", p.truth(source)), *rows])
-    return image_rows(rows, titles=p.words(p.batch[source]))
+        return png(image_rows([(f"given: {source}", p.truth(source)), *rows]))
+    return png(image_rows(rows, titles=p.words(p.batch[source])))
 
 
 def retrieval_figure(p: Painter, query="caption", gallery="render3d", nearest=5):
     """For each query the nearest images among all held-out examples, the right one framed."""
-    z = {n: features(p.context, p.restored.params, n, ("val", "test")) for n in (query, gallery)}
-    images = {}
-    for batch in p.context.batches(("val", "test"), 64):
-        images |= dict(zip(batch["row"].tolist(), p.pixels(gallery, batch[gallery]["ids"])))
-    rows = np.asarray(p.batch["row"])[:6]
-    where = {r: i for i, r in enumerate(z[query]["row"])}
-    similarity = z[query]["z"][[where[r] for r in rows]] @ z[gallery]["z"].T
-    best, words = np.argsort(-similarity, axis=1)[:, :nearest], p.words(p.batch[query])
-    figure, axes = plt.subplots(len(rows), nearest, figsize=(nearest * 1.1, len(rows) * 1.35))
-    for i, row in enumerate(rows):
-        for j, k in enumerate(best[i]):
-            found = z[gallery]["row"][k]
-            axes[i, j].imshow(images[int(found)].squeeze(), cmap="gray", vmin=0, vmax=255)
-            bare(axes[i, j], frame="tab:green" if found == row else None)
-        axes[i, 0].set_title(words[i], fontsize=8, loc="left")
-    return png(figure)
-
-
-def image_rows(rows, titles=None):
-    """rows: list of (label, images uint8 `[n, H, W, C]`)."""
-    n = len(rows[0][1])
-    figure, axes = plt.subplots(len(rows), n, figsize=(n * 1.15, len(rows) * 1.25), squeeze=False)
-    for i, (label, images) in enumerate(rows):
-        for j, image in enumerate(images):
-            axes[i, j].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-            bare(axes[i, j])
-        axes[i, 0].set_title(label, fontsize=8, loc="left")
-    for axis, title in zip(axes[-1], titles or ()):
-        axis.set_xlabel("\n".join(title[k : k + 16] for k in range(0, min(len(title), 48), 16)), fontsize=6)
-    return png(figure)
-
-
-def bare(axis, frame=None):
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set(visible=frame is not None, color=frame or "none", linewidth=3)
+    splits = ("val", "test")
+    rows, (x, y) = together(p.context, p.restored.params, (query, gallery), splits, "z")
+    chosen = np.asarray(p.batch["row"])[:6]
+    near = np.argsort(-(x[np.searchsorted(rows, chosen)] @ y.T), axis=1)[:, :nearest]
+    return png(p.images.nearest(query, gallery, chosen, rows[near], splits))
 
 
 def curves_figure(rows):
@@ -156,13 +110,6 @@ def curves_figure(rows):
     return png(figure)
 
 
-def png(figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-
-
 def matrix_table(scores) -> str:
     """The NLL matrix: a row for each input, a column for each target."""
     cells = {tuple(k[4:].split("→")): v["value"] for k, v in scores.items() if k.startswith("nll/")}
@@ -172,23 +119,15 @@ def matrix_table(scores) -> str:
     return table(["given ↓ predicted →", *targets], rows)
 
 
-def table(head, rows) -> str:
-    def line(tag, cells):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
-
-    return f'<div class="wide"><table>{line("th", head)}{"".join(line("td", r) for r in rows)}</table></div>'
-
-
 def page(workdir, examples: int) -> str:
     p = Painter(workdir, examples)
-    scores = json.loads((locate(workdir) / "eval.json").read_text())
+    scores = json.loads((locate(workdir) / "eval.json").read_text())["checkpoints"][0]["scores"]
     metrics = [json.loads(line) for line in (locate(workdir) / "metrics.jsonl").read_text().splitlines()]
     names = {m.name for m in p.modalities}
     parts = ["<h2>Losses</h2>", curves_figure(metrics)]
-    plain = [(k, f"{v['value']:.3f}", f"{v['untrained']:.3f}") for k, v in scores.items() if not k.startswith("nll/")]
-    candidates = scores.get("retrieval/candidates", {}).get("value", 0)
-    parts += ["<h2>Held-out scores</h2>", table(["", "trained", "untrained network"], plain)]
-    parts += [f'<p class="note">{candidates:.0f} candidates: chance of R@k is k / {candidates:.0f}.</p>']
+    keys = ("value", "chance", "untrained")
+    plain = [(k, *(number(v[key]) for key in keys)) for k, v in scores.items() if not k.startswith("nll/")]
+    parts += ["<h2>Held-out scores</h2>", table(["", "trained", "chance", "untrained network"], plain)]
     parts += ["<h2>How well one modality predicts another</h2>", matrix_table(scores)]
     parts += ['<p class="note">Nats a token, lower is better. unigram: token frequencies of the training split.</p>']
     parts += ["<h2>Masked tokens filled in</h2>", masked_figure(p)]
@@ -207,11 +146,7 @@ def page(workdir, examples: int) -> str:
         f"<p>{run.steps} steps of {run.batch_size} examples; {len(run.modalities)} modalities: "
         f"{', '.join(m.name for m in run.modalities)}. Everything below is on examples the model never saw.</p>"
     )
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf8"><meta name="viewport" content="width=device-width">'
-        f"<title>Tokenloom run</title><style>{STYLE}</style><h1>What this model learned</h1>{intro}{''.join(parts)}"
-        "</html>"
-    )
+    return document("Tokenloom run", f"<h1>What this model learned</h1>{intro}{''.join(parts)}")
 
 
 def main():

@@ -59,6 +59,7 @@ def make_tasks(context: Context, names=()) -> tuple[dict, dict]:
             if "all" not in names:
                 raise ValueError(f"--tasks={','.join(names)}: {name}: {reason}") from reason
             left_out[name] = str(reason)
+    specs = dict(sorted(specs.items(), key=lambda item: TASKS.index(item[1].get("evaluator", item[0]))))
     made = {name: evaluator for name, (_, evaluator) in build.evaluators(specs, context).items()}
     for evaluator in made.values():
         if hasattr(evaluator, "check"):

@@ -32,6 +32,15 @@ class Evaluator(Task):
 
     def __post_init__(self):
         self.check_names("pairs", {n for pair in self.pairs for n in pair})
+        for pair in self.pairs:
+            names = {name for spec in pair for name in parts(spec)}
+            strangers = names - set(self.context.embedded)
+            if strangers and len(strangers) < len(names):
+                self.fail(
+                    "pairs",
+                    f"{pair}: no objective embeds {', '.join(sorted(strangers))} with the others: there is no common "
+                    f"space; embedded are {', '.join(self.context.embedded)}",
+                )
 
     @staticmethod
     def default(context) -> dict:

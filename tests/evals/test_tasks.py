@@ -211,6 +211,7 @@ REFUSED = [
     (zero_shot, dict(text="caption", modalities=["image"], labels=["label"], splits=["val"], names={"x": ["y"]}),
      "zero_shot.names=.*no example is labelled 'x'"),
     (retrieval, dict(pairs=[("image", "image+sound")]), "retrieval.pairs: no modality 'sound'"),
+    (retrieval, dict(pairs=[("image", "depth")]), "no objective embeds depth with the others: there is no"),
     (robustness, dict(inputs=["image"], labels=["label"]), "needs 2 … 6 modalities"),
     (robustness, dict(inputs=["image", "depth"], labels=["label"], features="z"), "embedded are image, caption"),
     (textual, dict(modalities=["caption"]), "give a folder of rated pairs, or a field"),
