@@ -43,7 +43,7 @@ def get_config(arg=""):
     c.steps, c.batch_size = 200, 64
     c.init = ""
     c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")
-    c.optim = dict(lr=1e-3, warmup=20, weight_decay=0.05, clip=1.0, layer_decay=0.75, moments="float32")
+    c.optim = dict(lr=3e-3, warmup=20, weight_decay=0.05, clip=1.0, layer_decay=0.75, moments="float32")
     c.ema = 0.0
     c.checkpoint = dict(every=200, keep=1, best="")
     c.log = dict(every=25, wandb="", profile="")
@@ -57,7 +57,9 @@ def get_config(arg=""):
     c.model = dict(decoder_depth=0, registers=16 if arg == "prompt" else 0)
     c.adapt = ADAPT[arg]
     c.objectives = dict(
-        classification=dict(inputs=["render3d"], label="subgroup", label_smoothing=0.1, drop_path=0.1)
+        classification=dict(
+            inputs=["render3d"], label="subgroup", pool="probes", label_smoothing=0.1, drop_path=0.1
+        )
     )  # fmt: skip
     if arg != "full":  # little is trained: faster, and all of it alike
         c.optim.update(lr=5e-3, layer_decay=1.0)

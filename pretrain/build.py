@@ -217,6 +217,8 @@ def _objective(run: Run, values: dict, name: str, where: str):
         if not hasattr(model_config(run)[1], "dim"):
             raise ValueError(f"{where}: reads the trunk's outputs; set config.model.model='models.encdec'")
         given |= {"labels": run.labels, "dim": model_config(run)[1].dim}
+    if "probes" in fields:
+        given["probes"] = model_config(run)[1].probes
     if "base" in fields:  # an objective around another
         given["base"] = _objective(run, values.pop("base", {}), "", f"{where}.base")
     return from_dict(cls, values, where, **given)

@@ -8,6 +8,8 @@ import pytest
 
 from data_pipeline.fourm import MOD7, MOD21, MODALITIES
 from pretrain import build
+from pretrain.adapt import Split
+from pretrain.inherit import fill
 from pretrain.restore import init_function
 
 FILES = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -17,10 +19,48 @@ def config(name, arg=""):
     return importlib.import_module(f"configs.{name}").get_config(arg)
 
 
-@pytest.mark.parametrize("name", [f for f in FILES if f not in ("__init__", "fourm_common", "contrastive_common")])
+RUNS = [f for f in FILES if f != "__init__" and not f.endswith("_common")]
+
+
+@pytest.mark.parametrize("name", [f for f in RUNS if not f.startswith("finetune")])
 def test_configs_parse_and_make_their_objectives(name):
     run = build.parse(config(name, "rgb" if name == "emoji_tokenizer" else ""))
     assert build.objectives(run)
+
+
+# Steps by epochs, pictures and batch; layer decay, drop-path and learning rate of the paper's table.
+@pytest.mark.parametrize(
+    "name, size, steps, lr, layer_decay, rate, rank",
+    [
+        ("imagenet", "B", 50 * 1281167 / 1024, 4e-4, 0.75, 0.1, 0), ("imagenet", "XL", 25023, 4e-4, 0.85, 0.4, 0),
+        ("ade20k", "L", 64 * 20210 / 64, 2e-4, 0.85, 0.2, 0), ("ade20k", "XL", 40420, 3e-4, 0.95, 0.3, 64),
+        ("nyuv2", "B", 795000 / 128, 1e-4, 0.75, 0.0, 0), ("nyuv2", "XL", 795000 / 16, 5e-5, 0.9, 0.0, 8),
+    ],
+)  # fmt: skip
+def test_finetuning_recipes_build_on_4m(name, size, steps, lr, layer_decay, rate, rank):
+    c = config(f"finetune_{name}", size)
+    c.init = "pretrained"
+    run = build.parse(fill(c.to_dict(), build.parse(config("fourm_mod7", size))))
+    assert run.steps == pytest.approx(steps, abs=1) and run.optim.layer_decay == layer_decay
+    assert run.optim.lr == pytest.approx(lr)
+    assert run.modalities[0].trained_grid == (() if name == "imagenet" else (14, 14))
+    ((_, objective),) = build.objectives(run).items()
+    assert objective.drop_path == rate
+    shapes = jax.eval_shape(init_function(build.model(run, {"": objective}), {"": objective}, 0)[1])
+    split = Split(run.adapt, shapes)
+    assert {r.rank for r in split.ways.values() if r.how == "lora"} == ({rank} if rank else set())
+    own = jax.eval_shape(lambda: split.own(jax.tree.map(lambda s: jax.numpy.zeros(s.shape), shapes), 0))
+    share = sum(x.size for x in jax.tree.leaves(own["model"])) / sum(x.size for x in jax.tree.leaves(shapes["model"]))
+    assert share < 0.06 if rank else share == 1
+
+
+@pytest.mark.parametrize("arg", ["full", "last", "lora", "prompt", "probe", "added"])
+def test_finetuning_on_emoji_builds_on_the_quickstart(arg):
+    c = config("finetune_emoji", arg)
+    c.init = "pretrained"
+    run = build.parse(fill(c.to_dict(), build.parse(config("emoji"))))
+    ((name, objective),) = build.objectives(run).items()
+    assert name == ("masked" if arg == "added" else "classification") and getattr(objective, "classes", 95) == 95
 
 
 # Learning rate, warm-up and steps: ml-4m's released configs; 500e9 / (8192 · 256) and 500e9 / (4096 · 512) steps.

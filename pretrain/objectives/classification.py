@@ -9,12 +9,15 @@ from data_pipeline.spec import Modality
 from pretrain.models.stack import drop_path
 from pretrain.models.tokens import concat, dense_rows, whole
 
+POOLED = ("x", "valid", "placed")  # what pooling reads of an encoder's output
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Cross-entropy of softmax(norm(mean of the encoder's outputs) · kernel + bias); beside it the `accuracy`.
+    """Cross-entropy of softmax(norm(pooled outputs of the encoder) · kernel + bias); beside it the `accuracy`.
 
     inputs: the modalities that are shown, whole. label: the name of the run's labels.
+    pool: `mean` over tokens, or `probes`, those with which the network pools for its contrastive embeddings.
     In training only: label_smoothing ε; drop_path, the rate of the last block (`stack.drop_path`); mixup and cutmix,
     the α of the Beta(α, α) that gives an example's share λ (arXiv 1710.09412; 1905.04899), 0 for none, and where both
     are on each takes half of the examples, as in timm. An example is mixed with the one at the other end of the batch.
@@ -23,10 +26,12 @@ class Objective:
     """
 
     modalities: tuple[Modality, ...]
-    labels: tuple[Modality, ...]  # the run's, filled in by the build, as is the network's width `dim`
+    labels: tuple[Modality, ...]  # the run's, filled in by the build, as are the network's `dim` and `probes`
     dim: int
+    probes: int
     inputs: tuple[str, ...]
     label: str
+    pool: str = "mean"
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -43,6 +48,8 @@ class Objective:
         known = [m.name for m in self.labels if m.kind == "labels"]
         if self.label not in known:
             fail("label", f"no such labels among config.labels; there are: {', '.join(known) or 'none'}")
+        if self.pool not in ("mean", "probes") or (self.pool == "probes" and not self.probes):
+            fail("pool", f"must be mean, or probes of a network that has some; model.probes={self.probes}")
         for key in ("label_smoothing", "drop_path"):
             if not 0 <= getattr(self, key) < 1:
                 fail(key, "must be at least 0 and below 1")
@@ -60,11 +67,17 @@ class Objective:
     def tokens_per_example(self) -> int:
         return sum(m.length for m in self.modalities if m.name in self.inputs)
 
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        """The network keeps its probes for what is embedded."""
+        return self.inputs if self.pool == "probes" else ()
+
     def init(self, key) -> dict:
         """The head; a kernel this small leaves the first predictions near uniform (MAE's code has 2e-5)."""
+        width = self.dim * (self.probes if self.pool == "probes" else 1)
         return {
-            "norm": {"scale": jnp.ones(self.dim), "bias": jnp.zeros(self.dim)},
-            "kernel": 0.01 * jax.random.normal(key, (self.dim, self.classes)),
+            "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)},
+            "kernel": 0.01 * jax.random.normal(key, (width, self.classes)),
             "bias": jnp.zeros(self.classes),
         }
 
@@ -101,18 +114,21 @@ class Objective:
             target = kept * target + (1 - kept) * jax.nn.one_hot(other["label"], self.classes)
         if train and self.drop_path:
             how["keep"] = drop_path(keys, self.drop_path, model.config.encoder_depth)
-        logits = self.logits(own, model.encode(view["tokens"], view["dense"], **how))
+        logits = self.logits(model, own, model.encode(view["tokens"], view["dense"], **how))
         hits = logits.argmax(-1) == target.argmax(-1)
         if train:
             target = (1 - self.label_smoothing) * target + self.label_smoothing / self.classes
         nll = -(target * jax.nn.log_softmax(logits)).sum(-1)
         return {k: jnp.where(view["known"], v, 0.0).sum() for k, v in (("nll", nll), ("accuracy", hits))}
 
-    def logits(self, own, encoded):
+    def logits(self, model, own, encoded):
         """Encoder output → `[B, classes]`; learned tokens before the inputs (registers, prompts) are not pooled."""
-        count = self.tokens_per_example
-        x, valid = encoded.x[:, -count:], encoded.valid[:, -count:]
-        pooled = jnp.einsum("bn,bnd->bd", valid / jnp.maximum(valid.sum(1, keepdims=True), 1), x)
+        encoded = encoded._replace(**{f: getattr(encoded, f)[:, -self.tokens_per_example :] for f in POOLED})
+        if self.pool == "probes":
+            pooled = model.pool(encoded)
+        else:
+            weights = encoded.valid / jnp.maximum(encoded.valid.sum(1, keepdims=True), 1)
+            pooled = jnp.einsum("bn,bnd->bd", weights, encoded.x)
         return normalise(own["norm"], pooled) @ own["kernel"] + own["bias"]
 
     def share(self, name) -> float:

@@ -16,8 +16,8 @@ LABELS = (Modality("class", "labels", (1,), "class", vocab_size=7),)
 SIZE = 6
 
 
-def objective(inputs=("image",), **changes):
-    return classification.Objective(MODALITIES, LABELS, 16, inputs, "class", **changes)
+def objective(inputs=("image",), probes=0, **changes):
+    return classification.Objective(MODALITIES, LABELS, 16, probes, inputs, "class", **changes)
 
 
 def data(missing=0.3):
@@ -60,6 +60,19 @@ def test_equals_numpy(train, registers):
     assert total["accuracy"] == sum(p.argmax() == y for p, y, k in zip(log_p, label, known) if k)
 
 
+def test_probes_pool_as_the_network_does():
+    made, batch, model = objective(probes=2, pool="probes"), data(), tiny.model(probes=2, registers=3)
+    own, view = head(made), made.view(batch, KEYS)
+    assert made.embedded == ("image",) and own["kernel"].shape == (2 * 16, 7)
+    found = model.encode(view["tokens"])
+    x, placed, valid = (np.asarray(a)[:, 3:] for a in (found.x, found.placed, found.valid))
+    scores = np.exp(np.einsum("pd,bnd->bpn", model.probes[...], x + placed)) * valid[:, None]
+    pooled = np.einsum("bpn,bnd->bpd", scores / np.maximum(scores.sum(2, keepdims=True), 1e-9), x).reshape(SIZE, 1, -1)
+    expected = numpy_logits(jax.device_get(own), pooled, np.ones((SIZE, 1), bool))
+    has = valid.any(1)
+    np.testing.assert_allclose(made.logits(model, own, found)[has], expected[has], atol=1e-4)
+
+
 def test_mixup_of_pixels_is_that_of_the_paper():
     """What the encoder reads is the patch projection of λ x + (1 − λ) x', and the target is mixed alike."""
     made, batch, model = objective(("rgb",), mixup=0.8), data(missing=0.0), tiny.model(modalities=MODALITIES)
@@ -73,7 +86,7 @@ def test_mixup_of_pixels_is_that_of_the_paper():
     mixed = share[:, :, None, None] * pixels + (1 - share)[:, :, None, None] * pixels[::-1]
     tokens = whole(batch, "rgb", MODALITIES)
     found = model.encode(tokens, dense_rows({"rgb": {"pixels": jnp.asarray(mixed)}}, (PIXELS,)))
-    log_p = np.asarray(jax.nn.log_softmax(made.logits(own, found)))
+    log_p = np.asarray(jax.nn.log_softmax(made.logits(model, own, found)))
     label = np.asarray(batch["class"]["ids"])[:, 0]
     expected = sum(-s * p[y] - (1 - s) * p[z] for s, p, y, z in zip(share[:, 0], log_p, label, label[::-1]))
     np.testing.assert_allclose(made.totals(model, own, view, KEYS, train=True)["nll"], expected, rtol=1e-4)
@@ -96,7 +109,7 @@ def test_cutmix_takes_one_box_whose_share_the_label_gets():
     keep = np.asarray(view["own"]).astype(bool)
     ids = np.where(keep, batch["image"]["ids"], batch["image"]["ids"][::-1])
     tokens = whole(batch | {"image": batch["image"] | {"ids": jnp.asarray(ids)}}, "image", MODALITIES)
-    log_p = np.asarray(jax.nn.log_softmax(made.logits(head(made), model.encode(tokens))))
+    log_p = np.asarray(jax.nn.log_softmax(made.logits(model, head(made), model.encode(tokens))))
     label = np.asarray(batch["class"]["ids"])[:, 0]
     s = keep.mean(1)
     expected = sum(-a * p[y] - (1 - a) * p[z] for a, p, y, z in zip(s, log_p, label, label[::-1]))
@@ -117,6 +130,7 @@ def test_nothing_is_mixed_with_what_has_no_label():
         (dict(inputs=("caption",), mixup=1.0), "mixup=1.0: mixes grids and pixels alone"),
         (dict(inputs=("nose",)), r"inputs=\('nose',\): must be of the network's inputs, image, depth"),
         (dict(label_smoothing=1.0), "label_smoothing=1.0: must be at least 0 and below 1"),
+        (dict(pool="probes"), "pool='probes': must be mean, or probes of a network that has some"),
         (dict(cutmix=-1.0), "cutmix=-1.0: must not be negative"),
     ],
 )

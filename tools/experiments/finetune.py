@@ -40,7 +40,9 @@ def held_out(experiment, params, data) -> dict:
     def logits(params, batch):
         model = experiment.model(params)
         view = objective.view(batch, jax.random.split(jax.random.key(0), len(batch["row"])))
-        return objective.logits(params["objective"]["classification"], model.encode(view["tokens"], view["dense"]))
+        return objective.logits(
+            model, params["objective"]["classification"], model.encode(view["tokens"], view["dense"])
+        )
 
     batch = jax.tree.map(lambda x: x[:, 0], data)
     best = np.argsort(-np.asarray(jax.jit(logits)(params, batch)), axis=1)
