@@ -121,7 +121,10 @@ def matrix_table(scores) -> str:
 
 def page(workdir, examples: int) -> str:
     p = Painter(workdir, examples)
-    scores = json.loads((locate(workdir) / "eval.json").read_text())["checkpoints"][0]["scores"]
+    found = json.loads((locate(workdir) / "eval.json").read_text())
+    if "checkpoints" not in found:
+        raise ValueError(f"{workdir}/eval.json is of an older version: evaluate again with `python -m pretrain.evals`")
+    scores = found["checkpoints"][0]["scores"]
     metrics = [json.loads(line) for line in (locate(workdir) / "metrics.jsonl").read_text().splitlines()]
     names = {m.name for m in p.modalities}
     parts = ["<h2>Losses</h2>", curves_figure(metrics)]

@@ -5,22 +5,30 @@ import functools
 
 import jax
 
-from pretrain.evals.base import Context
+from pretrain.evals.base import Task, some
 from pretrain.step import evaluate_objectives, example_keys
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evaluator:
+class Evaluator(Task):
     """Per objective term the mean over a split, and their weighted sum as `loss`.
 
     Contrastive terms compare examples inside batches of `batch_size`; the incomplete last batch is left out, so that
     every batch has the same chance level.
     """
 
-    context: Context
     split: str = "val"
     batch_size: int = 64
     repeats: int = 2
+
+    @staticmethod
+    def default(context) -> dict:
+        split = some(context.held_out, 1, "the data have neither a split val nor test")[0]
+        return dict(split=split, batch_size=min(64, len(context.facts(split))))
+
+    def check(self):
+        if len(self.context.facts(self.split)) < self.batch_size:
+            self.fail("batch_size", f"{self.split!r} has {len(self.context.facts(self.split))} examples: lower it")
 
     def run(self, params):
         context, sums, shares = self.context, {}, {}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
+from data_pipeline.sources import emoji
 from pretrain import build
 from pretrain.checkpoint import Checkpointer
 from pretrain.evals import __main__ as program
@@ -44,7 +45,7 @@ def save(workdir, config, params, *steps):
     with Checkpointer(workdir, last=9) as checkpointer:
         for step in steps:
             scaled = jax.tree.map(lambda x, step=step: x * (1 + step), params)
-            checkpointer.save(TrainState(np.int32(step), scaled, (), None), NoData())
+            checkpointer.save(TrainState(np.asarray(step, np.int32), scaled, (), None), NoData())
     return workdir
 
 
@@ -61,7 +62,7 @@ def test_two_checkpoints_side_by_side(tmp_path, config, params, capsys):
     assert first != second
     text, html = page.as_text(found), (tmp_path / "out" / "eval.html").read_text()
     (line,) = (t for t in text.splitlines() if t.startswith("retrieval/render3d→caption/R@5 "))
-    assert line.split()[1:].count("0.312") == 2, "chance of each"
+    assert [line.split()[i] for i in (2, 5)] == ["0.312", "0.312"], "chance of each"
     assert html.count("two @ 2") == 2 and "<h2>Retrieval</h2>" in html and "effective rank" in html
 
 
@@ -93,6 +94,9 @@ def test_said_before_any_compute(tmp_path, config, params, monkeypatch):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             program.run([workdir], **kwargs)
+    monkeypatch.setattr(emoji.Source, "__len__", lambda self: 0)
+    with pytest.raises(ValueError, match=r"split=\('test',\) of .* is empty: name a split that holds examples"):
+        program.run([workdir], data=dict(source="emoji"))
     with pytest.raises(FileNotFoundError, match="is no workdir"):
         program.run([workdir, tmp_path / "missing"])
 

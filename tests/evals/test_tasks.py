@@ -9,7 +9,18 @@ import tiny
 from toy import CLASSES, Toy
 
 from pretrain import build
-from pretrain.evals import diagnostics, few_shot, harness, knn, linear_probe, nll, retrieval, robustness, zero_shot
+from pretrain.evals import (
+    diagnostics,
+    few_shot,
+    harness,
+    knn,
+    linear_probe,
+    losses,
+    nll,
+    retrieval,
+    robustness,
+    zero_shot,
+)
 from pretrain.evals import similarity as textual
 from pretrain.evals.base import Unfit
 from pretrain.evals.features import features, represent, together, unit
@@ -216,6 +227,7 @@ REFUSED = [
     (robustness, dict(inputs=["image", "depth"], labels=["label"], features="z"), "embedded are image, caption"),
     (textual, dict(modalities=["caption"]), "give a folder of rated pairs, or a field"),
     (diagnostics, dict(pairs=[("image", "depth")], k=100), "48 examples; k=100 neighbours need 102"),
+    (losses, dict(batch_size=32), "losses.batch_size=32: 'val' has 24 examples: lower it"),
     (nll, dict(inputs=["image"], targets=["sound"]), "nll.targets: no modality 'sound'"),
 ]  # fmt: skip
 
