@@ -3,7 +3,8 @@
     python -m pretrain.finetune --config=configs/finetune_emoji.py --workdir=DIR --config.init=runs/quickstart/model
 
 `:full` (the default) trains the whole encoder; `:last` its last block, `:lora` low-rank updates of its matrices,
-`:prompt` learned tokens before its inputs, and `:probe` nothing of it: each with the head, and the rest as it was.
+`:prompt` learned tokens before its inputs, `:adapter` bottlenecks in its blocks, and `:probe` nothing of it: each with
+the head, and the rest as it was.
 `:added` adds a modality instead, French names, to be predicted from pictures.
 """
 
@@ -30,6 +31,7 @@ ADAPT = {  # rank, alpha: LoRA's paper takes ranks of 1 to 64 and an alpha that 
     "last": (dict(pattern="^model/encoder/", how="last", k=1), dict(pattern="^model/encoder_norm")),
     "lora": (dict(pattern=KERNELS, how="lora", rank=8, alpha=16.0),),
     "prompt": (dict(pattern="^model/registers"),),
+    "adapter": (dict(pattern="encoder/adapter"),),
     "probe": (dict(pattern="^model/", how="frozen"),),
 }
 
@@ -54,7 +56,7 @@ def get_config(arg=""):
     names = [name.strip() for name in " ".join(SUBGROUPS.split()).split(";")]
     c.modalities = [dict(name="render3d", targets=False)]
     c.labels = [dict(name="subgroup", kind="labels", shape=(1,), field="subgroup", vocab_size=95, classes=names)]
-    c.model = dict(decoder_depth=0, registers=16 if arg == "prompt" else 0)
+    c.model = dict(decoder_depth=0, registers=16 if arg == "prompt" else 0, adapter=16 if arg == "adapter" else 0)
     c.adapt = ADAPT[arg]
     c.objectives = dict(
         classification=dict(

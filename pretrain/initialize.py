@@ -120,7 +120,7 @@ def start_from(held, fresh: dict, modalities) -> tuple[dict, Report]:
 
     params = jax.tree_util.tree_map_with_path(take, fresh)
     taken = {path_str(k) for k, _ in jax.tree_util.tree_leaves_with_path(fresh)}
-    blocks = [p for p in new if p.startswith(("model/encoder/", "model/decoder/"))]
+    blocks = [p for p in new if p.startswith(("model/encoder/", "model/decoder/")) and "/adapter" not in p]
     if blocks:
         raise ValueError(f"config.init: that model has no {', '.join(blocks[:3])}; give this config its kind of blocks")
     dropped = sorted(set(old) - taken) + [f"{MODALITY}/{n}" for n in index if n not in {m.name for m in modalities}]

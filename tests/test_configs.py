@@ -54,7 +54,7 @@ def test_finetuning_recipes_build_on_4m(name, size, steps, lr, layer_decay, rate
     assert share < 0.06 if rank else share == 1
 
 
-@pytest.mark.parametrize("arg", ["full", "last", "lora", "prompt", "probe", "added"])
+@pytest.mark.parametrize("arg", ["full", "last", "lora", "prompt", "adapter", "probe", "added"])
 def test_finetuning_on_emoji_builds_on_the_quickstart(arg):
     c = config("finetune_emoji", arg)
     c.init = "pretrained"

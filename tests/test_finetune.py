@@ -48,7 +48,7 @@ def run(config, workdir):
 HEAD = {f"objective/classification/{k}" for k in ("bias", "kernel", "norm/bias", "norm/scale")}
 
 
-@pytest.mark.parametrize("arg", ["lora", "prompt", "last"])
+@pytest.mark.parametrize("arg", ["lora", "prompt", "adapter", "last"])
 def test_the_base_keeps_every_bit_and_is_not_saved(arg, config, pretrained, tmp_path):
     digest, before = (f(restore.restore(pretrained).params) for f in (restore.digest, flat))
     before["model/tokens/modality"] = before["model/tokens/modality"][:1]  # the caption is gone
@@ -62,6 +62,11 @@ def test_the_base_keeps_every_bit_and_is_not_saved(arg, config, pretrained, tmp_
         np.testing.assert_array_equal(after[path], before[path], err_msg=path)
     if arg == "prompt":
         assert ours == {"model/registers"} and after["model/registers"].shape == (16, 32)
+    elif arg == "adapter":
+        assert ours == {
+            f"model/encoder/adapter{i}/{a}/{b}" for i in (1, 2) for a in ("down", "up") for b in ("bias", "kernel")
+        }
+        assert all(own[p].any() for p in ours)
     elif arg == "last":
         assert "model/encoder_norm/scale" in ours and not any("tokens" in p for p in ours)
         for path in (p for p in ours if p.startswith("model/encoder/")):

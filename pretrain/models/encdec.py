@@ -22,6 +22,8 @@ class Config:
     """Sizes of the trunk. `dtype` is that of the matmul operands; `embed_dim` the width of the pooled embeddings.
 
     qk_norm: normalise queries and keys; registers: learned tokens before the encoder's (arXiv 2309.16588).
+    adapter: width of the bottlenecks behind attention and MLP of every encoder block (`layers.Adapter`), 0 for none: to
+    fine-tune by.
     slopes: one a head, in 1 / side of a picture: attention prefers what lies near (`Attention`); () for none, as in 4M.
     tables: how many a vocabulary has (`tokens.TABLES`).
     table_std: initial standard deviation of the token tables, as in 4M; code_std: of those of FSQ vocabularies. Beside
@@ -44,6 +46,7 @@ class Config:
     bias: bool = False
     qk_norm: bool = False
     registers: int = 0
+    adapter: int = 0
     slopes: tuple[float, ...] = ()
     tables: str = "shared"
     embed_dim: int = 512
@@ -66,8 +69,9 @@ class Config:
             raise ValueError(f"model.tables={self.tables!r}: must be one of {', '.join(TABLES)}")
         if self.slopes and len(self.slopes) != self.heads:
             raise ValueError(f"model.slopes={self.slopes}: needs one for each of model.heads={self.heads}, or none")
-        if self.registers < 0:
-            raise ValueError(f"model.registers={self.registers}: must not be negative")
+        for key in ("registers", "adapter"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"model.{key}={getattr(self, key)}: must not be negative")
         if self.probes < 0:
             raise ValueError(f"model.probes={self.probes}: 0 pools by the mean, else a number of probes")
         check_numerics(self.remat, self.dtype, self.unroll)
@@ -104,7 +108,9 @@ class Model(nnx.Module):
         )  # fmt: skip
         normal = jax.nn.initializers.normal(0.02)
         self.registers = nnx.Param(normal(rngs.params(), (c.registers, c.dim))) if c.registers else None
-        self.encoder = make_stack(lambda r: EncoderBlock(c.dim, c.heads, rngs=r, **args), c.encoder_depth, rngs)
+        self.encoder = make_stack(
+            lambda r: EncoderBlock(c.dim, c.heads, adapter=c.adapter, rngs=r, **args), c.encoder_depth, rngs
+        )
         self.encoder_norm = LayerNorm(c.dim, bias=c.bias)
         self.context = Linear(c.dim, c.dim, bias=True, dtype=dtype, rngs=rngs)
         if c.mimetic:

@@ -131,12 +131,24 @@ class Mlp(nnx.Module):
         return self.fc2(jax.nn.silu(self.fc1(x)) * self.fc3(x))
 
 
+class Adapter(nnx.Module):
+    """x + up(gelu(down x)), through a few channels; it starts as x itself (arXiv 1902.00751, section 2.1)."""
+
+    def __init__(self, dim: int, width: int, *, dtype, rngs: nnx.Rngs):
+        self.down = Linear(dim, width, bias=True, dtype=dtype, rngs=rngs)
+        self.up = Linear(width, dim, bias=True, dtype=dtype, rngs=rngs)
+        self.up.kernel[...] = jnp.zeros((width, dim))
+
+    def __call__(self, x):
+        return x + self.up(jax.nn.gelu(self.down(x)))
+
+
 class EncoderBlock(nnx.Module):
-    """x += attention(norm1 x); x += mlp(norm2 x)."""
+    """x += attention(norm1 x); x += mlp(norm2 x). adapter: the width of an `Adapter` behind each; 0 for none."""
 
     def __init__(
         self, dim, heads, *, mlp_ratio, gated, bias, qk_norm=False, slopes=(), mimetic=False, activation="gelu",
-        eps=1e-6, attention="xla", dtype, rngs,
+        eps=1e-6, attention="xla", adapter=0, dtype, rngs,
     ):  # fmt: skip
         args = dict(
             bias=bias, qk_norm=qk_norm, slopes=slopes, mimetic=mimetic, attention=attention, dtype=dtype, rngs=rngs
@@ -145,12 +157,17 @@ class EncoderBlock(nnx.Module):
         self.attn = Attention(dim, heads, cross=False, **args)
         self.norm2 = LayerNorm(dim, bias=bias, eps=eps)
         self.mlp = Mlp(dim, mlp_ratio, gated=gated, bias=bias, activation=activation, dtype=dtype, rngs=rngs)
+        self.adapter1, self.adapter2 = (
+            Adapter(dim, adapter, dtype=dtype, rngs=rngs) if adapter else None for _ in range(2)
+        )
 
     def __call__(self, x, mask=None, bias=None, distance=None, keep=None):
         """keep `[B, 2]`: what each of the two branches is multiplied by (`stack.drop_path`)."""
         y = self.attn(self.norm1(x), mask=mask, bias=bias, distance=distance)
+        y = y if self.adapter1 is None else self.adapter1(y)
         x = x + (y if keep is None else keep[:, 0, None, None] * y)
         y = self.mlp(self.norm2(x))
+        y = y if self.adapter2 is None else self.adapter2(y)
         return x + (y if keep is None else keep[:, 1, None, None] * y)
 
 

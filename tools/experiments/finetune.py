@@ -22,7 +22,7 @@ from tools.experiments.common import Experiment, encoded, report
 CONFIG = config_flags.DEFINE_config_file("config", "configs/finetune_emoji.py", "The recipe of `scratch` and `full`.")
 OTHERS = {  # condition: config.adapt and more of it, as `configs/finetune_emoji.py` has them
     name: config_flags.DEFINE_config_file(name, f"configs/finetune_emoji.py:{name}", f"The recipe of `{name}`.")
-    for name in ("last", "lora", "prompt", "probe")
+    for name in ("last", "lora", "adapter", "prompt", "probe")
 }
 TOKENS = flags.DEFINE_string("tokens", None, "The token store.", required=True)
 INIT = flags.DEFINE_string("init", None, "The workdir of the pretrained model.", required=True)

@@ -1,9 +1,10 @@
-"""Drop-path: whole branches of single examples go, more often the deeper, and none when it is off."""
+"""Blocks: adapters, and drop-path: single branches of single examples go, more often the deeper, or none at all."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tiny
+from flax import nnx
 
 from pretrain.models.stack import drop_path
 from pretrain.models.tokens import whole
@@ -32,3 +33,19 @@ def test_a_dropped_branch_adds_nothing_and_ones_change_no_bit():
     double = model.encode(seen, layers=True, keep=jnp.ones((2, 4, 2)).at[0, :, 1].set(2.0)).layers[0]
     half = model.encode(seen, layers=True, keep=jnp.ones((2, 4, 2)).at[0, :, 1].set(0.0)).layers[0]
     np.testing.assert_allclose(double - half, 2 * (plain.layers[0] - half), atol=1e-5)
+
+
+def test_an_adapter_starts_as_the_identity():
+    """Untouched parameters of a network with adapters give the bits of the one without."""
+    batch = jax.tree.map(jnp.asarray, tiny.batch(4))
+    seen = whole(batch, "image", tiny.MODALITIES)
+    graph, params = nnx.split(tiny.model(adapter=3, noise=0.0))
+    plain_graph, plain = nnx.split(tiny.model(noise=0.0))
+    ours, theirs = nnx.to_pure_dict(params), nnx.to_pure_dict(plain)
+    adapters = {k: v for k, v in ours["encoder"].items() if k.startswith("adapter")}
+    assert set(adapters) == {"adapter1", "adapter2"}
+    merged = nnx.merge(graph, theirs | {"encoder": theirs["encoder"] | adapters})
+    np.testing.assert_array_equal(merged.encode(seen).x, nnx.merge(plain_graph, plain).encode(seen).x)
+    adapters["adapter2"]["up"]["bias"] += 1.0
+    moved = nnx.merge(graph, theirs | {"encoder": theirs["encoder"] | adapters})
+    assert (moved.encode(seen).x != merged.encode(seen).x).any()
