@@ -26,9 +26,9 @@ OTHERS = {  # condition: config.adapt and more of it, as `configs/finetune_emoji
 }
 TOKENS = flags.DEFINE_string("tokens", None, "The token store.", required=True)
 INIT = flags.DEFINE_string("init", None, "The workdir of the pretrained model.", required=True)
-STEPS = flags.DEFINE_integer("steps", 200, "Of training with all labels; half of them with 5 a class.")
+STEPS = flags.DEFINE_integer("steps", 120, "Of training with all labels; half of them with 5 a class.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "How many.")
-RATES = flags.DEFINE_list("rates", ["1e-3", "3e-3"], "Learning rates that `scratch` may choose from.")
+RATES = flags.DEFINE_list("rates", ["3e-3", "6e-3"], "Learning rates that `scratch` may choose from.")
 ONLY = flags.DEFINE_multi_enum("condition", ["scratch", "full"], ["scratch", "full", *OTHERS], "Which of them.")
 FEW = 5
 
@@ -67,7 +67,7 @@ def loaded(experiment, held) -> dict:
     return {path: np.asarray(flat[path]) for path in found.loaded}
 
 
-def measure(configs, held, steps=200, seeds=3, rates=(1e-3, 3e-3), conditions=("scratch", "full")) -> dict:
+def measure(configs, held, steps=120, seeds=3, rates=(3e-3, 6e-3), conditions=("scratch", "full")) -> dict:
     """{condition: [accuracies of every seed]}. configs: {condition: a filled config, a plain dict}."""
     results = {}
     for name in conditions:
