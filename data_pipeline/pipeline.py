@@ -168,33 +168,40 @@ def label_id(m: Modality, example: dict) -> int:
 
 
 def check_labels(labels, source, limit: int = 20_000):
-    """Reads the labels of a source, of large ones of `limit` examples evenly, before anything is computed.
+    """Reads the labels of a source, of a large one of `limit` examples evenly, before anything is computed.
 
-    ValueError for one outside its range, and if no example has any.
+    ValueError if the source is empty, for a label outside its range, and if no example has any. Of label maps, which
+    are images, it looks at a few.
     """
     if not len(source):
         raise ValueError(f"{source!r} is empty: nothing to train on or to evaluate")
-    named, maps = ([m for m in labels if m.kind == kind] for kind in ("labels", "pixels"))
-    count = min(len(source), limit if not maps else 64)  # maps are images: a look at a few before the run reads all
-    seen = {m.name: 0 for m in labels}
+    maps = [m for m in labels if m.kind == "pixels"]
+    count = min(len(source), 64 if maps else limit)
+    read = source.__getitem__ if maps else getattr(source, "peek", source.__getitem__)
+    seen = dict.fromkeys((m.name for m in labels), 0)
     for number in dict.fromkeys(np.linspace(0, len(source) - 1, count).astype(int).tolist()):
-        example = source[number]
+        example = read(number)
         for m in labels:
             if example.get(m.field) is None:
                 continue
             seen[m.name] += 1
-            if m in named:
+            if m.kind == "labels":
                 label_id(m, example)
-            elif m in maps and m.vocab_size:
-                beyond = np.setdiff1d(example[m.field], [*range(m.vocab_size), NO_LABEL])
-                if len(beyond):
-                    raise ValueError(
-                        f"labels {m.name!r}: row {example['row']} has {m.field} of {beyond[:5].tolist()}: must be "
-                        f"0…{m.vocab_size - 1}, or {NO_LABEL} for none; mend the data, or set vocab_size"
-                    )
+            elif m.vocab_size:
+                check_map(m, example)
     for name, found in seen.items():
         if not found:
             raise ValueError(f"labels {name!r}: none of {count} examples of {source!r} has its field; name another")
+
+
+def check_map(m: Modality, example: dict):
+    """ValueError for a pixel of a label map that is no class."""
+    beyond = np.setdiff1d(example[m.field], [*range(m.vocab_size), NO_LABEL])
+    if len(beyond):
+        raise ValueError(
+            f"labels {m.name!r}: row {example['row']} has {m.field} of {beyond[:5].tolist()}: must be "
+            f"0…{m.vocab_size - 1}, or {NO_LABEL} for none; mend the data, or set vocab_size"
+        )
 
 
 def _pad(ids, m: Modality):

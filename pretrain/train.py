@@ -42,8 +42,10 @@ def train(config, workdir, executable: str = "") -> TrainState:
     )  # fmt: skip
     evaluators = build.evaluators(run.evals, Context(run, program.graph, objectives))
     check_best(run.checkpoint, evaluators)
-    if run.labels:
-        check_labels(run.labels, source)
+    for split in (
+        {run.data.train, *(e.split for _, e in evaluators.values() if hasattr(e, "split"))} if run.labels else ()
+    ):
+        check_labels(run.labels, build.source(run.data, split))
     origin, base_info = find_origin(run, workdir)
     report = check_start(origin, program.params, run.modalities, program.frozen) if origin else ""
     example = encode(source[0], np.random.default_rng(0))

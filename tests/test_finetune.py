@@ -4,14 +4,18 @@ import re
 import shutil
 
 import jax
+import laws
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 
 from configs import finetune_emoji
 from pretrain import build, inherit, restore
 from pretrain.checkpoint import load_params
+from pretrain.program import Program
 from pretrain.sharding import path_str
+from pretrain.step import accumulate, evaluate_objectives, example_keys
 from pretrain.train import train
 
 
@@ -141,6 +145,53 @@ def test_bad_input_is_named_before_anything_is_written(changes, error, config, t
     with pytest.raises(ValueError, match=error):
         run(c, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_or_wrong_split_to_evaluate_on_is_named_too(config, tmp_path, monkeypatch):
+    c = config("probe", evals=dict(val=dict(evaluator="losses", split="val", batch_size=16, every=1)))
+    source = build.source
+    monkeypatch.setattr(build, "source", lambda data, split: source(data, split) if split == "train" else [])
+    with pytest.raises(ValueError, match=r"\[\] is empty: nothing to train on or to evaluate"):
+        run(c, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_accumulation_beside_a_base_equals_one_batch(config, tmp_path):
+    """Gradients of the own part from two microbatches; without drop-path and mixing all examples are alike."""
+    c = config("lora")
+    c.objectives.classification.drop_path = 0.0
+    made = Program(build.parse(inherit.read(c, tmp_path / "none")), jax.devices()[:1])
+    params = jax.jit(made.init)()
+    own, base = made.split.own(params, 0), made.split.base(params)
+    own = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), own)
+    whole, keys = (lambda own: made.split.compose(own, base)), example_keys(0, 0, 8)
+    batch = laws.Built(inherit.read(c, tmp_path / "none")).batch()
+
+    def undivided(own):
+        return evaluate_objectives(made.graph, whole(own), made.objectives, batch, keys, train=True)
+
+    (loss, _), grads = jax.jit(jax.value_and_grad(undivided, has_aux=True))(own)
+    split = jax.jit(lambda own: accumulate(made.graph, own, made.objectives, batch, keys, 2, whole))
+    loss_2, _, grads_2 = split(own)
+    np.testing.assert_allclose(loss_2, loss, rtol=1e-5)
+    laws.close_trees(grads, grads_2, 1e-4)
+
+
+def test_a_dense_head_trains(tmp_path):
+    """One picture of an emoji as the depth of another: `pixels` that only the objective reads."""
+    pixels = dict(kind="pixels", shape=(32, 32, 3), patch=8, mean=(0.5,) * 3, std=(0.5,) * 3, targets=False)
+    c = ConfigDict(dict(
+        steps=20, batch_size=8, data=dict(source="emoji"), modalities=[dict(name="noto", field="noto", **pixels)],
+        labels=[dict(name="mono", kind="pixels", shape=(32, 32, 1), field="mono", resample="nearest")],
+        model=dict(dim=32, heads=2, encoder_depth=1, decoder_depth=0, dtype="float32"),
+        objectives=dict(dense=dict(
+            inputs=["noto"], grid="noto", label="mono", loss="l1", unit=1 / 255, width=8, up=2, blocks=1,
+        )),
+        optim=dict(lr=1e-2), checkpoint=dict(every=100), log=dict(every=1, tensorboard=False),
+    ))  # fmt: skip
+    train(c, tmp_path / "run")
+    errors = [row["dense/l1"] for row in laws.losses(tmp_path / "run").values()]
+    assert len(errors) == 20 and errors[-1] < 0.7 * errors[0]
 
 
 def test_the_config_is_filled_from_the_pretrained_run(config, pretrained):

@@ -62,16 +62,25 @@ class Source:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> dict:
+        part, at = self._find(index)
+        example = {
+            key: self._read(part.fields[key], key, value, part.where(at)) if part.fields[key] else value
+            for key, value in part[at].items()
+        }
+        return example | {"row": np.int64(index)}
+
+    def peek(self, index: int) -> dict:
+        """The example with the names of its files in their places: none is opened."""
+        part, at = self._find(index)
+        return part[at] | {"row": np.int64(index)}
+
+    def _find(self, index: int):
+        """The part that holds an example, and its number there."""
         if not 0 <= index < len(self):
             raise IndexError(f"index={index}: there are {len(self)} examples")
         number = int(np.searchsorted(self._ends, index, "right"))
         part = self._parts[number]
-        index_in_part = int(index - self._ends[number] + len(part))
-        example = {
-            key: self._read(part.fields[key], key, value, part.where(index_in_part)) if part.fields[key] else value
-            for key, value in part[index_in_part].items()
-        }
-        return example | {"row": np.int64(index)}
+        return part, int(index - self._ends[number] + len(part))
 
     def _read(self, kind, key, name, where) -> np.ndarray:
         remedy = "restore the file, or take the example out"

@@ -47,6 +47,7 @@ def folder(tmp_path):
 def test_examples_are_the_lines(folder):
     source = Source(folder, "train")
     assert len(source) == 5 and source.fields == {"image", "caption", "id", "depth"}
+    assert source.peek(2) == {"row": 2, "image": "imgs/2.png", "caption": "number 2", "id": 2}
     example = source[4]
     assert example["row"] == 4 and isinstance(example["row"], np.int64)
     assert example["image"].shape == (16, 32, 3) and example["image"].dtype == np.uint8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from data_pipeline.pipeline import Encoder, eval_batches, train_batches
+from data_pipeline.pipeline import Encoder, check_labels, eval_batches, train_batches
 from data_pipeline.sources import tokens
 from data_pipeline.spec import Modality, check_modalities
 
@@ -257,3 +257,49 @@ def test_a_missing_shard_is_named(store):
     (store / "train-00000-of-00001.array_record").unlink()
     with pytest.raises((RuntimeError, ValueError, FileNotFoundError), match=r"train-00000"):
         len(tokens.Source(store))
+
+
+CLASS = Modality("class", "labels", (1,), "group", vocab_size=8, classes=tuple("abcdefgh"[:n] for n in range(1, 9)))
+
+
+def test_labels_travel_as_numbers():
+    named, numbered = (
+        Encoder((CLASS,), {}, True),
+        Encoder((Modality("class", "labels", (1,), "age", vocab_size=3),), {}, True),
+    )
+    encode = lambda encoder, example: encoder(example | {"row": np.int64(0)}, np.random.default_rng(0))["class"]
+    found = encode(named, {"group": "abc"})
+    assert (found["ids"].tolist(), found["valid"].tolist(), found["ids"].dtype) == ([2], [True], np.int16)
+    assert encode(numbered, {"age": 1})["ids"].tolist() == [1]
+    assert not encode(named, {})["valid"].any() and not encode(named, {"group": None})["valid"].any()
+    for encoder, example in (
+        (named, {"group": "x"}),
+        (named, {"group": 0}),
+        (numbered, {"age": 3}),
+        (numbered, {"age": True}),
+    ):
+        with pytest.raises(ValueError, match=r"labels 'class': row 0 has \w+=.*: must be"):
+            encode(encoder, example)
+    check_labels((CLASS,), Memory())
+
+
+def test_labels_are_checked_before_a_run():
+    class Maps(Memory):
+        def __getitem__(self, index):
+            return {"row": index, "map": np.full((2, 2, 1), 9 if index == 7 else 255, np.uint8), "group": "abc"}
+
+    class Files(Memory):
+        peek = lambda self, index: {"row": index, "group": "abcd" if index < 12 else "nobody"}
+        __getitem__ = None
+
+    maps = Modality("map", "pixels", (2, 2, 1), "map", resample="nearest", vocab_size=9)
+    with pytest.raises(ValueError, match=r"labels 'map': row 7 has map of \[9\]: must be 0…8, or 255 for none"):
+        check_labels((CLASS, maps), Maps())
+    with pytest.raises(ValueError, match="labels 'class': row 12 has group='nobody': must be one of its classes a, ab"):
+        check_labels((CLASS,), Files())
+    with pytest.raises(ValueError, match=r"labels 'map': none of 13 examples of .* has its field"):
+        check_labels((maps,), Memory())
+    with pytest.raises(ValueError, match=r"Memory\(\) is empty: nothing to train on"):
+        empty = Memory()
+        empty.size = 0
+        check_labels((CLASS,), empty)
