@@ -69,9 +69,8 @@ class Generator:
         """
         self.check(batch, given, targets)
         batch, made, given = dict(batch), {}, list(given)
-        size = next(len(batch[n]["valid"]) for n in (*given, *batch) if n != "row")
-        base = jax.random.fold_in(jax.random.key(seed), sample)
-        rows = jnp.asarray(batch.get("row", np.arange(size)))
+        rows, base = jnp.asarray(batch["row"]), jax.random.fold_in(jax.random.key(seed), sample)
+        size = len(rows)
         for target in targets:
             index = self._index[target.name]
             keys = jax.vmap(lambda r, i=index: jax.random.fold_in(jax.random.fold_in(base, i), r))(rows)

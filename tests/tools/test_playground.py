@@ -1,0 +1,121 @@
+"""The playground's server: what it offers, a chain through HTTP, drawn pictures, and what it refuses."""
+
+import base64
+import io
+import json
+import threading
+import types
+import urllib.error
+import urllib.request
+
+import jax
+import laws
+import numpy as np
+import pytest
+import tiny
+from conftest import toy_tokens
+from PIL import Image
+
+from pretrain import build
+from pretrain.checkpoint import Checkpointer
+from pretrain.evals.pictures import Images
+from pretrain.step import TrainState
+from tools.playground.__main__ import serve
+from tools.playground.session import Session, read_picture
+
+
+class Toy:
+    """The tokenizer of the token store of the tests: a patch's mean."""
+
+    def encode(self, images):
+        return np.stack([toy_tokens(image) for image in images])
+
+    def decode(self, ids):
+        grey = (np.asarray(ids).reshape(-1, 8, 8) // 4).clip(0, 255).astype(np.uint8)
+        return grey.repeat(8, 1).repeat(8, 2)[..., None].repeat(3, 3)
+
+
+@pytest.fixture(scope="module")
+def address(token_store, tmp_path_factory):
+    c, workdir = tiny.emoji_run(token_store), tmp_path_factory.mktemp("run")
+    (workdir / "config.json").write_text(build.to_json(c))
+    with Checkpointer(workdir) as checkpointer:
+        state = TrainState(np.asarray(7, np.int32), jax.device_get(laws.Built(c).params), (), None)
+        checkpointer.save(state, types.SimpleNamespace(get_state=dict))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Images, "tokenizers", {"rgb": Toy()})
+        server = serve(Session(workdir), "127.0.0.1", 0)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def ask(url, body=None, kind="application/json"):
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": kind})) as response:
+        return response.read()
+
+
+def refused(url, body, kind="application/json"):
+    with pytest.raises(urllib.error.HTTPError) as e:
+        ask(url, body, kind)
+    return e.value.code, json.loads(e.value.read())["error"]
+
+
+def picture(image) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_the_page_and_what_it_lays_out(address):
+    assert b"<title>Tokenloom playground</title>" in ask(address + "/")
+    about = json.loads(ask(address + "/about"))
+    assert about["step"] == 7
+    assert [(m["name"], m["form"], m["grey"]) for m in about["modalities"]] == [
+        ("render3d", "picture", False),
+        ("caption", "text", False),
+    ]
+
+
+def test_a_chain_is_made_and_the_seed_tells_which(address):
+    body = {"given": {"caption": "red heart"}, "targets": ["render3d"], "settings": {"steps": 2, "seed": 1}}
+    made, again = (json.loads(ask(address + "/generate", body))["made"] for _ in range(2))
+    assert made == again and made[0]["name"] == "render3d" and made[0]["value"].startswith("data:image/png;base64,")
+    assert read_picture("render3d", made[0]["value"], 3).shape == (64, 64, 3)
+    body["settings"]["seed"] = 2
+    assert json.loads(ask(address + "/generate", body))["made"] != made
+    example = json.loads(ask(address + "/example?number=3"))
+    assert set(example) == {"render3d", "caption"} and example["caption"]
+    body = {"given": {"render3d": example["render3d"]}, "targets": ["caption"]}
+    other = {"given": {"render3d": picture(np.full((90, 50, 3), 99, np.uint8))}, "targets": ["caption"]}
+    assert [json.loads(ask(address + "/generate", b))["made"][0]["name"] for b in (body, other)] == ["caption"] * 2
+    assert len(json.loads(ask(address + "/generate", {"targets": ["caption", "render3d"]}))["made"]) == 2
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"targets": []}, "choose at least one modality"),
+        ({"targets": ["smell"]}, "no modality 'smell'"),
+        ({"given": {"smell": "x"}}, "given 'smell': must be one of render3d, caption"),
+        ({"given": {"render3d": "data:image/png;base64,abcd"}}, "'render3d': is no picture"),
+        ({"settings": {"speed": 1}}, "settings: 'speed' is none of method"),
+        ({"settings": {"method": "magic"}}, "method='magic': must be one of roar, maskgit"),
+    ],
+)
+def test_what_cannot_be_is_said(address, change, message):
+    status, error = refused(address + "/generate", {"given": {"caption": "x"}, "targets": ["render3d"]} | change)
+    assert status == 400 and message in error
+
+
+def test_only_json_is_taken(address):
+    assert refused(address + "/generate", {"targets": ["caption"]}, "text/plain")[0] == 404
+
+
+def test_what_is_transparent_is_white():
+    clear = np.zeros((4, 6, 4), np.uint8)
+    clear[0, 0] = (10, 20, 30, 255)
+    image = read_picture("x", picture(clear), 3)
+    assert image.shape == (4, 6, 3) and image[0, 0].tolist() == [10, 20, 30] and (image[1:] == 255).all()
+    assert read_picture("x", picture(clear), 1).shape == (4, 6, 1)

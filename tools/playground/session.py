@@ -1,0 +1,138 @@
+"""What the playground's page asks for: what the model knows, held-out examples, and modalities made from others."""
+
+import base64
+import binascii
+import functools
+import io
+import threading
+import time
+
+import numpy as np
+from PIL import Image
+
+from data_pipeline.image import centre_crop
+from pretrain import build
+from pretrain.evals.base import Context
+from pretrain.evals.pictures import Images
+from pretrain.generate.chain import Generator, Target
+from pretrain.restore import restore
+
+SPLITS = ("val", "test")
+SETTINGS = {f: t for f, t in Target.__annotations__.items() if f not in ("name", "guidance")}
+PREFIX = "data:image/png;base64,"
+
+
+class Session:
+    """A restored run with its tokenizers. ValueError if it cannot generate; FileNotFoundError without tokenizers."""
+
+    def __init__(self, checkpoint, step: int | None = None):
+        restored = restore(checkpoint, step)
+        self.run, self.step = restored.run, restored.step
+        self.generator = Generator(restored.graph, restored.params["model"], self.run.modalities)
+        self.context = Context(self.run, restored.graph, restored.objectives)
+        self.images = Images(self.context)
+        self.texts = build.text_tokenizers(self.run)
+        self.modalities = {m.name: m for m in self.run.modalities if self._form(m)}
+        if not self.modalities:
+            raise ValueError(f"{checkpoint}: it has neither pictures with tokenizers nor texts: nothing to give or see")
+        self._lock = threading.Lock()  # one request at a time: they share the device
+
+    def _form(self, m) -> str:
+        if m.kind == "sequence" and hasattr(self.texts.get(m.tokenizer), "decode"):
+            return "text"
+        return "picture" if self.images.has(m.name) else ""
+
+    def about(self) -> dict:
+        """What the page lays out."""
+        return {
+            "step": self.step,
+            "modalities": [
+                {
+                    "name": m.name, "form": self._form(m), "give": m.inputs, "make": m.targets and m.kind != "pixels",
+                    "grey": self._form(m) == "picture" and self._shape(m.name)[2] == 1,
+                }
+                for m in self.modalities.values()
+            ],
+        }  # fmt: skip
+
+    def example(self, number: int) -> dict:
+        """{name: picture or text} of a held-out example; numbers go round."""
+        batch = self._examples
+        at = number % len(batch["row"])
+        row = {n: {k: v[at : at + 1] for k, v in batch[n].items()} for n in self.modalities}
+        return {n: self._show(n, v) for n, v in row.items() if np.any(v["valid"])}
+
+    def generate(self, request: dict) -> dict:
+        """request: {"given": {name: text or picture as data URL}, "targets": [names in order], "settings": {…}}.
+
+        settings: those of `Target`, `guidance` (a scale for all that is given), `seed`. Returns {"made": [{"name",
+        "value"}], "seconds"}. ValueError for what the model cannot do.
+        """
+        settings = dict(request.get("settings", {}))
+        seed, guidance = int(settings.pop("seed", 0)), float(settings.pop("guidance", 1.0))
+        unknown = [k for k in settings if k not in SETTINGS]
+        if unknown:
+            raise ValueError(f"settings: {unknown[0]!r} is none of {', '.join(SETTINGS)}, guidance, seed")
+        names = list(request.get("targets", ()))
+        if not names:
+            raise ValueError("targets: choose at least one modality to make")
+        batch = {name: self._read(name, value) for name, value in request.get("given", {}).items()}
+        targets = [Target(name, guidance=guidance, **settings) for name in names]
+        started = time.perf_counter()
+        with self._lock:
+            # A batch without any modality still says how many examples it has.
+            made = self.generator(batch | {"row": np.zeros(1, int)}, list(batch), targets, seed=seed)
+            shown = [{"name": name, "value": self._show(name, made[name])} for name in names]
+        return {"made": shown, "seconds": time.perf_counter() - started}
+
+    def _read(self, name, value: str) -> dict:
+        """A text or a picture as a batch of one."""
+        if name not in self.modalities:
+            raise ValueError(f"given {name!r}: must be one of {', '.join(self.modalities)}")
+        m = self.modalities[name]
+        if self._form(m) == "text":
+            ids = self.texts[m.tokenizer].encode(value, m.length)
+            padded = np.zeros((1, m.length), np.int32)
+            padded[0, : len(ids)] = ids
+            return {"ids": padded, "valid": np.arange(m.length)[None] < len(ids)}
+        height, width, channels = self._shape(name)
+        image = centre_crop(read_picture(name, value, channels), (height, width))[None]
+        if m.kind == "pixels":
+            return {"pixels": image, "valid": np.ones(1, bool)}
+        ids = self.images.tokenizers[m.tokenizer].encode(image)
+        return {"ids": ids, "valid": np.ones(ids.shape, bool)}
+
+    def _show(self, name, made) -> str:
+        m = self.modalities[name]
+        if self._form(m) == "text":
+            return self.images.words(name, made["ids"], made["valid"])[0]
+        image = made["pixels"] if m.kind == "pixels" else self.images.decode(name, made["ids"])
+        buffer = io.BytesIO()
+        Image.fromarray(np.asarray(image[0]).squeeze()).save(buffer, "PNG")
+        return PREFIX + base64.b64encode(buffer.getvalue()).decode()
+
+    def _shape(self, name) -> tuple[int, int, int]:
+        """(height, width, channels) of a modality's pictures."""
+        m = self.modalities[name]
+        if m.kind == "pixels":
+            return m.shape
+        return self.images.decode(name, np.zeros((1, m.length), int)).shape[1:]
+
+    @functools.cached_property
+    def _examples(self) -> dict:
+        """The first batch of held-out examples."""
+        batch = next(iter(self.context.batches(SPLITS, 64)))
+        keep = batch["row"] >= 0
+        return {k: v[keep] if k == "row" else {f: x[keep] for f, x in v.items()} for k, v in batch.items()}
+
+
+def read_picture(name: str, url: str, channels: int) -> np.ndarray:
+    """A data URL → uint8 `[H, W, C]`, what is transparent on white."""
+    try:
+        data = base64.b64decode(url.partition(",")[2], validate=True)
+        image = Image.open(io.BytesIO(data)).convert("RGBA")
+    except (binascii.Error, OSError) as e:
+        raise ValueError(f"given {name!r}: is no picture ({e}); upload a PNG, JPEG or WebP, or draw one") from e
+    white = Image.new("RGBA", image.size, "white")
+    image = Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
+    return np.asarray(image).reshape(image.height, image.width, channels)
