@@ -75,6 +75,8 @@ class Split:
 
     def own(self, params, seed: int):
         """The part that is trained, as it starts out."""
+        if not self.rules:
+            return params
 
         def part(path, x):
             rule = self.ways[path]
@@ -82,16 +84,18 @@ class Split:
                 key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
                 a = jax.random.uniform(key, (*x.shape[:-1], rule.rank), minval=-1.0) * x.shape[-2] ** -0.5
                 return {"lora_a": a, "lora_b": jnp.zeros((*x.shape[:-2], rule.rank, x.shape[-1]))}
-            return {"full": x, "frozen": None, "last": x[-rule.k :]}[rule.how]
+            return x[-rule.k :] if rule.how == "last" else x if rule.how == "full" else None
 
         return _pick(params, part)
 
     def base(self, params):
-        """The part that stays."""
+        """The part that stays; nothing without rules."""
+        if not self.rules:
+            return {}
 
         def part(path, x):
             rule = self.ways[path]
-            return {"full": None, "last": x[: -rule.k]}.get(rule.how, x)
+            return x[: -rule.k] if rule.how == "last" else None if rule.how == "full" else x
 
         return _pick(params, part)
 

@@ -207,7 +207,7 @@ def test_a_frozen_tower_that_nothing_gives_is_refused():
     held.run = type("Run", (), {"modalities": ALL})
     fresh = {"model": new, "objective": {}}
     with pytest.raises(
-        ValueError, match=r"that model has no model/towers/image/.*, which this one freezes; set frozen=F"
+        ValueError, match=r"that model has no model/towers/image/.*, which this one does not train: .*frozen=F"
     ):
         start(Origin(held, {}), fresh, ALL, config.frozen)
     _, report = start(Origin(held, {"image": Held(new)}), fresh, ALL, config.frozen)
