@@ -51,6 +51,7 @@ def get_config(arg=""):
     c.log = dict(every=25, wandb="", profile="")
     # 139 examples to validate on: one batch, so that none is left out.
     c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=139, repeats=1, every=100))
+    c.final_evals = dict(test=dict(evaluator="losses", split="test", batch_size=131, repeats=1))
     if arg == "added":
         return added(c)
     names = [name.strip() for name in " ".join(SUBGROUPS.split()).split(";")]

@@ -64,8 +64,8 @@ class Split:
         rule = next((r for r in self.rules if re.search(r.pattern, path)), Rule(path, "frozen"))
         if rule.how == "lora" and len(shape) < 2:
             raise ValueError(f"config.adapt: {rule.pattern!r}: {path} of shape {shape} is no matrix: name the kernels")
-        if rule.how == "last" and rule.k >= shape[0]:
-            raise ValueError(f"config.adapt: {rule.pattern!r}: k={rule.k}: {path} has {shape[0]} rows; take how='full'")
+        if rule.how == "last" and rule.k >= (rows := shape[0] if shape else 0):
+            raise ValueError(f"config.adapt: {rule.pattern!r}: k={rule.k}: {path} has {rows} rows; take how='full'")
         return rule
 
     @property
