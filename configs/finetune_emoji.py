@@ -42,15 +42,15 @@ def get_config(arg=""):
         raise ValueError(f"configs/finetune_emoji.py:{arg}: the argument must be one of {', '.join(ADAPT)}, added")
     c = ConfigDict()
     c.seed, c.mesh, c.accum = 0, "ddp", 1
-    c.steps, c.batch_size = 200, 64
+    c.steps, c.batch_size = 120, 64
     c.init = ""
     c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")
     c.optim = dict(lr=3e-3, warmup=20, weight_decay=0.05, clip=1.0, layer_decay=0.75, moments="float32")
     c.ema = 0.0
-    c.checkpoint = dict(every=200, keep=1, best="")
+    c.checkpoint = dict(every=120, keep=1, best="")
     c.log = dict(every=25, wandb="", profile="")
     # 139 examples to validate on: one batch, so that none is left out.
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=139, repeats=1, every=100))
+    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=139, repeats=1, every=60))
     c.final_evals = dict(test=dict(evaluator="losses", split="test", batch_size=131, repeats=1))
     if arg == "added":
         return added(c)
