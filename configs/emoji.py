@@ -99,6 +99,15 @@ def get_config(arg=""):
         robustness=dict(inputs=["render3d", "line", "caption"], labels=["group"]),
         diagnostics=dict(pairs=pairs, reference="keywords"),
         nll=dict(inputs=["render3d", "noto", "line", "caption", "subgroup", "line+caption"], targets=names),
+        generation=dict(
+            pairs=[
+                ("flat", "render3d", "l1"),
+                ("line+caption", "render3d", "l1"),
+                ("render3d", "mask", "iou"),
+                ("render3d", "group", "exact"),
+                ("render3d", "caption", "f1"),
+            ]
+        ),
     )
     if arg == "tiny":
         c.steps, c.batch_size, c.optim.warmup = 6, 8, 2

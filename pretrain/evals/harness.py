@@ -9,7 +9,7 @@ from pretrain.restore import Restored, restore, untrained
 # In the order of the page. A task is the file of that name.
 TASKS = (
     "zero_shot", "retrieval", "knn", "linear_probe", "few_shot", "similarity", "robustness", "diagnostics", "nll",
-    "losses",
+    "generation", "losses",
 )  # fmt: skip
 
 
