@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 
 from data_pipeline.sources.tokens import read_manifest
+from data_pipeline.text import TextTokenizer
 from pretrain import build
 from pretrain.evals.base import Context
 from pretrain.restore import load_tokenizer
@@ -54,9 +55,10 @@ class Images:
     def words(self, name: str, ids, valid) -> list[str]:
         """ids, valid `[n, L]` of a sequence → texts; "" where no tokenizer is known."""
         tokenizer = build.text_tokenizers(self.context.run).get(self.modalities[name].tokenizer)
-        if not hasattr(tokenizer, "decode"):
+        if tokenizer is None:
             return [""] * len(ids)
-        return [tokenizer.decode(np.asarray(i)[np.asarray(v)], sentinels=False) for i, v in zip(ids, valid)]
+        plain = dict(sentinels=False) if isinstance(tokenizer, TextTokenizer) else {}
+        return [tokenizer.decode(np.asarray(i)[np.asarray(v)], **plain) for i, v in zip(ids, valid)]
 
     def show(self, name: str, rows, splits) -> list:
         """For each example its picture uint8 `[H, W, C]`, or its text."""
