@@ -106,6 +106,18 @@ def test_a_run_with_a_base_resumes_bit_for_bit_and_names_a_base_that_is_gone(con
         restore.read_origin(build.parse(inherit.read(c, tmp_path / "again").to_dict() | {"init": "gone"}), {"step": 1})
 
 
+def test_a_mesh_changes_nothing(config, tmp_path):
+    """LoRA, mixing and dropping: a base split over devices gives the losses of one that is whole."""
+    c = config("lora", steps=3)
+    c.objectives.classification.update(mixup=0.8, cutmix=1.0, drop_path=0.5)
+    rows = []
+    for mesh in ("ddp", "fsdp=4,tensor=2"):
+        c.mesh = mesh
+        run(c, tmp_path / mesh)
+        rows.append([row["loss"] for row in laws.losses(tmp_path / mesh).values()])
+    np.testing.assert_allclose(*rows, rtol=1e-5)
+
+
 def test_a_modality_is_added(config, pretrained, tmp_path, capsys):
     c = config("added")
     c.modalities = [m for m in c.modalities if m["name"] != "noto"]
