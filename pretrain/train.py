@@ -42,9 +42,8 @@ def train(config, workdir, executable: str = "") -> TrainState:
     )  # fmt: skip
     evaluators = build.evaluators(run.evals, Context(run, program.graph, objectives))
     check_best(run.checkpoint, evaluators)
-    for split in (
-        {run.data.train, *(e.split for _, e in evaluators.values() if hasattr(e, "split"))} if run.labels else ()
-    ):
+    splits = run.data.train, *(e.split for _, e in evaluators.values() if hasattr(e, "split"))
+    for split in dict.fromkeys(splits) if run.labels else ():
         check_labels(run.labels, build.source(run.data, split))
     origin, base_info = find_origin(run, workdir)
     report = check_start(origin, program.params, run.modalities, program.frozen) if origin else ""
@@ -77,9 +76,8 @@ def train(config, workdir, executable: str = "") -> TrainState:
             state = checkpointer.restore(state, iterator)
             runtime.say(f"resuming {workdir} from step {first} of {run.steps}")
         elif report:
-            runtime.say(
-                f"starting from {', '.join(filter(None, (run.init, *build.tower_loads(run).values())))}: {report}"
-            )
+            names = filter(None, (run.init, *build.tower_loads(run).values()))
+            runtime.say(f"starting from {', '.join(names)}: {report}")
         elif resumed:
             runtime.say(f"{workdir} has no complete checkpoint yet: starting from step 0")
 
