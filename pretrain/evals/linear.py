@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-DECAYS = tuple(float(d) for d in np.logspace(1, -5, 7))
+DECAYS = tuple(float(d) for d in np.logspace(1, -4, 6))
 
 
 class Linear(NamedTuple):
@@ -47,7 +47,7 @@ def fit(x, labels, classes: int, decay: float, *, start: Linear | None = None, i
     first = np.zeros(sum(math.prod(s) for s in shapes))
     if start is not None:
         first = np.concatenate([p.ravel() for p in (start.mix, start.kernel, start.bias)]).astype(np.float64)
-    found = minimize(objective, first, jac=True, method="L-BFGS-B", options=dict(maxiter=iterations, ftol=1e-7))
+    found = minimize(objective, first, jac=True, method="L-BFGS-B", options=dict(maxiter=iterations, ftol=1e-6))
     return Linear(mean, std, *(p.astype(np.float32) for p in _unflatten(found.x, shapes)))
 
 
@@ -69,7 +69,8 @@ def choose(x, labels, validation, wanted, classes: int, decays=DECAYS) -> tuple[
 @jax.value_and_grad
 def _value_and_grad(flat, x, labels, decay, shapes):
     mix, kernel, bias = _unflatten(flat, shapes)
-    logits = jnp.einsum("l,lnd->nd", jax.nn.softmax(mix), x) @ kernel + bias
+    mixed = x[0] if len(x) == 1 else jnp.einsum("l,lnd->nd", jax.nn.softmax(mix), x)
+    logits = mixed @ kernel + bias
     own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
     return decay / 2 * jnp.square(kernel).sum() - own.mean()
 
