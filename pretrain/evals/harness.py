@@ -18,7 +18,11 @@ def open_run(workdir, step=None, data: dict | None = None) -> tuple[Restored, Co
     restored = redirect(restore(workdir, step), data or {})
     if not hasattr(build.model_config(restored.run)[0].Model, "pooled"):
         raise ValueError(f"{workdir} trained {restored.run.model['model']!r}, which embeds nothing to evaluate")
-    build.check_tokens(restored.run)
+    try:
+        build.check_tokens(restored.run)
+    except (ValueError, FileNotFoundError) as e:
+        e.add_note("--source, --path and --fields give the tasks other data, such as a converted model needs")
+        raise
     return restored, Context(restored.run, restored.graph, restored.objectives)
 
 
