@@ -1,4 +1,4 @@
-"""python -m tools.bench_generate [--tokens=256] [--size=tiny]: what a cache saves, and what a picture's steps cost.
+"""python -m tools.bench_generate [--tokens=256]: what a cache saves, and what a picture's steps cost.
 
 A sequence of `--tokens` tokens written with the cache and, the decoder running over the whole prefix for every token,
 without; the same tokens must come out. Then a grid of 196 tokens in 4, 16 and 64 steps, in a registry of 2 and of 21
@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from configs.fourm_common import SIZES
 from data_pipeline.fourm import MOD21, modalities
 from data_pipeline.spec import Modality
 from data_pipeline.text import TextTokenizer
@@ -27,6 +26,7 @@ from pretrain.models.tokens import TokenSet, whole
 from tools.synthetic import batch
 
 PAIR = ("tok_rgb@224", "caption")
+SIZE = dict(dim=384, heads=6, encoder_depth=6, decoder_depth=6)  # 4M's tiny
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "target"))
@@ -45,11 +45,11 @@ def write_uncached(graph, params, given, *, target: int, sentinel: int):
     return jax.lax.fori_loop(0, length, body, jnp.full((size, length + 1), sentinel))[:, 1:]
 
 
-def network(size: str, names, tokens: int):
+def network(names, tokens: int):
     """(specs, graph, parameters) of a model whose captions have so many tokens."""
     specs = tuple(Modality(**m) for m in modalities(names))
     specs = tuple(dataclasses.replace(m, shape=(tokens,)) if m.name == "caption" else m for m in specs)
-    config = encdec.Config(**SIZES[size], dtype="float32")
+    config = encdec.Config(**SIZE, dtype="float32")
     return specs, *nnx.split(encdec.Model(config, specs, (), nnx.Rngs(0)))
 
 
@@ -64,9 +64,9 @@ def seconds(run, repeats: int) -> float:
     return float(np.median(took))
 
 
-def sequence(size: str, tokens: int, examples: int, repeats: int):
+def sequence(tokens: int, examples: int, repeats: int):
     """(seconds uncached, cached) of the same greedy tokens. No token ends the text."""
-    specs, graph, params = network(size, PAIR, tokens)
+    specs, graph, params = network(PAIR, tokens)
     given = whole(batch(specs, examples, 0), "tok_rgb@224", specs)
     keys, sentinel = jax.random.split(jax.random.key(0), examples), TextTokenizer.sentinel_start + 1
     conditions = Conditions(jax.tree.map(lambda x: x[:, None], given), {}, jnp.ones(1))
@@ -81,25 +81,24 @@ def sequence(size: str, tokens: int, examples: int, repeats: int):
     return seconds(uncached, repeats), seconds(cached, repeats)
 
 
-def grid(size: str, names, steps: int, examples: int, repeats: int) -> float:
+def grid(names, steps: int, examples: int, repeats: int) -> float:
     """Seconds that a picture's tokens take, given a caption."""
-    specs, graph, params = network(size, names, 64)
+    specs, graph, params = network(names, 64)
     generator, data = Generator(graph, params, specs), batch(specs, examples, 0)
     return seconds(lambda: generator(data, ["caption"], [Target("tok_rgb@224", steps=steps)]), repeats)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="tiny", choices=SIZES)
     parser.add_argument("--tokens", type=int, default=256, help="of the sequence")
     parser.add_argument("--examples", type=int, default=4, help="in a batch")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    print(f"{args.size}, {args.examples} examples, fp32, {jax.devices()[0].device_kind}")
-    slow, fast = sequence(args.size, args.tokens, args.examples, args.repeats)
+    print(f"4M's tiny, {args.examples} examples, fp32, {jax.devices()[0].device_kind}")
+    slow, fast = sequence(args.tokens, args.examples, args.repeats)
     print(f"{args.tokens} tokens: {slow:.2f} s without a cache, {fast:.2f} s with it: {slow / fast:.1f} times faster")
     for steps in (4, 16, 64):
-        few, many = (grid(args.size, names, steps, args.examples, args.repeats) for names in (PAIR, MOD21))
+        few, many = (grid(names, steps, args.examples, args.repeats) for names in (PAIR, MOD21))
         print(f"196 tokens in {steps:2} steps: {few:.2f} s with 2 modalities, {many:.2f} s with {len(MOD21)}")
 
 
