@@ -28,7 +28,9 @@ def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
     spec.loader.exec_module(module)
     theirs, graph = module.load(folder), fp32_graph(restored)
     batch = next(Context(restored.run, restored.graph, restored.objectives).batches("test", examples))
-    masked = next(o for o in restored.objectives.values() if hasattr(o, "input_tokens"))
+    masked = next((o for o in restored.objectives.values() if hasattr(o, "input_tokens")), None)
+    if masked is None:
+        raise ValueError("the run has no masked objective, whose views of examples are what is compared")
     inputs, dense, queries, _ = masked.view(batch, example_keys(0, 0, examples))
 
     def torch_set(tokens):

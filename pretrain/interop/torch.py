@@ -64,9 +64,19 @@ def _names(path, leaf):
 
 
 def export(restored: Restored, out) -> Path:
-    """Writes `model.safetensors`, `config.json` and the module that loads them into a new folder."""
+    """Writes `model.safetensors`, `config.json` and the module that loads them into a new folder.
+
+    ValueError for what the module does not have: a network without a decoder, or with adapters.
+    """
     from safetensors.numpy import save_file
 
+    for key, wanted in (("decoder_depth", True), ("adapter", False)):
+        value = restored.run.model.get(key, wanted)
+        if bool(value) is not wanted:
+            raise ValueError(
+                f"model.{key}={value}: the PyTorch module is an encoder-decoder without adapters; such a fine-tuned "
+                "network can be restored and evaluated here, not exported yet"
+            )
     out = Path(out)
     if (out / "model.safetensors").exists():
         raise FileExistsError(f"{out} already holds an export: remove it or write elsewhere")

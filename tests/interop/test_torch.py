@@ -1,5 +1,7 @@
 """JAX equals exported PyTorch, to 1e-5 in fp32, and the renaming of weights is exact both ways."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from tiny import MODALITIES
 
 from data_pipeline.spec import Modality
 from pretrain.build import plain
-from pretrain.interop.torch import from_state_dict, to_state_dict
+from pretrain.interop.torch import export, from_state_dict, to_state_dict
 from pretrain.models.tokens import concat, dense_rows, whole
 
 EMBEDDED = ("image", "caption")
@@ -153,3 +155,11 @@ def test_one_misshapen_layer_is_named():
     name = "encoder.1.attn.proj.weight"  # the other layer has the right shape
     with pytest.raises(ValueError, match=rf"{name}.*shape"):
         from_state_dict(state | {name: np.zeros((3, 5), np.float32)}, params)
+
+
+@pytest.mark.parametrize("key, value", [("decoder_depth", 0), ("adapter", 8)])
+def test_what_the_module_does_not_have_is_refused(tmp_path, key, value):
+    restored = types.SimpleNamespace(run=types.SimpleNamespace(model={key: value}))
+    with pytest.raises(ValueError, match=f"model.{key}={value}: the PyTorch module is an encoder-decoder without"):
+        export(restored, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
