@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from pretrain.chips import chip_of
 from pretrain.sharding import make_mesh, parse_mesh
 from tools.plan.hlo import Collective, collectives
 from tools.plan.topology import find
@@ -76,9 +77,17 @@ def test_topologies():
         ("h100-many", 1, "a GPU's the number of them"),
         ("h100-8", 2, "slices=2: are of TPUs"),
         ("v5e-16", 0, "slices=0: must be at least 1"),
+        ("local", 1, "topology='local': of 'cpu' it is not known what it can do; there are v4"),
     ):
         with pytest.raises(ValueError, match=message):
             find(name, slices)
+
+
+def test_the_devices_that_are_here(monkeypatch):
+    """A GPU's name, which this machine lends to its fake devices."""
+    monkeypatch.setattr("tools.plan.topology.chip_of", lambda kind: chip_of("NVIDIA H100 80GB HBM3"))
+    here = find("local")
+    assert (here.chip.name, here.count, here.tpu) == ("h100", 8, None) and here.devices() == jax.devices()
 
 
 def plan(*args):

@@ -2,7 +2,8 @@
 
 Compiles the run's real train step for a machine that is not here and prints what a device has to hold, how fast a step
 can be at best, what goes over the network, what the whole run costs, and whether it fits. TPUs are compiled for by
-libtpu (`pip install '.[tpu]'`), GPUs by XLA's CPU backend for as many fake devices: their memory is an estimate.
+libtpu (`pip install '.[tpu]'`), GPUs by XLA's CPU backend for as many fake devices: their memory is an estimate, and
+--topology=local gives that of the accelerators which are here, by their own compiler.
 
 --search tries meshes, rematerialisation and microbatches, and prints the best. --save keeps the compiled step for
 `python -m pretrain --executable=FILE` on that machine, with the same versions of JAX and libtpu.
@@ -17,7 +18,7 @@ from ml_collections import config_flags
 from tools.plan import topology as topologies
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The run, as for `python -m pretrain`.")
-TOPOLOGY = flags.DEFINE_string("topology", None, "v5p-512, v5e-256, v6e-64, tpu7x-128, h100-64, …")
+TOPOLOGY = flags.DEFINE_string("topology", None, "v5p-512, v5e-256, v6e-64, tpu7x-128, h100-64, …, local.")
 SLICES = flags.DEFINE_integer("slices", 1, "How many such TPU slices, joined by the data-centre network.")
 MESH = flags.DEFINE_string("mesh", "", "Takes the place of config.mesh.")
 UTILISATION = flags.DEFINE_float("mfu", 0.4, "MFU to reckon the cost of the run with.")

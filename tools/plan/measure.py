@@ -84,7 +84,7 @@ def example(run: build.Run):
 def measure(run: build.Run, topology: Topology) -> Plan:
     """Compiles the step that training would run. ValueError for a mesh or batch that does not fit the topology."""
     config = sharding.parse_mesh(run.mesh)
-    if topology.tpu is None and "host" in (config.data, config.fsdp, config.tensor):
+    if topology.tpu is None and not topology.here and "host" in (config.data, config.fsdp, config.tensor):
         raise ValueError(f"mesh={run.mesh!r}: what a host of these GPUs holds is not known: write the number, fsdp=8")
     program = Program(run, topology.devices())
     shape = example(run)

@@ -1,11 +1,11 @@
-"""The devices of a machine that is not here: TPU slices through libtpu, GPUs by fake devices of the CPU."""
+"""The devices to plan for: TPU slices through libtpu, GPUs by fake devices of the CPU, or those of this machine."""
 
 import importlib.util
 import os
 import re
 from typing import NamedTuple
 
-from pretrain.chips import CHIPS, Chip
+from pretrain.chips import CHIPS, Chip, chip_of
 from tools.launch.tpu import GENERATIONS, Slice, parse
 
 PER_HOST = 8  # GPUs that NVLink joins
@@ -13,13 +13,14 @@ FAKE = "--xla_force_host_platform_device_count"
 
 
 class Topology(NamedTuple):
-    """A machine's devices and what each can do; tpu: what the TPU slice is, None of GPUs."""
+    """A machine's devices and what each can do; tpu: what the TPU slice is, None of others; here: they are this one's."""
 
     name: str
     chip: Chip
     count: int
     slices: int
     tpu: Slice | None
+    here: bool = False
 
     def devices(self):
         """Devices to compile for. RuntimeError if libtpu is not installed."""
@@ -42,7 +43,9 @@ class Topology(NamedTuple):
 
 
 def find(name: str, slices: int = 1) -> Topology:
-    """`v5p-512`, `v6e-256`, `h100-64`. ValueError that names what is known."""
+    """`v5p-512`, `v6e-256`, `h100-64`, or `local` for what is here. ValueError that names what is known."""
+    if name == "local":
+        return _local()
     kind, _, size = name.rpartition("-")
     chip = next((c for c in CHIPS if c.name == kind), None)
     if slices < 1:
@@ -53,16 +56,32 @@ def find(name: str, slices: int = 1) -> Topology:
         return Topology(name, chip, slices * tpu.chips * per_chip, slices, tpu)
     if chip is None or not re.fullmatch(r"[1-9]\d*", size):
         raise ValueError(
-            f"topology={name!r}: write KIND-SIZE with KIND one of {', '.join(c.name for c in CHIPS)}; a TPU's size is "
-            "that of its name, v5p-512, a GPU's the number of them, h100-64"
+            f"topology={name!r}: write KIND-SIZE with KIND one of {_names()}; a TPU's size is "
+            "that of its name, v5p-512, a GPU's the number of them, h100-64; `local` is what is here"
         )
     if slices > 1:
         raise ValueError(f"slices={slices}: are of TPUs; for GPUs give the number of all, and slice=N in the mesh")
     return Topology(name, chip, int(size), 1, None)
 
 
+def _local() -> Topology:
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    chip = chip_of(kind)
+    if chip is None:
+        raise ValueError(f"topology='local': of {kind!r} it is not known what it can do; there are {_names()}")
+    return Topology("local", chip, len(jax.devices()), 1, None, here=True)
+
+
+def _names() -> str:
+    return ", ".join(c.name for c in CHIPS)
+
+
 def prepare(topology: Topology):
     """Sets what has to be set before JAX starts."""
+    if topology.here:
+        return
     os.environ["JAX_PLATFORMS"] = "cpu"
     if topology.tpu is None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAKE}={topology.count}"
