@@ -13,7 +13,7 @@ FAKE = "--xla_force_host_platform_device_count"
 
 
 class Topology(NamedTuple):
-    """A machine's devices and what each can do; tpu: what the TPU slice is, None of others; here: they are this one's."""
+    """A machine's devices and what each can do; tpu: what the TPU slice is, None of others; here: of this machine."""
 
     name: str
     chip: Chip
