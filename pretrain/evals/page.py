@@ -12,6 +12,7 @@ TITLES = {
     "linear_probe": "Linear probes", "few_shot": "Few-shot classification",
     "similarity": "Semantic textual similarity", "robustness": "With modalities missing",
     "diagnostics": "Representations", "nll": "How well one modality predicts another: nats a token, lower is better",
+    "generation": "What is made of held-out examples (l1: lower is better)",
 }  # fmt: skip
 
 
