@@ -96,12 +96,12 @@ def get_config(arg=""):
         linear_probe=dict(modalities=["noto"], labels=["group"]),
         few_shot=dict(modalities=["render3d", "noto"], labels=["group"], shots=[1, 5]),
         similarity=dict(modalities=["caption"], overlap="keywords"),
-        robustness=dict(inputs=["render3d", "line", "caption"], labels=["group"]),
+        robustness=dict(inputs=["render3d", "caption"], labels=["group"]),
         diagnostics=dict(pairs=pairs, reference="keywords"),
-        nll=dict(inputs=["render3d", "noto", "line", "caption", "subgroup", "line+caption"], targets=names),
+        nll=dict(inputs=["render3d", "noto", "line", "caption", "subgroup"], targets=names),
         generation=dict(
-            pairs=[("flat", "render3d", "l1"), ("render3d", "mask", "iou"), ("render3d", "group", "exact")],
-            examples=48,
+            pairs=[("flat", "render3d", "l1"), ("render3d", "group", "exact")],
+            examples=32,
         ),
     )
     if arg == "tiny":
