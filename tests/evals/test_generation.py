@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from matplotlib import pyplot as plt
 from toy import Toy
 
 from pretrain.evals import generation
@@ -70,6 +71,7 @@ def test_what_is_made_is_scored_beside_what_is_made_of_others(toy):
     assert found["depth+caption→image/l1"].chance == pytest.approx(np.abs(made - others).mean() / 255)
     figures = list(task.figures(toy.params, Images(toy)))
     assert [title for title, _ in figures] == ["depth+caption → image"]
+    plt.close("all")
 
 
 def test_several_samples_are_their_mean(toy):

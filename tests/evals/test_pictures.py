@@ -32,13 +32,13 @@ def test_shows_examples_by_their_number(images):
 
 
 def test_nearest_frames_the_own_partner(images):
-    rows = [int(Source(SPLITS)[i]["row"]) for i in range(4)]
+    rows, open_before = [int(Source(SPLITS)[i]["row"]) for i in range(4)], plt.get_fignums()
     near = np.asarray([[rows[1], rows[0]], [rows[2], rows[3]]])
     figure = images.nearest("text", "image", np.asarray(rows[:2]), near, SPLITS)
     framed = [axis.spines["left"].get_visible() for axis in figure.axes]
     assert framed == [False, True, False, False]
     assert pictures.png(figure).startswith('<img alt="" src="data:image/png;base64,')
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == open_before
 
 
 def test_other_text_tokenizers_take_no_sentinels(images, monkeypatch):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import torch
 
 from data_pipeline.spec import Modality
 from pretrain.objectives import dense
@@ -38,6 +37,7 @@ def head(made):
 
 
 def test_the_head_equals_pytorch():
+    torch = pytest.importorskip("torch")
     made, batch, model = objective(), data(), tiny.model(registers=2)
     own = head(made)
     encoded = model.encode(made.view(batch, KEYS)["tokens"])
