@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
 
-from data_pipeline.text import TextTokenizer
 from pretrain.evals.base import Context
 from pretrain.evals.features import together
 from pretrain.evals.page import document, number, table
@@ -35,7 +34,6 @@ class Painter:
         self.restored = restore(workdir)
         self.context = Context(self.restored.run, self.restored.graph, self.restored.objectives)
         self.modalities = self.restored.run.modalities
-        self.text = TextTokenizer()
         self.images = Images(self.context)
         joined = jax.tree.map(lambda *x: np.concatenate(x), *self.context.batches(("val", "test"), 64))
         held_out = np.flatnonzero(joined["row"] >= 0)
@@ -43,17 +41,11 @@ class Painter:
         self.batch = jax.tree.map(lambda x: jnp.asarray(x[chosen]), joined)
         self.generator = Generator(self.restored.graph, self.restored.params["model"], self.modalities)
 
-    def pixels(self, name, ids):
-        """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`."""
-        return self.images.decode(name, ids)
-
     def truth(self, name):
-        return self.pixels(name, self.batch[name]["ids"])
+        return self.images.pictures(name, self.batch[name])
 
-    def words(self, made) -> list[str]:
-        """The texts of {"ids", "valid"}."""
-        rows = zip(np.asarray(made["ids"]), np.asarray(made["valid"]))
-        return [self.text.decode(ids[valid], sentinels=False) for ids, valid in rows]
+    def words(self, name, made) -> list[str]:
+        return self.images.words(name, made["ids"], made["valid"])
 
     def make(self, given, target, batch=None) -> dict:
         """What the model makes of a target, given one modality."""
@@ -72,16 +64,16 @@ def masked_figure(p: Painter, name="render3d", shown=0.5):
     side = p.modality(name).shape[0]
     mask = np.asarray(seen).reshape(-1, side, side).repeat(truth.shape[1] // side, 1).repeat(truth.shape[2] // side, 2)
     hidden = np.where(mask[..., None], truth, 200).astype(np.uint8)
-    return png(image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", p.pixels(name, filled))]))
+    return png(image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", p.images.decode(name, filled))]))
 
 
 def pair_figure(p: Painter, source, target):
     """source → target for every example, above the true target."""
-    made = p.pixels(target, p.make(source, target)["ids"])
+    made = p.images.pictures(target, p.make(source, target))
     rows = [(f"made: {target}", made), (f"true: {target}", p.truth(target))]
     if p.modality(source).kind == "grid":
         return png(image_rows([(f"given: {source}", p.truth(source)), *rows]))
-    return png(image_rows(rows, titles=p.words(p.batch[source])))
+    return png(image_rows(rows, titles=p.words(source, p.batch[source])))
 
 
 def retrieval_figure(p: Painter, query="caption", gallery="render3d", nearest=5):
@@ -137,10 +129,10 @@ def page(workdir, examples: int) -> str:
     for source, target in GRID_PAIRS:
         if {source, target} <= names:
             parts += [f"<h2>{source} → {target}</h2>", pair_figure(p, source, target)]
-    rows, columns = [], [("", p.words(p.batch["caption"]))]
+    rows, columns = [], [("", p.words("caption", p.batch["caption"]))]
     for source, target in TEXT_PAIRS:
         if {source, target} <= names:
-            columns.append((f"{source} → {target}", p.words(p.make(source, target))))
+            columns.append((f"{source} → {target}", p.words(target, p.make(source, target))))
     rows = list(zip(*(c for _, c in columns)))
     parts += ["<h2>Words for pictures</h2>", table(["true caption", *(h for h, _ in columns[1:])], rows)]
     parts += ["<h2>Retrieval: caption → render3d</h2>", retrieval_figure(p)]

@@ -55,6 +55,10 @@ class Evaluator(Task):
         if context.run.model.get("model", "models.encdec") != "models.encdec":
             raise Unfit("only encoder-decoders generate")
         images = Images(context)
+        try:
+            images.tokenizers  # noqa: B018 (opens them)
+        except (FileNotFoundError, ValueError) as reason:
+            raise Unfit(str(reason)) from reason
         texts = [m for m in context.modalities if m.kind == "sequence"]
         pictures = [m for m in context.modalities if m.kind == "grid" and images.has(m.name)]
         pairs = []
@@ -70,7 +74,7 @@ class Evaluator(Task):
     def check(self):
         for _, target, metric in self.pairs:
             if metric in ("l1", "iou") and not self._images.has(target):
-                self.fail("pairs", f"no tokenizer decodes {target!r}; give its metric's pair up")
+                self.fail("pairs", f"no tokenizer decodes {target!r}; leave this pair out")
 
     def run(self, params):
         for inputs, target, metric in self.pairs:
@@ -85,7 +89,7 @@ class Evaluator(Task):
             if metric not in ("l1", "iou"):
                 continue
             batch = jax.tree.map(lambda x: x[:10], self._batch(inputs, target))
-            rows = [(n, images.decode(n, batch[n]["ids"])) for n in parts(inputs) if images.has(n)]
+            rows = [(n, images.pictures(n, batch[n])) for n in parts(inputs) if images.has(n)]
             made = self._made(params, batch, inputs, target).astype(np.uint8)
             yield (
                 f"{inputs} → {target}",

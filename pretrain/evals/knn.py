@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from pretrain.evals.base import Score, Task, some
-from pretrain.evals.features import represent
+from pretrain.evals.features import represent, unit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,8 +77,7 @@ def vote(bank, labels, queries, k: int, temperature: float):
     """bank `[n, D]`, labels `[n]`, queries `[m, D]` → label of each query `[m]`."""
     # Centred on the bank: the mean direction of pooled features says nothing about the class.
     mean = bank.mean(0)
-    bank, queries = (x - mean for x in (bank, queries))
-    bank, queries = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (bank, queries))
+    bank, queries = (unit(x - mean) for x in (bank, queries))
     similarity = queries @ bank.T
     nearest = np.argsort(-similarity, axis=1)[:, :k]
     weight = np.exp((np.take_along_axis(similarity, nearest, 1) - 1) / temperature)

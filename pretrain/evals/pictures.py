@@ -52,6 +52,11 @@ class Images:
         """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`."""
         return self.tokenizers[self.modalities[name].tokenizer].decode(np.asarray(ids))
 
+    def pictures(self, name: str, given: dict) -> np.ndarray:
+        """{"pixels"} or {"ids"} of a modality that it `has` → uint8 `[n, H, W, C]`."""
+        pixels = self.modalities[name].kind == "pixels"
+        return np.asarray(given["pixels"]) if pixels else self.decode(name, given["ids"])
+
     def words(self, name: str, ids, valid) -> list[str]:
         """ids, valid `[n, L]` of a sequence → texts; "" where no tokenizer is known."""
         tokenizer = build.text_tokenizers(self.context.run).get(self.modalities[name].tokenizer)
@@ -71,10 +76,8 @@ class Images:
             mine = {k: v[keep] for k, v in batch[name].items()}
             if m.kind == "sequence":
                 shown = self.words(name, mine["ids"], mine["valid"])
-            elif m.kind == "pixels":
-                shown = mine["pixels"]
             else:
-                shown = self.decode(name, mine["ids"])
+                shown = self.pictures(name, mine)
             held |= dict(zip(batch["row"][keep].tolist(), shown))
         return [held[row] for row in np.ravel(rows).tolist()]
 

@@ -63,6 +63,7 @@ class Evaluator(Task):
             rows, (ours, theirs) = together(self.context, params, (a, b), self.splits, "z")
             similarity, n = unit(ours) @ unit(theirs).T, len(rows)
             relevant = self._relevant(rows)
+            yield f"{a}↔{b}/candidates", float(n)
             for name, matrix in ((f"{a}→{b}", similarity), (f"{b}→{a}", similarity.T)):
                 for k in self.at:
                     yield f"{name}/R@{k}", Score(recall(matrix, k), min(k / n, 1))
@@ -70,7 +71,6 @@ class Evaluator(Task):
                 if relevant is not None:
                     chance = average_precision_chance(relevant)
                     yield f"{name}/mAP {self.label}", Score(average_precision(matrix, relevant), chance)
-        yield "candidates", float(n)
 
     def _relevant(self, rows):
         if not self.label:

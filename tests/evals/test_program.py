@@ -101,6 +101,14 @@ def test_said_before_any_compute(tmp_path, config, params, monkeypatch):
         program.run([workdir, tmp_path / "missing"])
 
 
+def test_without_tokenizers_nothing_is_generated(tmp_path, config, params):
+    _, context = harness.open_run(save(tmp_path / "run", config, params, 3))
+    _, left_out = harness.make_tasks(context, ("all",))
+    assert "tokenizer 'rgb': none is no workdir: bring back the one" in left_out["generation"]
+    with pytest.raises(ValueError, match="--tasks=generation: generation: tokenizer 'rgb': none is no workdir"):
+        harness.make_tasks(context, ("generation",))
+
+
 def test_a_training_is_watched(tmp_path, config, params, monkeypatch, capsys):
     """Every checkpoint is scored once, one that is removed while it is read is passed over, and the end is seen."""
     workdir, opened = save(tmp_path / "run", config, params, 1), harness.open_run
@@ -124,7 +132,7 @@ def test_a_training_is_watched(tmp_path, config, params, monkeypatch, capsys):
     trainer.join()
     assert "step 2: removed before it could be read" in capsys.readouterr().out
     assert [line["step"] for line in lines] == [1, 3]
-    assert {"retrieval/render3d→caption/R@1", "retrieval/candidates"} <= set(lines[0])
+    assert {"retrieval/render3d→caption/R@1", "retrieval/render3d↔caption/candidates"} <= set(lines[0])
     assert [json.loads(t) for t in (workdir / "evals.jsonl").read_text().splitlines()] == lines
     assert watch.watch(workdir, poll=0.05) == [], "what is written is not scored again"
 

@@ -118,7 +118,7 @@ def test_zero_shot_takes_the_nearest_name(toy):
 def test_retrieval_with_labels_and_of_several_modalities(toy):
     task = retrieval.Evaluator(toy, (("image", "caption"), ("image+caption", "image")), label="label")
     found = dict(task.run(toy.params))
-    assert found["candidates"] == 48 and found["image→caption/R@1"].chance == pytest.approx(1 / 48)
+    assert found["image↔caption/candidates"] == 48 and found["image→caption/R@1"].chance == pytest.approx(1 / 48)
     chance = found["image→caption/mAP label"].chance
     assert chance == pytest.approx(0.37, abs=0.02), "a third is relevant"
     assert found["image+caption→image/mAP label"] > 1.7 * chance

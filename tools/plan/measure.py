@@ -115,7 +115,7 @@ def measure(run: build.Run, topology: Topology) -> Plan:
 
 
 def _rematerialized(told: list[str]) -> tuple[str, ...]:
-    return tuple(sorted({m for text in told for m in re.findall(r"nvoluntary full rematerialization.*", text)}))
+    return tuple(sorted({m for text in told for m in re.findall(r"[Ii]nvoluntary full rematerialization.*", text)}))
 
 
 @contextlib.contextmanager

@@ -106,9 +106,9 @@ class Session:
         m = self.modalities[name]
         if self._form(m) == "text":
             return self.images.words(name, made["ids"], made["valid"])[0]
-        image = made["pixels"] if m.kind == "pixels" else self.images.decode(name, made["ids"])
+        image = self.images.pictures(name, made)
         buffer = io.BytesIO()
-        Image.fromarray(np.asarray(image[0]).squeeze()).save(buffer, "PNG")
+        Image.fromarray(image[0].squeeze()).save(buffer, "PNG")
         return PREFIX + base64.b64encode(buffer.getvalue()).decode()
 
     def _shape(self, name) -> tuple[int, int, int]:
