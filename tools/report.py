@@ -64,7 +64,8 @@ def masked_figure(p: Painter, name="render3d", shown=0.5):
     side = p.modality(name).shape[0]
     mask = np.asarray(seen).reshape(-1, side, side).repeat(truth.shape[1] // side, 1).repeat(truth.shape[2] // side, 2)
     hidden = np.where(mask[..., None], truth, 200).astype(np.uint8)
-    return png(image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", p.images.decode(name, filled))]))
+    made = p.images.decode(name, filled)
+    return png(image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", made)]))
 
 
 def pair_figure(p: Painter, source, target):
