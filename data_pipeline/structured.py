@@ -57,10 +57,11 @@ def encode_detections(boxes, classes) -> str:
     return " ".join(f"{_box(boxes[i])} {classes[i]}" for i in order)
 
 
-def decode_detections(text: str):
-    """(boxes `[n, 4]`, class names), in the order of the text."""
+def decode_detections(text: str, *, whole: bool = True):
+    """(boxes `[n, 4]`, class names), in the order of the text. whole=False: of a text that a model wrote, those before
+    the first that does not fit."""
     found, rest = _split(text, rf"{_BOX} (?P<name>(?!v\d=)\S+(?: (?!v\d=)\S+)*)")
-    if rest:
+    if rest and whole:
         raise ValueError(f"{text!r} is no list of `v0= v1= v2= v3= class`: {rest!r} does not fit")
     boxes = np.array([_unbox(m) for m in found]).reshape(-1, 4)
     return boxes, [m["name"] for m in found]

@@ -1,18 +1,22 @@
-"""What the network makes of held-out examples, against what they are: pictures, silhouettes and texts."""
+"""What the network makes of held-out examples, against what they are: pictures, label and depth maps, texts, boxes."""
 
 import dataclasses
 import functools
+import importlib.metadata
 
 import jax
 import numpy as np
+from scipy import stats
 
+from data_pipeline.pipeline import Encoder, check_fields, eval_batches
+from data_pipeline.spec import Modality
 from data_pipeline.text import TextTokenizer
+from pretrain import build
 from pretrain.evals.base import Score, Task, Unfit, parts
 from pretrain.evals.knn import held_out
+from pretrain.evals.made import METRICS, USUAL
 from pretrain.evals.pictures import Images, image_rows
 from pretrain.generate.chain import Generator, Target
-
-BINARY = 128  # a pixel of a silhouette is inside below it: dark on white
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,12 +24,13 @@ class Evaluator(Task):
     """For each (inputs, target, metric): the target made of the inputs, `a` or several `a+b`, at 4M's out-of-the-box
     use (arXiv 2406.09406, section 4.1). Chance is what the thing made of another example scores.
 
-    metric: of pictures `l1`, the mean absolute difference in 0…1, lower is better, and `iou`, the intersection over
-    union of dark pixels (silhouettes, edges), summed over examples; of texts `f1`, that of their tokens as bags (SQuAD,
-    arXiv 1606.05250, section 6.1), and `exact`. A picture is compared with the target's own tokens, decoded: what the
-    tokenizer loses counts for neither.
+    metric: a function of `evals.made`: of pictures `l1`, `iou` (silhouettes, edges), `miou` (label maps), `delta1`,
+    `absrel`, `rmse` (depth), `angle` (normals); of texts `f1`, `exact`, `cider`, `ap` (boxes), `colours` (palettes).
+    A picture is compared with the target's own tokens, decoded: what the tokenizer loses counts for neither. With
+    `metric@FIELD` it is compared with that field of the example, a picture or texts, such as all captions of an image.
     steps, temperature, guidance: of `generate.chain.Target`; texts are greedy. samples: pictures are the mean of so
-    many draws, as 4M-21's depth and normals are. examples: at most so many of the splits, evenly spread.
+    many draws, as 4M-21's depth and normals are, label maps their vote. examples: at most so many of the splits,
+    evenly spread.
     """
 
     pairs: tuple[tuple[str, str, str], ...]
@@ -46,9 +51,11 @@ class Evaluator(Task):
                 self.fail("pairs", f"{target!r} is no grid or sequence that the network predicts")
             if target in parts(inputs):
                 self.fail("pairs", f"{target!r} would be given and asked for")
-            allowed = ("l1", "iou") if specs[target].kind == "grid" else ("f1", "exact")
-            if metric not in allowed:
-                self.fail("pairs", f"the metric of {target!r} must be one of {', '.join(allowed)}")
+            reads = ("pictures",) if specs[target].kind == "grid" else ("ids", "words")
+            allowed = [name for name, m in METRICS.items() if m.reads in reads]
+            name, _, field = metric.partition("@")
+            if name not in allowed or (field and METRICS[name].reads == "ids"):
+                self.fail("pairs", f"the metric of {target!r} must be one of {', '.join(allowed)}; @FIELD not of ids")
 
     @staticmethod
     def default(context) -> dict:
@@ -66,52 +73,95 @@ class Evaluator(Task):
             for kind, metric in ((pictures, "l1"), (texts, "f1")):
                 target = next((m.name for m in kind if m.targets and m.name != given), None)
                 if given and target:
-                    pairs.append((given, target, metric))
+                    pairs.append((given, target, USUAL.get(_stem(target), metric)))
+        given = next((m.name for m in pictures if m.inputs), None)
+        made = {target for _, target, _ in pairs}
+        for m in (*pictures, *texts):
+            if given not in (None, m.name) and m.targets and m.name not in made and _stem(m.name) in USUAL:
+                pairs.append((given, m.name, USUAL[_stem(m.name)]))
+        pairs = [p for p in pairs if _installed(p[2]) and (METRICS[p[2]].reads != "words" or _reads(context, p[1]))]
         if not pairs:
             raise Unfit("needs two modalities among grids and texts, one of them a target")
         return dict(pairs=pairs, splits=held_out(context))
 
     def check(self):
         for _, target, metric in self.pairs:
-            if metric in ("l1", "iou") and not self._images.has(target):
+            name, _, field = metric.partition("@")
+            reads = METRICS[name].reads
+            if reads == "pictures" and not self._images.has(target):
                 self.fail("pairs", f"no tokenizer decodes {target!r}; leave this pair out")
+            if reads == "words" and not _reads(self.context, target):
+                self.fail("pairs", f"the run has no text tokenizer for {target!r}; take f1 or exact")
+            if not _installed(name):
+                self.fail("pairs", f"{name} needs {METRICS[name].package}: pip install 'tokenloom[coco]'")
+            if field and reads == "words":
+                self.context.column(field, self.splits, f"{self.where}.pairs")
+            elif field:
+                check_fields([_picture(field, (1, 1, 1))], build.source(self.context.run.data, self.splits))
 
     def run(self, params):
         for inputs, target, metric in self.pairs:
             batch = self._batch(inputs, target)
-            made, truth = self._made(params, batch, inputs, target), self._view(target, batch[target])
-            measure = METRICS[metric]
-            yield f"{inputs}→{target}/{metric}", Score(measure(made, truth), measure(made, np.roll(truth, 1, axis=0)))
+            made = self._made(params, batch, inputs, target, metric)
+            truth = self._truth(batch, target, metric, np.shape(made))
+            measure, others = METRICS[metric.partition("@")[0]].measure, [truth[i - 1] for i in range(len(truth))]
+            others = np.stack(others) if isinstance(truth, np.ndarray) else others
+            yield f"{inputs}→{target}/{metric}", Score(measure(made, truth), measure(made, others))
 
     def figures(self, params, images):
         """Given, made and true of some examples, for each pair of pictures."""
         for inputs, target, metric in self.pairs:
-            if metric not in ("l1", "iou"):
+            if self._reads(metric) != "pictures":
                 continue
             batch = jax.tree.map(lambda x: x[:10], self._batch(inputs, target))
             rows = [(n, images.pictures(n, batch[n])) for n in parts(inputs) if images.has(n)]
-            made = self._made(params, batch, inputs, target).astype(np.uint8)
-            yield (
-                f"{inputs} → {target}",
-                image_rows([*rows, ("made", made), ("true", images.decode(target, batch[target]["ids"]))]),
-            )
+            made = self._made(params, batch, inputs, target, metric).astype(np.uint8)
+            true = self._truth(batch, target, metric, made.shape).astype(np.uint8)
+            yield f"{inputs} → {target}", image_rows([*rows, ("made", made), ("true", true)])
 
-    def _made(self, params, batch, inputs: str, target: str):
+    def _made(self, params, batch, inputs: str, target: str, metric: str):
         generator = Generator(self.context.graph, params["model"], self.context.modalities)
-        text = self._kind(target) == "sequence"
+        text, reads = self._kind(target) == "sequence", self._reads(metric)
         how = Target(
             target, steps=self.steps, temperature=0.0 if text else self.temperature, guidance=self.guidance
         )  # fmt: skip
         draws = range(1 if text else self.samples)
-        views = [self._view(target, generator(batch, parts(inputs), [how], sample=s)[target]) for s in draws]
-        return views[0] if text else np.mean(views, axis=0)
+        views = [self._view(target, generator(batch, parts(inputs), [how], sample=s)[target], reads) for s in draws]
+        if len(views) == 1:
+            return views[0]
+        return stats.mode(views, axis=0).mode if metric.startswith("miou") else np.mean(views, axis=0)
 
-    def _view(self, name: str, made) -> np.ndarray:
-        """A picture as numbers `[n, H, W, C]`, a text as its ids `[n, L]` without [EOS], −1 where there is none."""
+    def _truth(self, batch, target: str, metric: str, shape):
+        """What is true, in the form of what was made, of this shape; of words a list of true texts for each example."""
+        field, reads = metric.partition("@")[2], self._reads(metric)
+        if not field:
+            true = self._view(target, batch[target], reads)
+            return [[text] for text in true] if reads == "words" else true
+        rows = batch["row"].tolist()
+        if reads == "words":
+            texts = self.context.column(field, self.splits, f"{self.where}.pairs")
+            return [[texts[r]] if isinstance(texts[r], str) else list(texts[r]) for r in rows]
+        spec = _picture(field, shape[1:])
+        source, held = build.source(self.context.run.data, self.splits), {}
+        for found in eval_batches(source, Encoder((spec,), {}, train=False), batch_size=64):
+            pictures = zip(found["row"].tolist(), found["truth"]["pixels"], found["truth"]["valid"])
+            held |= {row: pixels for row, pixels, valid in pictures if valid and row in rows}
+        if len(held) < len(set(rows)):
+            missing = next(r for r in rows if r not in held)
+            raise ValueError(f"{self.where}.pairs: {metric!r}: row {missing} of {self.splits} has no {field!r}")
+        return np.stack([held[r] for r in rows]).astype(np.float32)
+
+    def _view(self, name: str, made, reads: str):
+        """Pictures as numbers `[n, H, W, C]`, texts as their words, or as ids `[n, L]` without [EOS], −1 for none."""
         ids, valid = jax.device_get((made["ids"], made["valid"]))
-        if self._kind(name) == "grid":
+        if reads == "pictures":
             return self._images.decode(name, ids).astype(np.float32)
+        if reads == "words":
+            return self._images.words(name, ids, valid)
         return np.where(valid & (ids != TextTokenizer.eos_id), ids.astype(np.int64), -1)
+
+    def _reads(self, metric: str) -> str:
+        return METRICS[metric.partition("@")[0]].reads
 
     def _kind(self, name) -> str:
         return next(m.kind for m in self.context.modalities if m.name == name)
@@ -138,31 +188,23 @@ class Evaluator(Task):
         return jax.tree.map(lambda *x: np.concatenate(x), *batches)
 
 
-def l1(made, truth) -> float:
-    """Mean absolute difference of pictures `[n, H, W, C]` of 0…255, in 0…1."""
-    return float(np.abs(made - truth).mean() / 255)
+def _picture(field: str, shape) -> Modality:
+    return Modality("truth", "pixels", tuple(shape), field, resample="nearest")
 
 
-def iou(made, truth) -> float:
-    """Intersection over union of what is dark in pictures `[n, H, W, C]` of 0…255, over all of them."""
-    made, truth = (x.mean(-1) < BINARY for x in (made, truth))
-    return float((made & truth).sum() / max((made | truth).sum(), 1))
+def _stem(name: str) -> str:
+    return name.partition("@")[0]
 
 
-def f1(made, truth) -> float:
-    """Mean over texts `[n, L]` (ids, −1 for none) of 2 · common / (tokens made + tokens true), tokens as bags."""
-    scores = []
-    for a, b in zip(made, truth):
-        ids, counts = zip(*(np.unique(x[x >= 0], return_counts=True) for x in (a, b)))
-        _, at, to = np.intersect1d(*ids, return_indices=True)
-        total = sum(c.sum() for c in counts)
-        scores.append(2 * np.minimum(counts[0][at], counts[1][to]).sum() / max(total, 1))
-    return float(np.mean(scores))
+def _reads(context, name: str) -> bool:
+    """Whether the run has the tokenizer that writes a sequence as words."""
+    m = next(m for m in context.modalities if m.name == name)
+    return m.tokenizer in build.text_tokenizers(context.run)
 
 
-def exact(made, truth) -> float:
-    """The share of texts `[n, L]` that are the same token by token."""
-    return float((made == truth).all(1).mean())
-
-
-METRICS = {"l1": l1, "iou": iou, "f1": f1, "exact": exact}
+def _installed(metric: str) -> bool:
+    package = METRICS[metric].package
+    try:
+        return not package or bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return False
