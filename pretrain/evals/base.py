@@ -8,7 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_pipeline.pipeline import eval_batches
+from data_pipeline.sources.tokens import read_manifest
 from pretrain import build
+from pretrain.restore import load_tokenizer
+from pretrain.storage import locate
 
 
 class Score(float):
@@ -59,6 +62,24 @@ class Context:
         has_trunk = self.run.model.get("model", "models.encdec") == "models.encdec" or self.run.model.get("trunk")
         inputs = [m for m in self.modalities if m.inputs and (m.kind != "pixels" or m.patch)]
         return tuple(m.name for m in inputs if has_trunk or m.name in self.embedded)
+
+    @functools.cached_property
+    def tokenizers(self) -> dict:
+        """{name: Tokenizer} of the token store. ValueError where one has changed since, or is not there."""
+        data, made = self.run.data, {}
+        if data.source != "tokens":
+            return made
+        for name, about in read_manifest(data.path)["tokenizers"].items():
+            if not (locate(about["workdir"]) / "config.json").exists():
+                raise FileNotFoundError(
+                    f"tokenizer {name!r}: {about['workdir']} is no workdir: bring back the one that {data.path} was "
+                    "made with, or start where it is found"
+                )
+            tokenizer = load_tokenizer(about["workdir"])
+            if tokenizer.digest != about["digest"]:
+                raise ValueError(f"{about['workdir']} has changed since the tokens were made: run tools.tokenize again")
+            made[name] = tokenizer
+        return made
 
     def batches(self, split, batch_size: int):
         """Every example of a split once, in the deterministic form; the last batch padded with row -1."""
@@ -143,8 +164,8 @@ def _is_fact(value) -> bool:
 class Task:
     """What the tasks share: their context, and checks that name the key, the value and the remedy.
 
-    A representation is written `name`, several modalities read together `name+name`, and what one layer gives
-    `name:LAYER` (0 is the first, -1 the last).
+    A representation is written `name`, several modalities read together `name+name`, what one layer gives
+    `name:LAYER` (0 is the first, -1 the last), and what the network predicts another modality to be `name>made`.
     """
 
     context: Context
@@ -169,13 +190,33 @@ class Task:
                         f"{', '.join(self.context.readable)}"
                     )
 
+            made = split_made(spec)[1]
+            if made:
+                self._check_made(key, made)
+
+    def _check_made(self, key: str, name: str):
+        m = next((m for m in self.context.modalities if m.name == name), None)
+        if m is None or not m.targets or m.kind not in ("grid", "set"):
+            raise ValueError(f"{self.where}.{key}: >{name}: no grid or set that the network predicts")
+        if m.tokenizer not in self.context.tokenizers:
+            raise ValueError(
+                f"{self.where}.{key}: >{name}: no tokenizer here decodes it; there are "
+                f"{', '.join(self.context.tokenizers) or 'none'}"
+            )
+
     def check(self):
         """Reads what the task needs of the data, and raises before anything is computed if it is not there."""
 
 
 def parts(spec: str) -> list[str]:
-    """The modalities of a representation: `a+b:2` → [a, b]."""
-    return split_layer(spec)[0].split("+")
+    """The modalities that a representation reads: `a+b:2` → [a, b], `a>c` → [a]."""
+    return split_made(split_layer(spec)[0])[0].split("+")
+
+
+def split_made(spec: str) -> tuple[str, str]:
+    """`a+b>c` → ("a+b", "c"); "" where nothing is made."""
+    given, _, made = spec.partition(">")
+    return given, made
 
 
 def split_layer(spec: str) -> tuple[str, int | None]:

@@ -11,9 +11,11 @@ import numpy as np
 from flax import nnx
 
 from pretrain import build
-from pretrain.evals.base import Context, parts, split_layer
+from pretrain.evals.base import Context, parts, split_layer, split_made
+from pretrain.generate.chain import Generator, Target
 from pretrain.models.tokens import concat, dense_rows, whole
 
+STEPS = 8  # in which a modality is predicted
 KEPT = 2 << 30  # bytes of features that are held, of a context
 
 
@@ -39,20 +41,25 @@ class Features(NamedTuple):
 def features(context: Context, params, spec: str, splits, *, layers: bool = False, batch_size: int = 64) -> Features:
     """Encodes one modality alone, or several together (`a+b`), all their tokens, for every example of the splits.
 
-    Examples that have none of them are left out. The embedding z of several is the mean of their own, at unit length:
-    nothing was trained to project them together.
+    `a>c`: what the tokenizer of c makes of the tokens that the network predicts of a, one vector an example: retrieval
+    by predicted features (arXiv 2406.09406, section 4.3). Examples that have none of them are left out.
+    The embedding z of several is the mean of their own, at unit length: nothing was trained to project them together.
     """
     memory = _memory(context)
     key = (spec, splits, layers)
     found = memory.get(params, key)
     if found is None:
-        found = _encode(context, params, spec, splits, layers, batch_size)
+        make = _predict if split_made(spec)[1] else _encode
+        found = make(context, params, spec, splits, layers, batch_size)
         memory.put(params, key, found)
     return found
 
 
 def represent(context: Context, params, spec: str, splits, kind: str = "pooled") -> tuple[np.ndarray, np.ndarray]:
-    """(rows `[n]`, x `[n, D]`) of a representation `a+b` or `a:LAYER`; kind: `pooled` or `z`, where it has no layer."""
+    """(rows `[n]`, x `[n, D]`) of a representation `a+b`, `a>c` or `a:LAYER`.
+
+    kind: `pooled` or `z`, where it has no layer.
+    """
     names, layer = split_layer(spec)
     found = features(context, params, names, splits, layers=layer is not None)
     if layer is None:
@@ -113,6 +120,29 @@ def _encode(context, params, spec, splits, layers, batch_size) -> Features:
             z[[place[r] for r in own.row.tolist()]] += own.z
         z = unit(z)
     return Features(row, z if pooled is None else pooled, z, hidden)
+
+
+def _predict(context, params, spec, splits, layers, batch_size) -> Features:
+    """Centred: what all examples have in common, such as the ground of pictures, says nothing about one."""
+    if layers:
+        raise ValueError(f"{spec!r}: what is made has no layers; leave the number out")
+    names, (_, made) = parts(spec), split_made(spec)
+    generator = Generator(context.graph, params["model"], context.modalities)
+    decoder = context.tokenizers[next(m.tokenizer for m in context.modalities if m.name == made)]
+    rows, found = [], []
+    for batch in context.batches(splits, batch_size):
+        shown = {k: batch[k] for k in ("row", *names)}
+        ids = generator(shown, names, [Target(made, steps=STEPS, temperature=0.0)])[made]["ids"]
+        present = [batch[n]["valid"].reshape(len(batch["row"]), -1).any(1) for n in names]
+        keep = np.any(present, axis=0) & (batch["row"] >= 0)
+        if keep.any():
+            rows.append(batch["row"][keep])
+            found.append(decoder.decode(np.asarray(ids)[keep]).reshape(keep.sum(), -1).astype(np.float32))
+    if not rows:
+        raise ValueError(f"features of {spec!r}: no example of {splits} has it; leave it out of the evals")
+    x = np.concatenate(found)
+    x -= x.mean(0)
+    return Features(np.concatenate(rows), x, unit(x))
 
 
 @functools.lru_cache(maxsize=64)

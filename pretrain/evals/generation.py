@@ -63,7 +63,7 @@ class Evaluator(Task):
             raise Unfit("only encoder-decoders generate")
         images = Images(context)
         try:
-            images.tokenizers  # noqa: B018 (opens them)
+            context.tokenizers  # noqa: B018 (opens them)
         except (FileNotFoundError, ValueError) as reason:
             raise Unfit(str(reason)) from reason
         texts = [m for m in context.modalities if m.kind == "sequence"]

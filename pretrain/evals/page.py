@@ -28,13 +28,12 @@ def begin(restored, context, tasks) -> Held:
     """Opens what pictures need, and says what is missing before anything is computed."""
     from pretrain.evals.pictures import Images
 
-    images = Images(context)
     try:
-        images.tokenizers  # noqa: B018 (opens them)
+        context.tokenizers  # noqa: B018 (opens them)
     except (OSError, ValueError) as reason:
         print(f"the page will have no pictures of examples: {reason}")
-        images = None
-    return Held(restored.params, tasks, images)
+        return Held(restored.params, tasks, None)
+    return Held(restored.params, tasks, Images(context))
 
 
 def rows_of(found) -> tuple[list[str], list[list[str]]]:

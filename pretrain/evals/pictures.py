@@ -1,18 +1,14 @@
 """Figures of a page: the pictures that tokens stand for, rows of them, and matrices."""
 
 import base64
-import functools
 import io
 
 import matplotlib
 import numpy as np
 
-from data_pipeline.sources.tokens import read_manifest
 from data_pipeline.text import TextTokenizer
 from pretrain import build
 from pretrain.evals.base import Context
-from pretrain.restore import load_tokenizer
-from pretrain.storage import locate
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -25,32 +21,14 @@ class Images:
         self.context = context
         self.modalities = {m.name: m for m in context.modalities}
 
-    @functools.cached_property
-    def tokenizers(self) -> dict:
-        """{name: Tokenizer} of the token store. ValueError where one has changed since, or is not there."""
-        data, made = self.context.run.data, {}
-        if data.source != "tokens":
-            return made
-        for name, about in read_manifest(data.path)["tokenizers"].items():
-            if not (locate(about["workdir"]) / "config.json").exists():
-                raise FileNotFoundError(
-                    f"tokenizer {name!r}: {about['workdir']} is no workdir: bring back the one that {data.path} was "
-                    "made with, or start where it is found"
-                )
-            tokenizer = load_tokenizer(about["workdir"])
-            if tokenizer.digest != about["digest"]:
-                raise ValueError(f"{about['workdir']} has changed since the tokens were made: run tools.tokenize again")
-            made[name] = tokenizer
-        return made
-
     def has(self, name: str) -> bool:
         """Whether a representation is one modality that can be shown."""
         m = self.modalities.get(name)
-        return m is not None and (m.kind == "pixels" or (m.kind == "grid" and m.tokenizer in self.tokenizers))
+        return m is not None and (m.kind == "pixels" or (m.kind == "grid" and m.tokenizer in self.context.tokenizers))
 
     def decode(self, name: str, ids) -> np.ndarray:
         """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`."""
-        return self.tokenizers[self.modalities[name].tokenizer].decode(np.asarray(ids))
+        return self.context.tokenizers[self.modalities[name].tokenizer].decode(np.asarray(ids))
 
     def pictures(self, name: str, given: dict) -> np.ndarray:
         """{"pixels"} or {"ids"} of a modality that it `has` → uint8 `[n, H, W, C]`."""

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from pretrain.evals.base import Score, Task, parts, some
+from pretrain.evals.base import Score, Task, parts, some, split_made
 from pretrain.evals.features import together, unit
 from pretrain.evals.knn import held_out
 from pretrain.evals.metrics import (
@@ -22,6 +22,7 @@ class Evaluator(Task):
     """R@k and MRR of a→b and b→a: where the own partner stands among all candidates by cosine of the embeddings.
 
     pairs: (a, b), each a modality or several joined by +: a query of several is the mean of their embeddings.
+    (a>c, b>c): through c predicted of each, such as global features of a frozen network (arXiv 2406.09406, 4.3).
     label: a field; then mAP, where all examples with the query's label are relevant.
     """
 
@@ -33,6 +34,11 @@ class Evaluator(Task):
     def __post_init__(self):
         self.check_names("pairs", {n for pair in self.pairs for n in pair})
         for pair in self.pairs:
+            made = {split_made(spec)[1] for spec in pair}
+            if len(made) > 1:
+                self.fail("pairs", f"{pair}: only what is predicted of the same modality can be compared")
+            if made != {""}:
+                continue
             names = {name for spec in pair for name in parts(spec)}
             strangers = names - set(self.context.embedded)
             if strangers and len(strangers) < len(names):

@@ -11,6 +11,7 @@ from toy import Toy
 
 from pretrain import build
 from pretrain.evals import generation, made
+from pretrain.evals.base import Context
 from pretrain.evals.pictures import Images
 from pretrain.generate.chain import Generator, Target
 
@@ -24,7 +25,7 @@ class Grey:
 
 @pytest.fixture(autouse=True)
 def tokenizers(monkeypatch):
-    monkeypatch.setattr(Images, "tokenizers", {"fsq": Grey()})
+    monkeypatch.setattr(Context, "tokenizers", {"fsq": Grey()})
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,6 @@ def test_what_no_tokenizer_decodes(toy, monkeypatch):
     monkeypatch.setattr(build, "text_tokenizers", lambda _: {})
     with pytest.raises(ValueError, match="no text tokenizer for 'caption'; take f1 or exact"):
         generation.Evaluator(toy, (("image", "caption", "cider"),)).check()
-    monkeypatch.setattr(Images, "tokenizers", {})
+    monkeypatch.setattr(Context, "tokenizers", {})
     with pytest.raises(ValueError, match="no tokenizer decodes 'image'"):
         generation.Evaluator(toy, (("depth", "image", "l1"),)).check()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pretrain import build
 from pretrain.checkpoint import Checkpointer
-from pretrain.evals.pictures import Images
+from pretrain.evals.base import Context
 from pretrain.step import TrainState
 from tools.playground.__main__ import serve
 from tools.playground.session import Session, read_picture
@@ -43,7 +43,7 @@ def address(token_store, tmp_path_factory):
         state = TrainState(np.asarray(7, np.int32), jax.device_get(laws.Built(c).params), (), None)
         checkpointer.save(state, types.SimpleNamespace(get_state=dict))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Images, "tokenizers", {"rgb": Toy()})
+        patch.setattr(Context, "tokenizers", {"rgb": Toy()})
         server = serve(Session(workdir), "127.0.0.1", 0)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"

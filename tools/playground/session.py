@@ -99,7 +99,7 @@ class Session:
         image = centre_crop(read_picture(name, value, channels), (height, width))[None]
         if m.kind == "pixels":
             return {"pixels": image, "valid": np.ones(1, bool)}
-        ids = self.images.tokenizers[m.tokenizer].encode(image)
+        ids = self.context.tokenizers[m.tokenizer].encode(image)
         return {"ids": ids, "valid": np.ones(ids.shape, bool)}
 
     def _show(self, name, made) -> str:
