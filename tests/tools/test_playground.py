@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import threading
 import types
 import urllib.error
@@ -35,19 +36,29 @@ class Toy:
         return grey.repeat(8, 1).repeat(8, 2)[..., None].repeat(3, 3)
 
 
-@pytest.fixture(scope="module")
-def address(token_store, tmp_path_factory):
-    c, workdir = tiny.emoji_run(token_store), tmp_path_factory.mktemp("run")
-    (workdir / "config.json").write_text(build.to_json(c))
+def write_run(config, workdir):
+    (workdir / "config.json").write_text(build.to_json(config))
     with Checkpointer(workdir) as checkpointer:
-        state = TrainState(np.asarray(7, np.int32), jax.device_get(laws.Built(c).params), (), None)
+        state = TrainState(np.asarray(7, np.int32), jax.device_get(laws.Built(config).params), (), None)
         checkpointer.save(state, types.SimpleNamespace(get_state=dict))
+
+
+@pytest.fixture(scope="module")
+def session(token_store, tmp_path_factory):
+    """A workdir, its tokenizer a toy."""
+    workdir = tmp_path_factory.mktemp("run")
+    write_run(tiny.emoji_run(token_store), workdir)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Context, "tokenizers", {"rgb": Toy()})
-        server = serve(Session(workdir), "127.0.0.1", 0)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        yield workdir
+
+
+@pytest.fixture(scope="module")
+def address(session):
+    server = serve(Session(session), "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 def ask(url, body=None, kind="application/json"):
@@ -97,7 +108,7 @@ def test_a_chain_is_made_and_the_seed_tells_which(address):
     "change, message",
     [
         ({"targets": []}, "choose at least one modality"),
-        ({"targets": ["smell"]}, "no modality 'smell'"),
+        ({"targets": ["smell"]}, "none of the models predicts it: they have render3d, caption"),
         ({"given": {"smell": "x"}}, "given 'smell': must be one of render3d, caption"),
         ({"given": {"render3d": "data:image/png;base64,abcd"}}, "'render3d': is no picture"),
         ({"settings": {"speed": 1}}, "settings: 'speed' is none of method"),
@@ -107,6 +118,60 @@ def test_a_chain_is_made_and_the_seed_tells_which(address):
 def test_what_cannot_be_is_said(address, change, message):
     status, error = refused(address + "/generate", {"given": {"caption": "x"}, "targets": ["render3d"]} | change)
     assert status == 400 and message in error
+
+
+def test_two_models(session, token_store, tmp_path):
+    """A second one makes what the first does not: here drawings of the pictures that the first made."""
+    c, workdir = tiny.emoji_run(token_store, ("masked",)), tmp_path / "lines"
+    c.modalities[0].update(targets=False)
+    c.modalities = [*c.modalities[:1], dict(c.modalities[0], name="flat", field="flat", targets=True)]
+    c.objectives.masked.mixture = [dict(inputs={"render3d": 1.0}, targets={"flat": 1.0})]
+    workdir.mkdir()
+    write_run(c, workdir)
+    both = Session(session, workdir)
+    told = {m["name"]: (m["give"], m["make"]) for m in both.about()["modalities"]}
+    assert told == {"render3d": (True, True), "caption": (True, True), "flat": (True, True)}
+    request = {"given": {"caption": "red heart"}, "targets": ["render3d", "flat"], "settings": {"steps": 2}}
+    made = {m["name"]: m["value"] for m in both.generate(request)["made"]}
+    first = Session(session).generate(request | {"targets": ["render3d"]})["made"][0]["value"]
+    assert made["render3d"] == first and read_picture("flat", made["flat"], 3).shape == (64, 64, 3)
+
+
+def test_in_a_browser(address):
+    """Headless Chromium: a caption becomes a picture, a drawing is taken as given, an error is shown."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'tokenloom[browser]'")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("needs chromium or google-chrome on the PATH")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        errors = []
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.goto(address)
+        page.fill("#text-caption", "red heart")
+        page.click("#make-render3d")
+        page.fill("#steps", "2")
+        page.click("#go")
+        image = page.wait_for_selector(".made-render3d img", timeout=120_000)
+        assert page.evaluate("i => i.complete && i.naturalWidth", image) == 64
+        assert page.inner_text("#status").startswith("from caption in")
+        page.click("#make-render3d")  # no more
+        page.click("#make-caption")
+        box = page.locator("#draw-render3d").bounding_box()
+        page.mouse.move(box["x"] + 20, box["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 120, box["y"] + 110, steps=4)
+        page.mouse.up()
+        page.click("#go")
+        page.wait_for_selector(".made-caption p", timeout=120_000)
+        assert page.inner_text("#status").startswith("from render3d in"), "what is made is not given as well"
+        page.fill("#steps", "0")
+        page.click("#go")
+        page.wait_for_selector("#status.error")
+        assert "steps=0: must be at least 1" in page.inner_text("#status")
+        browser.close()
+    assert not errors
 
 
 def test_only_json_is_taken(address):

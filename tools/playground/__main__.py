@@ -1,7 +1,8 @@
 """python -m tools.playground --checkpoint=DIR [--port=7860]: a page on this machine to try a model by hand.
 
 Give any modalities (draw, upload, type, or take a held-out example), choose what to make and in which order, and see
-the chain. It listens on this machine alone (`--host` to change that); nothing is sent anywhere else.
+the chain. Of several models, DIR,DIR, each makes what those before it do not predict, such as a super-resolution
+model what is finer. It listens on this machine alone (`--host` to change that); nothing is sent anywhere else.
 """
 
 import argparse
@@ -71,12 +72,12 @@ def serve(session: Session, host: str, port: int) -> ThreadingHTTPServer:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="a run's workdir")
-    parser.add_argument("--step", type=int, help="which of its checkpoints; the newest if not given")
+    parser.add_argument("--checkpoint", required=True, help="a run's workdir, or several: DIR,DIR")
+    parser.add_argument("--step", type=int, help="which checkpoint of the first; the newest if not given")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
-    server = serve(Session(args.checkpoint, args.step), args.host, args.port)
+    server = serve(Session(*args.checkpoint.split(","), step=args.step), args.host, args.port)
     print(f"open http://{args.host}:{server.server_port}   (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()

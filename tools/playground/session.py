@@ -15,6 +15,7 @@ from pretrain import build
 from pretrain.evals.base import Context
 from pretrain.evals.pictures import Images
 from pretrain.generate.chain import Generator, Target
+from pretrain.generate.relay import Relay
 from pretrain.restore import restore
 
 SPLITS = ("val", "test")
@@ -23,33 +24,41 @@ PREFIX = "data:image/png;base64,"
 
 
 class Session:
-    """A restored run with its tokenizers. ValueError if it cannot generate; FileNotFoundError without tokenizers."""
+    """Restored runs with their tokenizers, the second for what the first does not make (`generate.relay`).
 
-    def __init__(self, checkpoint, step: int | None = None):
-        restored = restore(checkpoint, step)
-        self.run, self.step = restored.run, restored.step
-        self.generator = Generator(restored.graph, restored.params["model"], self.run.modalities)
-        self.context = Context(self.run, restored.graph, restored.objectives)
-        self.images = Images(self.context)
-        self.texts = build.text_tokenizers(self.run)
-        self.modalities = {m.name: m for m in self.run.modalities if self._form(m)}
+    step: of the first, None for its newest. ValueError if one cannot generate; FileNotFoundError without tokenizers.
+    """
+
+    def __init__(self, *checkpoints, step: int | None = None):
+        runs = [restore(c, None if i else step) for i, c in enumerate(checkpoints)]
+        self.step = runs[0].step
+        self.generator = Relay([Generator(r.graph, r.params["model"], r.run.modalities) for r in runs])
+        self.images = {}  # {modality: of the first run that can show it}
+        self.texts = {}
+        self._contexts = [Context(r.run, r.graph, r.objectives) for r in runs]
+        for context in self._contexts:
+            images, tokenizers = Images(context), build.text_tokenizers(context.run)
+            for m in context.modalities:
+                if m.kind == "sequence" and hasattr(tokenizers.get(m.tokenizer), "decode"):
+                    self.texts.setdefault(m.name, tokenizers[m.tokenizer])
+                if m.name in self.texts or images.has(m.name):
+                    self.images.setdefault(m.name, images)
+        self.modalities = {name: images.modalities[name] for name, images in self.images.items()}
         if not self.modalities:
-            raise ValueError(f"{checkpoint}: it has neither pictures with tokenizers nor texts: nothing to give or see")
+            raise ValueError(f"{checkpoints}: neither pictures with tokenizers nor texts: nothing to give or see")
         self._lock = threading.Lock()  # one request at a time: they share the device
-
-    def _form(self, m) -> str:
-        if m.kind == "sequence" and hasattr(self.texts.get(m.tokenizer), "decode"):
-            return "text"
-        return "picture" if self.images.has(m.name) else ""
 
     def about(self) -> dict:
         """What the page lays out."""
+        specs = [m for c in self._contexts for m in c.modalities if m.kind != "pixels"]
+        given, made = ({m.name for m in specs if getattr(m, side)} for side in ("inputs", "targets"))
         return {
             "step": self.step,
             "modalities": [
                 {
-                    "name": m.name, "form": self._form(m), "give": m.inputs, "make": m.targets and m.kind != "pixels",
-                    "grey": self._form(m) == "picture" and self._shape(m.name)[2] == 1,
+                    "name": m.name, "form": "text" if m.name in self.texts else "picture",
+                    "give": m.name in given or m.kind == "pixels", "make": m.name in made,
+                    "grey": m.name not in self.texts and self._shape(m.name)[2] == 1,
                 }
                 for m in self.modalities.values()
             ],
@@ -59,7 +68,7 @@ class Session:
         """{name: picture or text} of a held-out example; numbers go round."""
         batch = self._examples
         at = number % len(batch["row"])
-        row = {n: {k: v[at : at + 1] for k, v in batch[n].items()} for n in self.modalities}
+        row = {n: {k: v[at : at + 1] for k, v in batch[n].items()} for n in self.modalities if n in batch}
         return {n: self._show(n, v) for n, v in row.items() if np.any(v["valid"])}
 
     def generate(self, request: dict) -> dict:
@@ -90,8 +99,8 @@ class Session:
         if name not in self.modalities:
             raise ValueError(f"given {name!r}: must be one of {', '.join(self.modalities)}")
         m = self.modalities[name]
-        if self._form(m) == "text":
-            ids = self.texts[m.tokenizer].encode(value, m.length)
+        if name in self.texts:
+            ids = self.texts[name].encode(value, m.length)
             padded = np.zeros((1, m.length), np.int32)
             padded[0, : len(ids)] = ids
             return {"ids": padded, "valid": np.arange(m.length)[None] < len(ids)}
@@ -99,14 +108,13 @@ class Session:
         image = centre_crop(read_picture(name, value, channels), (height, width))[None]
         if m.kind == "pixels":
             return {"pixels": image, "valid": np.ones(1, bool)}
-        ids = self.context.tokenizers[m.tokenizer].encode(image)
+        ids = self.images[name].context.tokenizers[m.tokenizer].encode(image)
         return {"ids": ids, "valid": np.ones(ids.shape, bool)}
 
     def _show(self, name, made) -> str:
-        m = self.modalities[name]
-        if self._form(m) == "text":
-            return self.images.words(name, made["ids"], made["valid"])[0]
-        image = self.images.pictures(name, made)
+        if name in self.texts:
+            return self.images[name].words(name, made["ids"], made["valid"])[0]
+        image = self.images[name].pictures(name, made)
         buffer = io.BytesIO()
         Image.fromarray(image[0].squeeze()).save(buffer, "PNG")
         return PREFIX + base64.b64encode(buffer.getvalue()).decode()
@@ -116,12 +124,12 @@ class Session:
         m = self.modalities[name]
         if m.kind == "pixels":
             return m.shape
-        return self.images.decode(name, np.zeros((1, m.length), int)).shape[1:]
+        return self.images[name].decode(name, np.zeros((1, m.length), int)).shape[1:]
 
     @functools.cached_property
     def _examples(self) -> dict:
-        """The first batch of held-out examples."""
-        batch = next(iter(self.context.batches(SPLITS, 64)))
+        """The first batch of held-out examples of the first run."""
+        batch = next(iter(self._contexts[0].batches(SPLITS, 64)))
         keep = batch["row"] >= 0
         return {k: v[keep] if k == "row" else {f: x[keep] for f, x in v.items()} for k, v in batch.items()}
 
