@@ -91,7 +91,7 @@ def get_config(arg=""):
     pairs = [("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]
     c.final_evals = dict(
         zero_shot=dict(text="caption", modalities=["render3d", "noto"], labels=["group"], names=GROUPS),
-        retrieval=dict(pairs=[*pairs, ("noto+caption", "render3d")], label="subgroup"),
+        retrieval=dict(pairs=[*pairs, ("noto+caption", "render3d"), ("noto>flat", "render3d>flat")], label="subgroup"),
         knn=dict(modalities=["render3d", "noto", "line"], labels=["group", "subgroup"]),
         linear_probe=dict(modalities=["noto"], labels=["group"]),
         few_shot=dict(modalities=["render3d", "noto"], labels=["group"], shots=[1, 5]),
@@ -100,7 +100,11 @@ def get_config(arg=""):
         diagnostics=dict(pairs=pairs, reference="keywords"),
         nll=dict(inputs=["render3d", "noto", "line", "caption", "subgroup"], targets=names),
         generation=dict(
-            pairs=[("flat", "render3d", "l1"), ("render3d", "group", "exact")],
+            pairs=[
+                ("flat", "render3d", "l1"),
+                ("render3d", "group", "exact"),
+                ("render3d", "palette", "colours"),
+            ],
             examples=32,
         ),
     )
