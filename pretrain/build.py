@@ -29,14 +29,16 @@ from pretrain.sharding import BATCH, parse_mesh
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """source: a file of data_pipeline/sources (`emoji`, `tokens`, `files`); path: the folder that it reads, if it does.
+    """source: a file of data_pipeline/sources (`emoji`, `tokens`, `files`, `webdataset`, `tar_tree`, `tfds`, `parquet`).
 
+    path: the folder that it reads, if it does; options: what its Source takes beside path and split.
     min_scale, ratio, flip: random crops of `pixels`, aligned over an example: the least share of the area that one
     keeps, the least and greatest factor on its aspect, the probability that it is mirrored.
     """
 
     source: str
     path: str = ""
+    options: dict = dataclasses.field(default_factory=dict)
     train: str = "train"
     workers: int = 0
     min_scale: float = 0.8
@@ -277,10 +279,15 @@ def text_tokenizers(run: Run) -> dict[str, TextTokenizer | HFTokenizer]:
 
 def source(data: Data, split):
     """A random-access source of examples."""
-    module = load("data_pipeline.sources", data.source, "config.data.source", "Source")
-    if not data.path and "path" in inspect.signature(module.Source).parameters:
+    cls = load("data_pipeline.sources", data.source, "config.data.source", "Source").Source
+    takes = [name for name in inspect.signature(cls).parameters if name != "split"]
+    if not data.path and "path" in takes:
         raise ValueError(f"config.data.path='': the source {data.source!r} reads a folder; give its path")
-    return module.Source(data.path, split) if data.path else module.Source(split)
+    for key, value in data.options.items():
+        if key not in takes or key == "path":
+            known = ", ".join(name for name in takes if name != "path") or "no options"
+            raise ValueError(f"config.data.options.{key}={value!r}: the source {data.source!r} takes {known}")
+    return cls(*[data.path] if data.path else [], split=split, **data.options)
 
 
 def check_tokens(run: Run):

@@ -7,11 +7,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data_pipeline.image import to_array
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+from data_pipeline.decoding import IMAGES, decode, kind_of
 
 
 class Source:
@@ -40,7 +37,7 @@ class Source:
         if not found:
             raise FileNotFoundError(
                 f"path={str(path)!r}: no examples: it must hold SPLIT.jsonl or folders SPLIT/CLASS of images "
-                f"({', '.join(SUFFIXES)})"
+                f"({', '.join(IMAGES)})"
             )
         self._parts = []
         for name in self._splits:
@@ -64,7 +61,9 @@ class Source:
     def __getitem__(self, index: int) -> dict:
         part, at = self._find(index)
         example = {
-            key: self._read(part.fields[key], key, value, part.where(at)) if part.fields[key] else value
+            key: decode(self._path / value, part.fields[key], f"{part.where(at)}: {key}={value!r}")
+            if part.fields[key]
+            else value
             for key, value in part[at].items()
         }
         return example | {"row": np.int64(index)}
@@ -81,18 +80,6 @@ class Source:
         number = int(np.searchsorted(self._ends, index, "right"))
         part = self._parts[number]
         return part, int(index - self._ends[number] + len(part))
-
-    def _read(self, kind, key, name, where) -> np.ndarray:
-        remedy = "restore the file, or take the example out"
-        try:
-            if kind == "array":
-                return np.load(self._path / name, allow_pickle=False)
-            with Image.open(self._path / name) as image:
-                return to_array(image)
-        except FileNotFoundError as e:
-            raise FileNotFoundError(f"{where}: {key}={name!r}: no such file in {self._path}; {remedy}") from e
-        except Exception as e:  # Pillow and NumPy raise many kinds for broken files
-            raise ValueError(f"{where}: {key}={name!r}: not a readable {kind} ({e}); {remedy}") from e
 
     def __repr__(self) -> str:
         # Grain compares this with the one in a checkpoint: it must change when the listing changes, and only then.
@@ -167,10 +154,9 @@ def _walk(folder: Path):
 
 
 def _kind(value) -> str:
-    """`image` or `array` of the name of such a file, else ""."""
-    if not isinstance(value, str):
-        return ""
-    return "image" if value.lower().endswith(SUFFIXES) else "array" if value.endswith(".npy") else ""
+    """`image` or `array` of the name of such a file, else "": other files are not opened."""
+    kind = kind_of(value) if isinstance(value, str) else ""
+    return kind if kind in ("image", "array") else ""
 
 
 def _splits(path: Path) -> list[str]:
