@@ -29,7 +29,7 @@ from pretrain.sharding import BATCH, parse_mesh
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """source: a file of data_pipeline/sources (`emoji`, `tokens`, `files`, `webdataset`, `tar_tree`, `tfds`, `parquet`).
+    """source: a file of data_pipeline/sources: `emoji`, `tokens`, `files`, `webdataset`, `tar_tree`, `tfds`, `parquet`.
 
     path: the folder that it reads, if it does; options: what its Source takes beside path and split.
     min_scale, ratio, flip: random crops of `pixels`, aligned over an example: the least share of the area that one

@@ -87,8 +87,22 @@ def test_a_good_config_builds():
         (dict(objectives__maskd={}), ValueError, "config.objectives.maskd.objective='maskd': .*masked"),
         (dict(objectives__mine={"objective": "clip"}), ValueError, "objectives.mine.objective='clip': .*contrastive"),
         (dict(model__model="models.encdecc"), ValueError, "config.model.model='encdecc': .*there are: .*encdec"),
-        (dict(data__source="webdata"), ValueError, "config.data.source='webdata': .*there are: emoji, files, tokens"),
+        (
+            dict(data__source="webdata"),
+            ValueError,
+            "config.data.source='webdata': .*there are: emoji, .*, webdataset",
+        ),
         (dict(data__source="files"), ValueError, "config.data.path='': the source 'files' reads a folder"),
+        (
+            dict(data__options={"missing": "skip"}),
+            ValueError,
+            "options.missing='skip': .*'emoji' takes no options",
+        ),
+        (
+            dict(data__source="tar_tree", data__path="x", data__options={"shard": "a"}),
+            ValueError,
+            "config.data.options.shard='a': the source 'tar_tree' takes modalities, shards, missing",
+        ),
         (dict(data__ratio=(1.0,)), TypeError, r"config.data.ratio=\(1.0,\): expected 2 values"),
         (dict(modalities=[GRID | {"tokenizer": ""}]), ValueError, "modality 'code': tokenizer=''"),
         (dict(modalities=[GRID, GRID]), ValueError, "'code' occurs twice"),

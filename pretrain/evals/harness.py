@@ -37,7 +37,7 @@ def redirect(restored: Restored, data: dict) -> Restored:
     modalities = tuple(dataclasses.replace(m, field=fields.get(m.name, m.field)) for m in run.modalities)
     changed = {k: data[k] for k in ("source", "path") if k in data}
     if "source" in changed:
-        changed.setdefault("path", "")
+        changed = {"path": "", "options": {}} | changed
     run = dataclasses.replace(run, modalities=modalities, data=dataclasses.replace(run.data, **changed))
     return dataclasses.replace(restored, run=run)
 
