@@ -1,10 +1,14 @@
 """Token stores: ArrayRecord shards of tokenized examples, with a manifest of how they were made.
 
-`DIR/manifest.json` holds the format version, the modalities' vocabulary sizes, the tokenizers' digests, the licence,
-and per split the file, its count and its checksum. A record is a msgpack map; arrays travel as (dtype, shape, bytes).
+`DIR/manifest.json` holds the format version, the tokenizers with their digests, the licence, and of every split its
+fields, its count and its shards, each with its count, size and sha256. Opening a store checks that every shard is there
+and has its size; `python -m tools.store check DIR` checks the sha256 of all. A record is a msgpack map; arrays travel
+as (dtype, shape, bytes).
 """
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -12,7 +16,8 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2  # 1 had one file a split, and did not say its size
+SHARD_SIZE = 4096  # examples
 
 
 def encode_record(example: dict) -> bytes:
@@ -40,38 +45,91 @@ def decode_record(data: bytes) -> dict:
     return msgpack.unpackb(data, object_hook=hook)
 
 
-class Writer:
-    """Writes one store; nothing is visible under its name until `close` has written the manifest."""
+def shard_file(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.array_record"
 
-    def __init__(self, path, *, tokenizers: dict, licence: str):
-        self.path = Path(path)
+
+def write_shard(file: Path, examples) -> dict:
+    """Writes dicts as one shard; whoever finds the file under its name finds all of it.
+
+    Returns what a manifest says of it: file, count, bytes, sha256; and fields, the keys that some example has.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk; nothing of it is left.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+    partial, count, fields = file.with_name(f"{file.name}.partial"), 0, set()
+    try:
+        writer = _tried(file, ArrayRecordWriter, str(partial), "group_size:1")
+        for example in examples:
+            _tried(file, writer.write, encode_record(example))
+            count += 1
+            fields |= example.keys()
+        _tried(file, writer.close)
+        if (kept := ArrayRecordReader(str(partial)).num_records()) != count:
+            raise OSError(f"{file}: {count} records were written, and {kept} are there")
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        about = {"file": file.name, "count": count, "bytes": partial.stat().st_size, "sha256": sha256(partial)}
+        os.replace(partial, file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return about | {"fields": sorted(fields)}
+
+
+def _tried(file, function, *args):
+    try:
+        return function(*args)
+    except RuntimeError as e:  # what ArrayRecord raises for errors of the system
+        raise OSError(f"{file}: cannot be written ({e}): is the disk full?") from e
+
+
+def split_about(shards: list[dict]) -> dict:
+    """What a manifest says of a split, from what `write_shard` says of its shards."""
+    return {
+        "count": sum(s["count"] for s in shards),
+        "fields": sorted({field for s in shards for field in s["fields"]}),
+        "shards": [{k: v for k, v in s.items() if k != "fields"} for s in shards],
+    }
+
+
+def write_manifest(path, *, tokenizers: dict, licence: str, splits: dict, **more):
+    """With it a store is finished. splits: {name: of `split_about`}; more: further keys, of how it was made."""
+    manifest = {"format": FORMAT, "tokenizers": tokenizers, "licence": licence, "splits": splits, **more}
+    partial = Path(path) / "manifest.json.partial"
+    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    os.replace(partial, Path(path) / "manifest.json")
+
+
+class Writer:
+    """Writes one store; nothing is visible under its name until `close` has written the manifest.
+
+    shard_size: examples in a shard at most.
+    """
+
+    def __init__(self, path, *, tokenizers: dict, licence: str, shard_size: int = SHARD_SIZE):
+        self.path, self._about = Path(path), dict(tokenizers=tokenizers, licence=licence)
         if (self.path / "manifest.json").exists():
             raise FileExistsError(f"{self.path} already holds a token store: remove it or write elsewhere")
         self.path.mkdir(parents=True, exist_ok=True)
-        self.manifest = {"format": FORMAT, "tokenizers": tokenizers, "licence": licence, "splits": {}}
+        self._shard_size, self._splits = shard_size, {}
 
     def write_split(self, split: str, examples):
         """examples: an iterable of dicts, written in its order."""
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        file = f"{split}-00000-of-00001.array_record"
-        writer, count, fields = ArrayRecordWriter(str(self.path / file), "group_size:1"), 0, set()
-        for example in examples:
-            writer.write(encode_record(example))
-            count += 1
-            fields |= example.keys()
-        writer.close()
-        about = {"file": file, "count": count, "sha256": _sha256(self.path / file), "fields": sorted(fields)}
-        self.manifest["splits"][split] = about
+        examples, shards = iter(examples), []
+        for first in examples:
+            part = itertools.chain([first], itertools.islice(examples, self._shard_size - 1))
+            shards.append(write_shard(self.path / shard_file(split, len(shards)), part))
+        self._splits[split] = split_about(shards)
 
     def close(self):
-        partial = self.path / "manifest.json.partial"
-        partial.write_text(json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
-        os.replace(partial, self.path / "manifest.json")
+        write_manifest(self.path, splits=self._splits, **self._about)
 
 
 def read_manifest(path) -> dict:
-    """The manifest; clear errors where there is none, or of another format."""
+    """The manifest, of an older format in the form of this one; clear errors where there is none, or a newer one."""
     file = Path(path) / "manifest.json"
     if not file.exists():
         raise FileNotFoundError(f"no token store at {path}: make one with `python -m tools.tokenize`")
@@ -79,13 +137,21 @@ def read_manifest(path) -> dict:
         manifest = json.loads(file.read_text())
     except json.JSONDecodeError as e:
         raise ValueError(f"{file}: not valid JSON ({e}); remove the store and tokenize again") from e
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{file}: format={manifest.get('format')!r}, this version reads {FORMAT}; tokenize again")
+    if manifest.get("format") not in (1, FORMAT):
+        raise ValueError(f"{file}: format={manifest.get('format')!r}, this version reads 1 to {FORMAT}; tokenize again")
+    if manifest["format"] == 1:
+        for about in manifest["splits"].values():
+            about["shards"] = [{k: about.pop(k) if k != "count" else about[k] for k in ("file", "count", "sha256")}]
     return manifest
 
 
 class Source:
-    """Random access to the tokenized examples of one or several splits of a store, in the order written."""
+    """Random access to the tokenized examples of one or several splits of a store, in the order written.
+
+    Raises:
+      FileNotFoundError: no store, or a shard is missing.
+      ValueError: unknown split, a shard of another size; on reading, a broken record.
+    """
 
     def __init__(self, path, split="train"):
         splits = [split] if isinstance(split, str) else list(split)
@@ -94,13 +160,18 @@ class Source:
         if unknown:
             raise ValueError(f"split={unknown[0]!r}: the store {path} has {', '.join(self.manifest['splits'])}")
         self.splits = tuple(splits)
+        self._shards = [shard for s in splits for shard in self.manifest["splits"][s]["shards"]]
+        for shard in self._shards:
+            check_size(self.path, shard)
+        self._ends = np.cumsum([shard["count"] for shard in self._shards], dtype=np.int64)
         self._open()
 
     def _open(self):
         from grain.sources import ArrayRecordDataSource
 
-        files = [os.path.join(self.path, self.manifest["splits"][s]["file"]) for s in self.splits]
-        self._records = ArrayRecordDataSource(files)
+        # With the counts of the manifest no file is opened before it is read.
+        files = [_Instruction(os.path.join(self.path, s["file"]), s["count"]) for s in self._shards]
+        self._records = ArrayRecordDataSource(files) if files else []
 
     @property
     def fields(self) -> frozenset[str]:
@@ -112,16 +183,50 @@ class Source:
         return len(self._records)
 
     def __getitem__(self, index) -> dict:
-        return decode_record(self._records[index])
+        if not 0 <= index < len(self):
+            raise IndexError(f"index={index}: there are {len(self)} examples")
+        try:
+            return decode_record(self._records[index])
+        except Exception as e:  # of ArrayRecord and msgpack
+            number = int(np.searchsorted(self._ends, index, "right"))
+            shard = self._shards[number]
+            raise ValueError(
+                f"{self.path}/{shard['file']}: record {index - self._ends[number] + shard['count']} is not readable "
+                f"({e}); `python -m tools.store check {self.path}` finds the broken shards"
+            ) from e
 
     def __repr__(self):
-        marks = ", ".join(f"{s}:{self.manifest['splits'][s]['sha256'][:12]}" for s in self.splits)
+        marks = ", ".join(f"{s}:{self._digest(s)[:12]}" for s in self.splits)
         return f"tokens.Source({marks})"
 
+    def _digest(self, split) -> str:
+        sums = [shard["sha256"] for shard in self.manifest["splits"][split]["shards"]]
+        return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
-def _sha256(path) -> str:
-    digest = hashlib.sha256()
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    """A whole file, as ArrayRecord wants it said (its protocol `FileInstruction`)."""
+
+    filename: str
+    take: int
+    skip: int = 0
+
+    @property
+    def examples_in_shard(self) -> int:
+        return self.take
+
+
+def check_size(path, shard: dict):
+    """FileNotFoundError if a shard is missing, ValueError if it has not the size that the manifest says."""
+    file = Path(path) / shard["file"]
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: missing; bring it back, or tokenize again")
+    size = file.stat().st_size
+    if size != shard.get("bytes", size):  # stores of format 1 do not say it
+        raise ValueError(f"{file}: {size} bytes, but its manifest says {shard['bytes']}; copy it again")
+
+
+def sha256(path) -> str:
     with open(path, "rb") as f:
-        while chunk := f.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(f, "sha256").hexdigest()

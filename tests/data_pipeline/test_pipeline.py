@@ -1,4 +1,4 @@
-"""Batches: the same for any number of workers and hosts, every evaluation row once; and token stores."""
+"""Batches: the same for any number of workers and hosts, every evaluation row once."""
 
 import json
 
@@ -7,7 +7,6 @@ import pytest
 from absl import flags
 
 from data_pipeline.pipeline import Encoder, check_labels, eval_batches, train_batches
-from data_pipeline.sources import tokens
 from data_pipeline.spec import Modality, check_modalities
 
 MODALITIES = (
@@ -181,82 +180,6 @@ def test_lists_of_specs_that_make_no_sense():
         check_modalities([code, code])
     with pytest.raises(ValueError, match=r"modality 'other': vocab_size.*9.*vocabulary 'code' has .*50.* elsewhere"):
         check_modalities([code, Modality("other", "grid", (2, 2), "o", "code", 9, tokenizer="fsq")])
-
-
-# -- Token stores ----------------------------------------------------------------------------------------------------
-
-
-def examples(count, start=0):
-    for i in range(start, start + count):
-        ids = np.arange(8, dtype=np.int16).reshape(2, 2, 2) + i
-        yield {
-            "row": np.int64(i),
-            "code": ids,
-            "name": {"en": f"Wort {i} ü"},
-            "keywords": ["a", "b"],
-            "empty": np.zeros((0, 3)),
-        }
-
-
-@pytest.fixture
-def store(tmp_path):
-    writer = tokens.Writer(tmp_path / "store", tokenizers={"fsq": "abc"}, licence="CC0")
-    writer.write_split("train", examples(5))
-    writer.write_split("val", examples(2, start=5))
-    assert not (tmp_path / "store" / "manifest.json").exists(), "nothing is visible before close"
-    writer.close()
-    return tmp_path / "store"
-
-
-def test_a_store_gives_back_what_was_written(store):
-    for split, want in (("train", examples(5)), ("val", examples(2, 5)), (("train", "val"), examples(7))):
-        source, want = tokens.Source(store, split), list(want)
-        assert len(source) == len(want)
-        for i, example in enumerate(want):
-            got = source[i]
-            assert got.keys() == example.keys() and got["row"] == i + want[0]["row"]
-            assert equal({k: got[k] for k in ("code", "empty")}, {k: example[k] for k in ("code", "empty")})
-            assert got["name"] == example["name"] and got["keywords"] == ["a", "b"]
-    manifest = tokens.read_manifest(store)
-    assert manifest["tokenizers"] == {"fsq": "abc"} and manifest["licence"] == "CC0"
-    assert manifest["splits"]["train"]["count"] == 5 and len(manifest["splits"]["train"]["sha256"]) == 64
-
-
-def test_a_store_feeds_the_pipeline(store):
-    specs = (Modality("code", "grid", (2, 2), "code", "code", 50, tokenizer="fsq"),)
-    batch = next(iter(train_batches(tokens.Source(store), Encoder(specs, {}, True), batch_size=5, seed=0)))
-    assert sorted(batch["row"]) == list(range(5))
-
-
-def test_repr_tells_stores_apart(store):
-    assert repr(tokens.Source(store)) == repr(tokens.Source(store)) != repr(tokens.Source(store, "val"))
-
-
-def test_store_errors(store, tmp_path):
-    with pytest.raises(ValueError, match=r"split='test': the store .* has train, val"):
-        tokens.Source(store, "test")
-    with pytest.raises(FileNotFoundError, match=r"no token store at .*nowhere.*tools.tokenize"):
-        tokens.Source(tmp_path / "nowhere")
-    with pytest.raises(FileExistsError, match=r"already holds a token store"):
-        tokens.Writer(store, tokenizers={}, licence="")
-    with pytest.raises(TypeError, match=r"cannot hold set"):
-        tokens.encode_record({"x": {1, 2}})
-    file = store / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
-    with pytest.raises(ValueError, match=r"format=99, this version reads 1"):
-        tokens.Source(store)
-
-
-def test_a_corrupt_manifest_is_named(store):
-    (store / "manifest.json").write_text('{"format": 1, "spl')
-    with pytest.raises(ValueError, match=r"manifest.json"):
-        tokens.Source(store)
-
-
-def test_a_missing_shard_is_named(store):
-    (store / "train-00000-of-00001.array_record").unlink()
-    with pytest.raises((RuntimeError, ValueError, FileNotFoundError), match=r"train-00000"):
-        len(tokens.Source(store))
 
 
 CLASS = Modality("class", "labels", (1,), "group", vocab_size=8, classes=tuple("abcdefgh"[:n] for n in range(1, 9)))
