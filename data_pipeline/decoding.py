@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data_pipeline.image import to_array
 
@@ -42,6 +42,8 @@ def decode(file, kind: str, where: str):
         return _parse(file.read(), kind)
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{where}: no such file; {remedy}") from e
+    except UnidentifiedImageError as e:  # its own words hold an address in memory
+        raise ValueError(f"{where}: not a readable image (Pillow knows no such format); {remedy}") from e
     except Exception as e:  # Pillow and NumPy raise many kinds for broken files
         raise ValueError(f"{where}: not a readable {kind} ({e}); {remedy}") from e
 

@@ -41,7 +41,7 @@ class Encoder:
     def __post_init__(self):
         shapes = {m.name: m.shape[:2] for m in self._pixel_modalities}
         if shapes:
-            self._draw(0, _common_frame(shapes, "modalities: shape"))
+            self._draw(0, common_frame(shapes, "modalities: shape"))
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         rng = rng if self.train else None
@@ -85,7 +85,11 @@ class Encoder:
 
     def _pixels(self, m, example, rng, crop):
         frame = self._frame(example)
-        setting = None if rng is None or frame is None else self._draw(crop, frame)
+        given = example.get("crop_settings")  # those of its tokens: pixels show the same crop
+        if given is not None:
+            setting = given[int(crop * len(given))]
+        else:
+            setting = None if rng is None or frame is None else self._draw(crop, frame)
         resample = {"bicubic": BICUBIC, "nearest": NEAREST}[m.resample]
         image = read_image(example, m.field, setting, m.shape[:2], resample, frame)
         if image is None:
@@ -115,10 +119,10 @@ class Encoder:
                     f"modality {name!r}: row {example['row']} holds {image!r:.40}: pixels need an image, uint8[H, W, C]"
                 )
         shapes = {name: image.shape[:2] for name, image in images.items() if image is not None}
-        return _common_frame(shapes, f"row {example['row']}") if shapes else None
+        return common_frame(shapes, f"row {example['row']}") if shapes else None
 
 
-def _common_frame(shapes: dict, where: str) -> tuple[int, int]:
+def common_frame(shapes: dict, where: str) -> tuple[int, int]:
     """The largest of {modality: (height, width)}, all of one aspect ratio up to a pixel of rounding."""
     largest = max(shapes, key=lambda name: math.prod(shapes[name]))
     height, width = shapes[largest]

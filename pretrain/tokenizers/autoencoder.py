@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from data_pipeline.spec import Modality
 from pretrain.models.layers import EncoderBlock, LayerNorm, Linear, Mlp
@@ -148,5 +150,12 @@ class Tokenizer:
         for start in range(0, len(x), self.chunk):
             part = x[start : start + self.chunk]
             padded = np.concatenate([part, np.repeat(part[-1:], self.chunk - len(part), axis=0)])
-            out.append(np.asarray(function(padded))[: len(part)])
+            out.append(np.asarray(function(over_devices(padded)))[: len(part)])
         return np.concatenate(out)
+
+
+def over_devices(x):
+    """An array of this process, its leading axis split over the local devices if they divide it."""
+    devices = jax.local_devices()
+    split = P("batch") if len(x) % len(devices) == 0 else P()
+    return jax.device_put(x, NamedSharding(Mesh(np.asarray(devices), ("batch",)), split))

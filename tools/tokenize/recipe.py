@@ -1,0 +1,107 @@
+"""How one raw example becomes a record of tokens: its crops are cut, and each tokenizer runs over many at once."""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipeline.image import BICUBIC, NEAREST, apply_crop, as_channels, crop_settings, palette
+from data_pipeline.pipeline import common_frame, read_image
+
+MAX_COLOURS = 7
+RESAMPLE = {"bicubic": BICUBIC, "nearest": NEAREST}
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """An example that was read: what is kept of it as it is, {modality: its crops `[crops, …]`}, and the fields of
+    pictures that no tokenizer reads.
+    """
+
+    kept: dict
+    crops: dict
+    left_out: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An example that could not be read: its number in the split, and why."""
+
+    index: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How an example becomes a record. tokenizers: {name: (Tokenizer, its modalities)}; palette: a field, or ""."""
+
+    tokenizers: dict
+    palette: str
+
+    def read(self, source, index: int, crops: int) -> Raw | Failure:
+        """Whatever is wrong with one example is no reason to stop for the others."""
+        try:
+            return self._read(source[index], crops)
+        except Exception as e:
+            return Failure(index, f"{type(e).__name__}: {e}")
+
+    @property
+    def modalities(self) -> tuple:
+        return tuple(m for _, owned in self.tokenizers.values() for m in owned)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """What is read of an example."""
+        return frozenset(source_field(m) for m in self.modalities) | {self.palette}
+
+    def _read(self, example, crops) -> Raw:
+        present = [m for m in self.modalities if example.get(source_field(m)) is not None]
+        vectors = [m for m in present if m.kind == "vectors"]
+        taken = {m.field for m in vectors}
+        kept = {k: v for k, v in example.items() if k not in taken and not is_picture(v)}
+        out = {m.name: np.asarray(example[m.field], np.float32)[None] for m in vectors}
+        pixels = [m for m in present if m.kind == "pixels"]
+        if pixels:
+            shapes = {m.name: example[source_field(m)].shape[:2] for m in pixels}
+            frame = common_frame(shapes, f"row {example['row']}")
+            height, width = pixels[0].shape[:2]
+            rng = np.random.default_rng(int(example["row"]))
+            settings = crop_settings(rng, crops, frame, aspect=width / height)
+            kept["crop_settings"] = settings.astype(np.int32)
+        for m in pixels:
+            images = [read_image(example, m.field, s, m.shape[:2], RESAMPLE[m.resample], frame) for s in settings]
+            out[m.name] = np.stack([as_channels(image, m.shape[2]) for image in images])
+        if self.palette and example.get(self.palette) is not None:
+            kept["palettes"] = palettes(example[self.palette])
+        return Raw(kept, out, frozenset(k for k, v in example.items() if is_picture(v)) - self.fields)
+
+    def encode(self, raws) -> list[dict]:
+        """Read examples → records; each tokenizer runs once over all crops of all of them."""
+        records = [dict(raw.kept) for raw in raws]
+        for tokenizer, modalities in self.tokenizers.values():
+            places = [(i, m.name) for m in modalities for i, raw in enumerate(raws) if m.name in raw.crops]
+            if not places:
+                continue
+            crops = [raws[i].crops[name] for i, name in places]
+            ids = tokenizer.encode(np.concatenate(crops)).astype(np.min_scalar_type(tokenizer.vocab_size - 1))
+            ends = np.cumsum([len(c) for c in crops])[:-1]
+            for (i, name), rows in zip(places, np.split(ids, ends)):
+                records[i][name] = rows
+        return records
+
+
+def source_field(m) -> str:
+    """`edges:FIELD` is made from FIELD."""
+    return m.field.rpartition(":")[2]
+
+
+def is_picture(value) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)
+
+
+def palettes(image) -> list[np.ndarray]:
+    """The 1 … 7 dominant colours of an image. Small it is ten times faster, and colours do not need detail."""
+    height, width = image.shape[:2]
+    scale = min(0.5, 64 / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    small = apply_crop(image, np.asarray([0, 0, height, width, 0]), size)
+    return [palette(small, n) for n in range(1, MAX_COLOURS + 1)]
