@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 
 from data_pipeline.image import BICUBIC, NEAREST, apply_crop, as_channels, centre_crop, crop_settings, edges
+from data_pipeline.sources import mixture
 from data_pipeline.spec import Modality
 from data_pipeline.text import FIELDS, render
 
@@ -48,8 +49,10 @@ class Encoder:
         # One crop number for all modalities: their tokens stay aligned.
         crop = rng.random() if rng else 0.0
         out = {"row": np.int64(example["row"])}
+        only, nothing = example.get(mixture.ONLY), {"row": example["row"]}
         for m in self.modalities:
-            out[m.name] = getattr(self, f"_{m.kind}")(m, example, rng, crop)
+            given = example if only is None or m.name in only else nothing
+            out[m.name] = getattr(self, f"_{m.kind}")(m, given, rng, crop)
         return out
 
     def _grid(self, m, example, rng, crop):
@@ -228,7 +231,7 @@ def check_fields(modalities, source):
         if field not in known and not (m.kind == "sequence" and field in FIELDS):
             texts = f", or for text one of {', '.join(FIELDS)}" if m.kind == "sequence" else ""
             raise ValueError(
-                f"modality {m.name!r}: field={m.field!r} is unknown: use one of {', '.join(sorted(known))}{texts}"
+                f"modality {m.name!r}: field={field!r} is unknown: use one of {', '.join(sorted(known))}{texts}"
             )
 
 
@@ -267,7 +270,10 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
     if len(source) == 0:
         raise ValueError(f"{source!r} is empty: nothing to train on")
     check_fields(encoder.modalities, source)
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    if isinstance(source, mixture.Source):
+        dataset = source.stream(seed)
+    else:
+        dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(_Encode(encoder))
     rows = range(batch_size) if rows is None else rows
     dataset = _HostRows(dataset, batch_size, rows).batch(len(rows))

@@ -8,7 +8,6 @@ import difflib
 import importlib
 import inspect
 import json
-import math
 import pkgutil
 import types
 import typing
@@ -18,32 +17,14 @@ import numpy as np
 
 from data_pipeline.hf_text import HFTokenizer
 from data_pipeline.pipeline import Encoder
-from data_pipeline.sources.tokens import read_manifest
+from data_pipeline.sources import mixture
 from data_pipeline.spec import KINDS, Modality, check_modalities
 from data_pipeline.text import TextTokenizer
 from pretrain.adapt import Rule
+from pretrain.data import Data, Part
 from pretrain.optim import Config as OptimConfig
 from pretrain.runtime import parse_window
 from pretrain.sharding import BATCH, parse_mesh
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """source: a file of data_pipeline/sources: `emoji`, `tokens`, `files`, `webdataset`, `tar_tree`, `tfds`, `parquet`.
-
-    path: the folder that it reads, if it does; options: what its Source takes beside path and split.
-    min_scale, ratio, flip: random crops of `pixels`, aligned over an example: the least share of the area that one
-    keeps, the least and greatest factor on its aspect, the probability that it is mirrored.
-    """
-
-    source: str
-    path: str = ""
-    options: dict = dataclasses.field(default_factory=dict)
-    train: str = "train"
-    workers: int = 0
-    min_scale: float = 0.8
-    ratio: tuple[float, float] = (1.0, 1.0)
-    flip: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,41 +259,31 @@ def text_tokenizers(run: Run) -> dict[str, TextTokenizer | HFTokenizer]:
 
 
 def source(data: Data, split):
-    """A random-access source of examples."""
-    cls = load("data_pipeline.sources", data.source, "config.data.source", "Source").Source
+    """A random-access source of examples; of several, those that take part in the split."""
+    if not data.sources:
+        return _source(data, split, "config.data")
+    wanted = {split} if isinstance(split, str) else set(split)
+    opened = {
+        i: mixture.Part(_source(part, split, f"config.data.sources[{i}]"), part.modalities, part.fields)
+        for i, part in enumerate(data.sources)
+        if not part.splits or set(part.splits) >= wanted
+    }
+    if not opened:
+        raise ValueError(f"split={split!r}: none of config.data.sources takes part in it; see their `splits`")
+    weights = [data.sources[i].weight for i in opened]
+    return mixture.Source(opened.values(), weights, data.temperature)
+
+
+def _source(part: Data | Part, split, where: str):
+    cls = load("data_pipeline.sources", part.source, f"{where}.source", "Source").Source
     takes = [name for name in inspect.signature(cls).parameters if name != "split"]
-    if not data.path and "path" in takes:
-        raise ValueError(f"config.data.path='': the source {data.source!r} reads a folder; give its path")
-    for key, value in data.options.items():
+    if not part.path and "path" in takes:
+        raise ValueError(f"{where}.path='': the source {part.source!r} reads a folder; give its path")
+    for key, value in part.options.items():
         if key not in takes or key == "path":
             known = ", ".join(name for name in takes if name != "path") or "no options"
-            raise ValueError(f"config.data.options.{key}={value!r}: the source {data.source!r} takes {known}")
-    return cls(*[data.path] if data.path else [], split=split, **data.options)
-
-
-def check_tokens(run: Run):
-    """The token store must hold every grid modality, made by the tokenizer that its spec names."""
-    if run.data.source != "tokens":
-        return
-    if not run.data.path:
-        raise ValueError(
-            "config.data.path='': the source `tokens` reads a token store; give its folder (tools.tokenize)"
-        )
-    tokenizers = read_manifest(run.data.path)["tokenizers"]
-    for m in run.modalities:
-        if m.kind not in ("grid", "set"):
-            continue
-        about = tokenizers.get(m.tokenizer)
-        if about is None or m.field not in about["modalities"]:
-            raise ValueError(
-                f"modality {m.name!r}: tokenizer={m.tokenizer!r}, field={m.field!r}: {run.data.path} has "
-                f"{ {name: t['modalities'] for name, t in tokenizers.items()} }; make it with tools.tokenize"
-            )
-        if about["vocab_size"] != m.vocab_size or math.prod(about["shape"]) != m.length:
-            raise ValueError(
-                f"modality {m.name!r}: vocab_size={m.vocab_size}, shape={m.shape}, but its tokenizer makes "
-                f"{about['vocab_size']} codes on a grid of {about['shape']}; change the spec or tokenize again"
-            )
+            raise ValueError(f"{where}.options.{key}={value!r}: the source {part.source!r} takes {known}")
+    return cls(*[part.path] if part.path else [], split=split, **part.options)
 
 
 def encoder(run: Run, *, train: bool) -> Encoder:

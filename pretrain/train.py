@@ -7,9 +7,11 @@ import jax
 import numpy as np
 
 from data_pipeline.pipeline import check_labels, train_batches
+from data_pipeline.plan import describe_data
 from pretrain import build, metrics, runtime, sharding
 from pretrain.checkpoint import Checkpointer, has_checkpoint, read_info
 from pretrain.chips import chip_of
+from pretrain.data import check_tokens
 from pretrain.evals.base import Context
 from pretrain.executable import load as load_executable
 from pretrain.flops import model_flops
@@ -31,7 +33,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
     run = build.parse(config)
     program = Program(run)
     mesh, objectives = program.mesh, program.objectives
-    build.check_tokens(run)
+    check_tokens(run)
     rows = sharding.local_rows(mesh, run.batch_size)
     source = build.source(run.data, run.data.train)
     encode = build.encoder(run, train=True)
@@ -52,6 +54,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
     step_fn = load_executable(executable, lowered, list(mesh.devices.flat)) if executable else None
     resumed = runtime.claim_workdir(workdir, build.to_json(config))
     runtime.say(f"{runtime.describe()}, {len(rows)} of {run.batch_size} rows of a batch here\n{program.report}")
+    runtime.say(describe_data(source, run.modalities, run.batch_size, run.steps))
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))

@@ -1,13 +1,17 @@
 """From config to objects: every mistake fails at once, with the key, the value and what was allowed."""
 
 import copy
+import shutil
 import types
 
 import jax
+import numpy as np
 import pytest
+import tiny
 from ml_collections import ConfigDict
 
 from pretrain import build, optim
+from pretrain.data import check_tokens
 from pretrain.evals.base import Context
 from pretrain.train import check_best
 
@@ -70,7 +74,7 @@ def test_a_good_config_builds():
         (dict(objectives__masked__coeff=3), ValueError, r"config.objectives.masked.coeff=3: .*did you mean 'coef'\?"),
         (dict(modalities=[GRID | {"size": 3}]), ValueError, r"config.modalities\[0\].size=3: unknown key"),
         (dict(steps=None), ValueError, "config.steps: missing; Run needs it"),
-        (dict(data__source=None), ValueError, "config.data.source: missing; Data needs it"),
+        (dict(data__source=None), ValueError, "config.data.source='': name one source there, or several"),
         (dict(objectives__masked__mixture=None), ValueError, "config.objectives.masked.mixture: missing"),
         (dict(steps="many"), TypeError, "config.steps='many': expected int, got str"),
         (dict(steps=1.5), TypeError, "config.steps=1.5: expected int, got float"),
@@ -183,3 +187,43 @@ def test_best_metric_of_an_unknown_evaluation():
     check_best(build.Checkpoint(every=5, best="val/loss"), made)
     with pytest.raises(ValueError, match=r"checkpoint.best='test/loss'.*val"):
         check_best(build.Checkpoint(every=5, best="test/loss"), made)
+
+
+def test_a_mixture_of_sources(token_store, tmp_path):
+    c = tiny.emoji_run(token_store).to_dict()
+    parts = [
+        dict(source="tokens", path=str(token_store), weight=3.0),
+        dict(source="emoji", weight=1.0, modalities=["caption"], splits=["train"]),
+    ]
+    c["data"] = dict(sources=parts)
+    run = everything(c)
+    check_tokens(run)
+    source, held_out = (build.source(run.data, split) for split in ("train", "val"))
+    assert source.shares == [0.75, 0.25] and len(source) == 64 + 1300 and len(held_out) == 16
+    encode = build.encoder(run, train=False)
+    batch = encode(source[64], np.random.default_rng(0))
+    assert batch["row"] == 64 and batch["caption"]["valid"].any() and not batch["render3d"]["valid"].any()
+    assert build.parse(build.from_json(build.to_json(ConfigDict(c)))).data == run.data
+
+    for change, error, message in (
+        (dict(source="emoji"), ValueError, "config.data.source='emoji': name one source there, or several in"),
+        (dict(temperature=0.0), ValueError, r"config.data.temperature=0.0: must be above 0"),
+        (dict(temperature=2.0), ValueError, r"weights=\[3.0\], temperature=2.0: give every source a weight"),
+        (dict(sources=[parts[1]]), ValueError, "none of config.data.sources takes part in it"),
+        (dict(sources=[parts[0], dict(source="emojis")]), ValueError, r"config.data.sources\[1\].source='emojis'"),
+        (dict(sources=[parts[0], dict(source="files")]), ValueError, r"config.data.sources\[1\].path='': the source"),
+        (dict(sources=[parts[0], dict(source="emoji", wieght=1.0)]), ValueError, "did you mean 'weight'"),
+    ):
+        with pytest.raises(error, match=message):
+            run = build.parse(c | {"data": c["data"] | change})
+            build.source(run.data, "val")
+
+    other = tmp_path / "other"
+    shutil.copytree(token_store, other)
+    manifest = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(manifest.replace('"digest": "toy"', '"digest": "another"'))
+    run = build.parse(c | {"data": dict(sources=[parts[0], parts[0] | {"path": str(other)}])})
+    with pytest.raises(ValueError, match=r"sources\[1\].path=.*: its tokenizer 'rgb' is not that of "):
+        check_tokens(run)
+    only = parts[0] | {"path": str(other), "modalities": ["caption"]}
+    check_tokens(build.parse(c | {"data": dict(sources=[parts[0], only])}))

@@ -15,7 +15,7 @@ ROOMS = (
     ("pretrain.objectives", "pretrain.tokenizers"),
     ("pretrain.gradcache", "pretrain.optim", "pretrain.adapt", "pretrain.initialize"),
     ("pretrain.step",),
-    ("pretrain.checkpoint", "pretrain.metrics", "pretrain.runtime"),
+    ("pretrain.checkpoint", "pretrain.metrics", "pretrain.runtime", "pretrain.data"),
     ("pretrain.build",),
     ("pretrain.restore",),
     ("pretrain.program", "pretrain.flops", "pretrain.executable", "pretrain.inherit"),

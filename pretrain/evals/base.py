@@ -10,6 +10,7 @@ import numpy as np
 from data_pipeline.pipeline import eval_batches
 from data_pipeline.sources.tokens import read_manifest
 from pretrain import build
+from pretrain.data import token_stores
 from pretrain.restore import load_tokenizer
 from pretrain.storage import locate
 
@@ -65,14 +66,14 @@ class Context:
 
     @functools.cached_property
     def tokenizers(self) -> dict:
-        """{name: Tokenizer} of the token store. ValueError where one has changed since, or is not there."""
-        data, made = self.run.data, {}
-        if data.source != "tokens":
-            return made
-        for name, about in read_manifest(data.path)["tokenizers"].items():
+        """{name: Tokenizer} of the token stores. ValueError where one has changed since, or is not there."""
+        made, stores = {}, [part.path for _, part in token_stores(self.run.data)]
+        for name, about, store in [(n, a, s) for s in stores for n, a in read_manifest(s)["tokenizers"].items()]:
+            if name in made:
+                continue
             if not (locate(about["workdir"]) / "config.json").exists():
                 raise FileNotFoundError(
-                    f"tokenizer {name!r}: {about['workdir']} is no workdir: bring back the one that {data.path} was "
+                    f"tokenizer {name!r}: {about['workdir']} is no workdir: bring back the one that {store} was "
                     "made with, or start where it is found"
                 )
             tokenizer = load_tokenizer(about["workdir"])

@@ -3,6 +3,7 @@
 import dataclasses
 
 from pretrain import build
+from pretrain.data import check_tokens
 from pretrain.evals.base import Context, Unfit
 from pretrain.restore import Restored, restore, untrained
 
@@ -19,7 +20,7 @@ def open_run(workdir, step=None, data: dict | None = None) -> tuple[Restored, Co
     if not hasattr(build.model_config(restored.run)[0].Model, "pooled"):
         raise ValueError(f"{workdir} trained {restored.run.model['model']!r}, which embeds nothing to evaluate")
     try:
-        build.check_tokens(restored.run)
+        check_tokens(restored.run)
     except (ValueError, FileNotFoundError) as e:
         e.add_note("--source, --path and --fields give the tasks other data, such as a converted model needs")
         raise
@@ -37,7 +38,7 @@ def redirect(restored: Restored, data: dict) -> Restored:
     modalities = tuple(dataclasses.replace(m, field=fields.get(m.name, m.field)) for m in run.modalities)
     changed = {k: data[k] for k in ("source", "path") if k in data}
     if "source" in changed:
-        changed = {"path": "", "options": {}} | changed
+        changed = {"path": "", "options": {}, "sources": ()} | changed
     run = dataclasses.replace(run, modalities=modalities, data=dataclasses.replace(run.data, **changed))
     return dataclasses.replace(restored, run=run)
 

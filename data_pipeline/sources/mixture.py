@@ -1,0 +1,118 @@
+"""Several sources as one: each is shuffled and repeated by itself, and they take turns by their weights."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import grain
+import numpy as np
+
+ONLY = "__modalities__"  # of an example: those that it is to have, whatever fields it holds
+
+
+class Part:
+    """A source as a mixture sees it.
+
+    modalities: which of the run's its examples have, () for all that they hold; fields: {field that modalities are made
+    from: field of this source}; start: what is added to its numbers, so that `row` is unique in the mixture.
+    """
+
+    def __init__(self, source, modalities: Sequence[str] = (), fields: Mapping[str, str] | None = None):
+        self.source, self.modalities, self.start = source, tuple(modalities), 0
+        self._fields = dict(fields or {})
+        known = getattr(source, "fields", None)
+        for field in self._fields.values() if known is not None else ():
+            if field not in known:
+                raise ValueError(f"fields: {source!r} has no {field!r}; it has {', '.join(sorted(known))}")
+
+    @property
+    def fields(self) -> frozenset[str] | None:
+        known = getattr(self.source, "fields", None)
+        return None if known is None else frozenset(known) | self._fields.keys()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict:
+        return self._renamed(self.source[index], index)
+
+    def peek(self, index: int) -> dict:
+        return self._renamed(getattr(self.source, "peek", self.source.__getitem__)(index), index)
+
+    def _renamed(self, example, index) -> dict:
+        named = {name: example[field] for name, field in self._fields.items() if field in example}
+        only = {ONLY: frozenset(self.modalities)} if self.modalities else {}
+        return example | named | only | {"row": np.int64(self.start + index)}
+
+    def __repr__(self) -> str:
+        names = f", fields={self._fields}" if self._fields else ""
+        return f"{self.source!r}{names}{f', modalities={self.modalities}' if self.modalities else ''}"
+
+
+class Source:
+    """Random access to the examples of all parts one after another, and `stream`, what training draws.
+
+    An example is that of its part; `row` is np.int64, its number in the mixture.
+
+    Args:
+      parts: `Part`s.
+      weights: of each part; all 0 for size^(1 / temperature) (arXiv 1907.05019, section 4.2): 1 shows every example
+        equally often, a large temperature every source.
+
+    Raises:
+      ValueError: some weights are 0 and others not, or negative; an empty part.
+    """
+
+    def __init__(self, parts: Iterable[Part], weights: Sequence[float], temperature: float = 1.0):
+        self.parts = tuple(parts)
+        if any(weights) and (min(weights) <= 0 or temperature != 1.0):
+            raise ValueError(
+                f"weights={list(weights)}, temperature={temperature}: give every source a weight above 0 and no "
+                "temperature, or none a weight"
+            )
+        empty = [part for part in self.parts if not len(part)]
+        if empty:
+            raise ValueError(f"{empty[0]!r} is empty: fill it or leave it out")
+        sizes = np.array([len(part) for part in self.parts], float)
+        weights = np.asarray(weights, float) if any(weights) else sizes ** (1 / temperature)
+        # Grain takes turns by whole numbers of which the least is 100.
+        self._turns = np.round(100 * weights / weights.min()).astype(int).tolist()
+        self._ends = np.cumsum(sizes.astype(np.int64))
+        for part, end in zip(self.parts, self._ends):
+            part.start = int(end) - len(part)
+
+    @property
+    def shares(self) -> list[float]:
+        """How much of the stream comes from each part."""
+        return [turn / sum(self._turns) for turn in self._turns]
+
+    @property
+    def fields(self) -> frozenset[str] | None:
+        """All keys that some example has; None if a part cannot tell."""
+        known = [part.fields for part in self.parts]
+        return None if None in known else frozenset().union(*known)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> dict:
+        return self._part(index)[index - self._part(index).start]
+
+    def peek(self, index: int) -> dict:
+        return self._part(index).peek(index - self._part(index).start)
+
+    def _part(self, index) -> Part:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index={index}: there are {len(self)} examples")
+        return self.parts[int(np.searchsorted(self._ends, index, "right"))]
+
+    def stream(self, seed: int) -> grain.MapDataset:
+        """Endless; every part goes through all its examples, in another order each time, before it shows one again."""
+        streams = [
+            grain.MapDataset.source(part).seed(seed + number).shuffle().repeat()
+            for number, part in enumerate(self.parts)
+        ]
+        return grain.MapDataset.mix(streams, self._turns).seed(seed)
+
+    def __repr__(self) -> str:
+        # Grain compares this with the one in a checkpoint: it must change when the data change, and only then.
+        turns = ", ".join(f"{turn}× {part!r}" for turn, part in zip(self._turns, self.parts))
+        return f"mixture.Source({turns})"
