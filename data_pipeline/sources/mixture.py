@@ -8,6 +8,31 @@ import numpy as np
 ONLY = "__modalities__"  # of an example: those that it is to have, whatever fields it holds
 
 
+class Held:
+    """An example that Grain does not look into: it would count the bytes of every field of every example."""
+
+    __slots__ = ("example",)
+
+    def __init__(self, example: dict):
+        self.example = example
+
+
+class _Holding:
+    def __init__(self, source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Held:
+        return Held(self._source[index])
+
+
+def shuffled(source, seed: int) -> grain.MapDataset:
+    """The examples of a source, `Held`, endlessly, every time in another order."""
+    return grain.MapDataset.source(_Holding(source)).seed(seed).shuffle().repeat()
+
+
 class Part:
     """A source as a mixture sees it.
 
@@ -105,11 +130,8 @@ class Source:
         return self.parts[int(np.searchsorted(self._ends, index, "right"))]
 
     def stream(self, seed: int) -> grain.MapDataset:
-        """Endless; every part goes through all its examples, in another order each time, before it shows one again."""
-        streams = [
-            grain.MapDataset.source(part).seed(seed + number).shuffle().repeat()
-            for number, part in enumerate(self.parts)
-        ]
+        """Endless, `Held`; a part shows all its examples, in another order each time, before it shows one again."""
+        streams = [shuffled(part, seed + number) for number, part in enumerate(self.parts)]
         return grain.MapDataset.mix(streams, self._turns).seed(seed)
 
     def __repr__(self) -> str:

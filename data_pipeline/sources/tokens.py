@@ -2,8 +2,8 @@
 
 `DIR/manifest.json` holds the format version, the tokenizers with their digests, the licence, and of every split its
 fields, its count and its shards, each with its count, size and sha256. Opening a store checks that every shard is there
-and has its size; `python -m tools.store check DIR` checks the sha256 of all. A record is a msgpack map; arrays travel
-as (dtype, shape, bytes).
+and has its size; `python -m tools.store check DIR` checks the sha256 of all. A record is a msgpack map with all
+arrays of the example in one block, as (key, dtype, shape, start).
 """
 
 import dataclasses
@@ -16,12 +16,18 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-FORMAT = 2  # 1 had one file a split, and did not say its size
+FORMAT = 2  # 1 had one file a split, did not say its size, and wrapped each array by itself
 SHARD_SIZE = 4096  # examples
+ALIGNMENT = 8  # bytes, of an array in a record
 
 
 def encode_record(example: dict) -> bytes:
-    """Nested dicts and lists of arrays, numbers and strings → bytes."""
+    """Nested dicts and lists of arrays, numbers and strings → bytes. The example's own arrays lie in one block."""
+    layout, block = [], bytearray()
+    for key, value in example.items():
+        if isinstance(value, np.ndarray):
+            layout.append((key, value.dtype.str, value.shape, len(block)))
+            block += value.tobytes() + bytes(-value.nbytes % ALIGNMENT)
 
     def default(value):
         if isinstance(value, np.ndarray):
@@ -30,11 +36,12 @@ def encode_record(example: dict) -> bytes:
             return value.item()
         raise TypeError(f"a token store cannot hold {type(value).__name__} {value!r}")
 
-    return msgpack.packb(example, default=default)
+    rest = {k: v for k, v in example.items() if not isinstance(v, np.ndarray)}
+    return msgpack.packb(rest | {"__layout__": layout, "__block__": bytes(block)}, default=default)
 
 
 def decode_record(data: bytes) -> dict:
-    """The inverse of `encode_record`."""
+    """The inverse of `encode_record`; arrays cannot be written to."""
 
     def hook(value):
         if "__array__" in value:
@@ -42,7 +49,11 @@ def decode_record(data: bytes) -> dict:
             return np.frombuffer(raw, dtype).reshape(shape)
         return value
 
-    return msgpack.unpackb(data, object_hook=hook)
+    example = msgpack.unpackb(data, object_hook=hook)
+    block = example.pop("__block__", b"")  # records of format 1 have none
+    for key, dtype, shape, start in example.pop("__layout__", ()):
+        example[key] = np.ndarray(shape, dtype, block, start)
+    return example
 
 
 def shard_file(split: str, number: int) -> str:

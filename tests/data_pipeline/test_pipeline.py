@@ -149,8 +149,11 @@ def test_errors():
     with pytest.raises(ValueError, match=r"Memory\(\) is empty"):
         train_batches(empty, encoder(), batch_size=4, seed=0)
     narrow = Encoder((Modality("code", "grid", (2, 2), "code", "code", 5, tokenizer="fsq"),), {}, False)
-    with pytest.raises(ValueError, match=r"modality 'code': 4 ids of 7…7 do not fit .* vocab_size 5"):
+    with pytest.raises(ValueError, match=r"modality 'code': 4 ids of 7…7 in row 107 do not fit .* vocab_size 5"):
         narrow(Memory()[7], np.random.default_rng(0))
+    floats = {"row": 3, "code": np.full((1, 2, 2), 0.7)}
+    with pytest.raises(ValueError, match=r"modality 'code': row 3 holds float64 of shape \(4,\): ids are integers"):
+        narrow(floats, np.random.default_rng(0))
     four = Encoder((Modality("rgb", "pixels", (6, 6, 4), "rgb"),), {}, False)
     with pytest.raises(ValueError, match=r"modality 'rgb': shape=\(6, 6, 4\), but row 100 has \(6, 6, 3\)"):
         four(Memory()[0], np.random.default_rng(0))

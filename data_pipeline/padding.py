@@ -1,0 +1,58 @@
+"""Examples of one modality → its arrays in a batch: checked and padded all at once."""
+
+import numpy as np
+
+from data_pipeline.spec import Modality
+
+
+def pad_ids(parts: list, m: Modality, rows) -> dict:
+    """Lists of ids, None for none, → {"ids" `[B, L]`, "valid" `[B, L]`}."""
+    length = m.length
+    parts = [np.asarray(() if part is None else part) for part in parts]
+    sizes = np.array([len(part) for part in parts])
+    held = [part for part in parts if len(part)]
+    valid = np.arange(length) < sizes[:, None]
+    if not held:
+        return {"ids": np.zeros(valid.shape, m.dtype), "valid": valid}
+    flat = np.concatenate(held)
+    if flat.dtype.kind not in "iu" or sizes.max() > length or flat.min() < 0 or flat.max() >= m.vocab_size:
+        _explain_ids(parts, m, rows)
+    if flat.size == valid.size:  # grids that all are there, ten times faster
+        return {"ids": flat.reshape(valid.shape).astype(m.dtype), "valid": valid}
+    ids = np.zeros(valid.shape, m.dtype)
+    ids[valid] = flat
+    return {"ids": ids, "valid": valid}
+
+
+def _explain_ids(parts, m, rows):
+    """ValueError for the first row whose ids do not fit."""
+    for part, row in zip(parts, rows):
+        if len(part) and part.dtype.kind not in "iu":
+            raise ValueError(
+                f"modality {m.name!r}: row {row} holds {part.dtype} of shape {part.shape}: ids are integers; tokenize "
+                "again, or name another field"
+            )
+        if len(part) > m.length or (len(part) and not 0 <= part.min() <= part.max() < m.vocab_size):
+            raise ValueError(
+                f"modality {m.name!r}: {len(part)} ids of {part.min()}…{part.max()} in row {row} do not fit length "
+                f"{m.length} and vocab_size {m.vocab_size}; tokenize again with this spec"
+            )
+
+
+def pad_vectors(parts: list, m: Modality, rows) -> dict:
+    """Rows `[n, width]`, None for none, → {"vectors" `[B, L, width]`, "valid" `[B, L]`}."""
+    vectors = np.zeros((len(parts), *m.shape), np.float32)
+    for padded, part in zip(vectors, parts):
+        if part is not None:
+            padded[: len(part)] = part
+    sizes = np.array([0 if part is None else len(part) for part in parts])
+    return {"vectors": vectors, "valid": np.arange(m.length) < sizes[:, None]}
+
+
+def pad_pixels(parts: list, m: Modality, rows) -> dict:
+    """Pictures, None for none, → {"pixels" `[B, H, W, C]`, "valid" `[B]`}."""
+    pixels = np.zeros((len(parts), *m.shape), np.uint8)
+    for padded, part in zip(pixels, parts):
+        if part is not None:
+            padded[...] = part
+    return {"pixels": pixels, "valid": np.array([part is not None for part in parts])}
