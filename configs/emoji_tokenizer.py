@@ -21,8 +21,10 @@ def get_config(arg="rgb"):
     c.data = dict(source="emoji", train="train")
     c.modalities = [dict(name=f.split(":")[0], kind="pixels", shape=(64, 64, channels), field=f) for f in fields]
     c.model = dict(
-        model="tokenizers.autoencoder", patch=8, levels=(4, 4, 4, 4, 4), dim=128, heads=2,
-        encoder_mlps=2, decoder_mlps=1, decoder_blocks=1, dtype="float32",
+        model="tokenizers.autoencoder", code_scale=3.0, dtype="float32",
+        encoder=dict(network="patches", patch=8, dim=128, mlps=2),
+        quantizer=dict(quantizer="fsq", levels=(4, 4, 4, 4, 4)),
+        decoder=dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2),
     )  # fmt: skip
     c.objectives = dict(reconstruction=dict(loss="l1"))
     c.optim = dict(lr=4e-3, warmup=50, b2=0.99, weight_decay=0.0, clip=1.0)

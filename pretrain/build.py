@@ -5,6 +5,7 @@ An unknown, missing or mistyped key fails here with the key, the value and what 
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import json
@@ -214,7 +215,21 @@ def model_config(run: Run):
     if package not in ("models", "tokenizers"):
         raise ValueError(f"config.model.model={name!r}: write models.FILE or tokenizers.FILE, such as models.encdec")
     module = load(f"pretrain.{package}", name, "config.model.model", "Model")
-    return module, from_dict(module.Config, values, "config.model")
+    parts = getattr(module, "PARTS", {})
+    given = {
+        k: _part(values.pop(k, {}), f"config.model.{k}", f"pretrain.{package}.{parts[k][0]}", *parts[k][1:])
+        for k in parts
+    }
+    return module, from_dict(module.Config, values, "config.model", **given)
+
+
+def _part(values: dict, where: str, package: str, key: str, holds: str):
+    """What makes a part of a network: the class `holds` of the file `values[key]`, its Config given."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{where}={values!r}: expected a dict such as dict({key}=FILE)")
+    module = load(package, values.get(key, ""), f"{where}.{key}", holds)
+    config = from_dict(module.Config, {k: v for k, v in values.items() if k != key}, where)
+    return functools.partial(getattr(module, holds), config)
 
 
 def frozen(run: Run) -> tuple[str, ...]:

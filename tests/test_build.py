@@ -10,6 +10,7 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
+from configs import emoji_tokenizer
 from pretrain import build, optim
 from pretrain.data import check_tokens
 from pretrain.evals.base import Context
@@ -132,6 +133,24 @@ def test_a_good_config_builds():
 def test_mistakes(changes, error, message):
     with pytest.raises(error, match=message):
         everything(config(**changes))
+
+
+@pytest.mark.parametrize(
+    "part, values, error, message",
+    [
+        ("encoder", dict(network="patch"), ValueError, r"encoder.network='patch': there is no .*networks.patch; .*patches"),
+        ("quantizer", dict(), ValueError, r"model.quantizer.quantizer=''.* there are: .*fsq"),
+        ("quantizer", dict(quantizer="fsq", level=(3,)), ValueError, r"model.quantizer.level=.*did you mean 'levels'"),
+        ("decoder", "patches", TypeError, r"model.decoder='patches': expected a dict such as dict\(network=FILE\)"),
+    ],
+)  # fmt: skip
+def test_parts_of_a_tokenizer(part, values, error, message):
+    c = emoji_tokenizer.get_config().to_dict()
+    module, found = build.model_config(build.parse(c))
+    assert found.quantizer.args[0].levels == (4,) * 5
+    c["model"][part] = values
+    with pytest.raises(error, match=message):
+        build.model_config(build.parse(c))
 
 
 def test_loading_lists_real_files_only():

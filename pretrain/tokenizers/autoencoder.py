@@ -1,10 +1,11 @@
-"""An image tokenizer: patches, residual MLPs, finite scalar quantization, residual MLPs, ViT blocks.
+"""A tokenizer: an encoder, a quantizer and a decoder, each a file that the config names, with linear layers between.
 
-The encoder is local: a token says what is in its own patch. Only the decoder looks around, to join the patches.
+Images are `pixels`, their values scaled to [-1, 1]; label maps are `pixels` with a `vocab_size`, of whose classes the
+encoder reads learned vectors and the decoder gives logits; feature vectors are `vectors`, taken as they are.
 """
 
 import dataclasses
-import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,134 +15,113 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data_pipeline.spec import Modality
-from pretrain.models.layers import EncoderBlock, LayerNorm, Linear, Mlp
-from pretrain.models.stack import make_stack, run_stack
-from pretrain.ops.positions import sincos_2d
-from pretrain.tokenizers import fsq
+from pretrain.models.layers import Linear
 
-# So that the decoder starts out seeing codes rather than positions: four numbers against a whole vector.
-CODE_SCALE, POSITION_SCALE = 3.0, 0.1
-
-
-class ResidualMlp(nnx.Module):
-    """x += mlp(norm x), on each patch alone."""
-
-    def __init__(self, dim, ratio, *, gated, bias, dtype, rngs: nnx.Rngs):
-        self.norm = LayerNorm(dim, bias=bias)
-        self.mlp = Mlp(dim, ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x):
-        return x + self.mlp(self.norm(x))
+# {part: (folder, the key that names a file of it, the class there)}, for `build.model_config`.
+PARTS = {
+    "encoder": ("networks", "network", "Encoder"),
+    "quantizer": ("quantizers", "quantizer", "Quantizer"),
+    "decoder": ("networks", "network", "Decoder"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """patch: pixels a token covers in each direction; levels: of the quantizer, their product is the vocabulary."""
+    """encoder, quantizer, decoder: in a config `dict(network=FILE, …)` or `dict(quantizer=FILE, …)`; here what makes
+    them.
 
-    patch: int = 8
-    levels: tuple[int, ...] = (8, 5, 5, 5)
-    dim: int = 128
-    heads: int = 2
-    encoder_mlps: int = 2
-    decoder_mlps: int = 1
-    decoder_blocks: int = 1
-    mlp_ratio: float = 2.0
+    code_scale: what codes are multiplied by before the decoder: small ones drown in its positions at first.
+    class_dim: width of the vectors that stand for the classes of label maps.
+    """
+
+    encoder: Callable
+    quantizer: Callable
+    decoder: Callable
+    code_scale: float = 1.0
+    class_dim: int = 64
     dtype: str = "bfloat16"
-
-    def __post_init__(self):
-        if self.dim % self.heads or self.dim % 4:
-            raise ValueError(f"model.dim={self.dim}: must be divisible by model.heads={self.heads} and by 4")
-        if not self.levels or min(self.levels) < 3:
-            raise ValueError(f"model.levels={self.levels}: every channel needs at least 3 levels")
 
 
 class Model(nnx.Module):
-    """Every modality it is trained on has the same image shape, and shares the one vocabulary."""
+    """Every modality it is trained on has the same kind and shape, and shares the one vocabulary."""
 
     def __init__(self, config: Config, modalities: tuple[Modality, ...], embedded: tuple[str, ...], rngs: nnx.Rngs):
-        shapes = {m.shape for m in modalities}
-        if embedded or len(shapes) != 1 or modalities[0].kind != "pixels":
-            raise ValueError("an autoencoder needs pixel modalities of one shape and no contrastive objective")
-        c, dtype = config, jnp.dtype(config.dtype)
-        height, width, self.channels = modalities[0].shape
-        if height % c.patch or width % c.patch:
-            raise ValueError(f"model.patch={c.patch}: must divide the image size {height}×{width}")
-        self.config, self.grid = c, (height // c.patch, width // c.patch)
-        pixels = c.patch**2 * self.channels
-        linear = functools.partial(Linear, bias=True, dtype=dtype, rngs=rngs)
-
-        args = dict(gated=False, bias=True, dtype=dtype)
-
-        def mlp(rngs):
-            return ResidualMlp(c.dim, c.mlp_ratio, rngs=rngs, **args)
-
-        def block(rngs):
-            return EncoderBlock(c.dim, c.heads, mlp_ratio=c.mlp_ratio, rngs=rngs, **args)
-
-        self.patch_in, self.patch_out = linear(pixels, c.dim), linear(c.dim, pixels)
-        self.encoder = make_stack(mlp, c.encoder_mlps, rngs)
-        self.encoder_norm = LayerNorm(c.dim, bias=True)
-        self.to_code, self.from_code = linear(c.dim, len(c.levels)), linear(len(c.levels), c.dim)
-        self.decoder_local = make_stack(mlp, c.decoder_mlps, rngs)
-        self.decoder = make_stack(block, c.decoder_blocks, rngs)
-        self.decoder_norm = LayerNorm(c.dim, bias=True)
-
-    def encode(self, pixels):
-        """uint8 `[B, H, W, C]` → codes `[B, N, d]` in [-1, 1]."""
-        x = patchify(pixels.astype(jnp.float32) / 127.5 - 1.0, self.config.patch)
-        x, _ = run_stack(self.encoder, self.patch_in(x), unroll=True)
-        return fsq.quantize(self.to_code(self.encoder_norm(x)), self.config.levels)
-
-    def decode(self, codes):
-        """codes `[B, N, d]` → float `[B, H, W, C]`, about [-1, 1]."""
-        x, _ = run_stack(self.decoder_local, self.from_code(codes * CODE_SCALE), unroll=True)
-        x, _ = run_stack(self.decoder, x + POSITION_SCALE * self._positions, unroll=True)
-        return unpatchify(self.patch_out(self.decoder_norm(x)), self.config.patch, self.grid)
-
-    def tokenize(self, pixels):
-        """uint8 `[B, H, W, C]` → ids int32 `[B, N]`."""
-        return fsq.to_ids(self.encode(pixels), self.config.levels)
-
-    def detokenize(self, ids):
-        """ids `[B, N]` → uint8 `[B, H, W, C]`."""
-        x = self.decode(fsq.to_codes(ids, self.config.levels))
-        return jnp.round(jnp.clip(x * 127.5 + 127.5, 0, 255)).astype(jnp.uint8)
+        c, m, dtype = config, modalities[0], jnp.dtype(config.dtype)
+        if embedded or len({(m.kind, m.shape, m.vocab_size) for m in modalities}) != 1:
+            raise ValueError("an autoencoder needs modalities of one kind and shape and no contrastive objective")
+        if m.kind not in ("pixels", "vectors"):
+            raise ValueError(f"an autoencoder needs pixels or vectors; {m.name!r} is a {m.kind}")
+        self.kind, self.shape, self.n_classes, self.code_scale = m.kind, m.shape, m.vocab_size, c.code_scale
+        maps = m.kind == "pixels" and m.vocab_size
+        inside = (*m.shape[:2], c.class_dim) if maps else m.shape
+        outside = (*m.shape[:2], m.vocab_size) if maps else m.shape
+        self.classes = nnx.Param(0.02 * jax.random.normal(rngs.params(), (m.vocab_size, c.class_dim))) if maps else None
+        self.encoder = c.encoder(inside, dtype=dtype, rngs=rngs)
+        self.quantizer = c.quantizer(rngs=rngs)
+        self.decoder = c.decoder(self.encoder.grid, outside, dtype=dtype, rngs=rngs)
+        self.to_code = Linear(self.encoder.dim, self.quantizer.width, bias=True, dtype=dtype, rngs=rngs)
+        self.from_code = Linear(self.quantizer.width, self.decoder.dim, bias=True, dtype=dtype, rngs=rngs)
 
     @property
-    def _positions(self):
-        return jnp.asarray(sincos_2d(*self.grid, self.config.dim))
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the ids; the ids of one token stand side by side."""
+        rows, columns = self.encoder.grid
+        return rows, columns * self.quantizer.books
 
+    def target(self, raw):
+        """What the decoder should give for raw inputs: the inputs scaled, class numbers int32 `[B, H, W]` of maps."""
+        if self.kind == "vectors":
+            return raw.astype(jnp.float32)
+        return raw[..., 0].astype(jnp.int32) if self.n_classes else raw.astype(jnp.float32) / 127.5 - 1.0
 
-def patchify(images, patch: int):
-    """`[B, H, W, C]` → `[B, H/p · W/p, p·p·C]`, raster order."""
-    b, h, w, c = images.shape
-    x = images.reshape(b, h // patch, patch, w // patch, patch, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+    def latents(self, raw):
+        """uint8 `[B, H, W, C]` or float `[B, N, C]` → z `[B, N, d]`, what is quantized."""
+        x = self.target(raw)
+        if self.classes is not None:  # what has no label reads zeros
+            x = self.classes[...].at[x].get(mode="fill", fill_value=0)
+        return self.to_code(self.encoder(x))
 
+    def encode(self, raw):
+        """Raw inputs → codes `[B, N, d]`."""
+        return self.quantizer(self.latents(raw)).codes
 
-def unpatchify(patches, patch: int, grid):
-    """The inverse of `patchify`."""
-    b, _, n = patches.shape
-    x = patches.reshape(b, *grid, patch, patch, n // patch**2).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, grid[0] * patch, grid[1] * patch, -1)
+    def decode(self, codes):
+        """codes `[B, N, d]` → float `[B, H, W, C]`, about [-1, 1], or logits of classes; or `[B, N, C]`."""
+        return self.decoder(self.from_code(codes * self.code_scale))
+
+    def tokenize(self, raw):
+        """Raw inputs → ids int32 `[B, L]`, L the product of `grid`."""
+        return self.quantizer(self.latents(raw)).ids
+
+    def detokenize(self, ids):
+        """ids `[B, L]` → uint8 `[B, H, W, C]`, or float `[B, N, C]`."""
+        return self.finish(self.decode(self.quantizer.to_codes(ids)))
+
+    def finish(self, x):
+        """What the decoder gave → as the raw inputs were."""
+        if self.kind == "vectors":
+            return x
+        if self.n_classes:
+            return x.argmax(-1, keepdims=True).astype(jnp.uint8)
+        return jnp.round(jnp.clip(x * 127.5 + 127.5, 0, 255)).astype(jnp.uint8)
 
 
 class Tokenizer:
-    """A trained autoencoder as host functions, jit-compiled once: NumPy in, NumPy out, any number of images."""
+    """A trained autoencoder as host functions, jit-compiled once: NumPy in, NumPy out, any number of inputs."""
 
     def __init__(self, model: Model, digest: str, chunk: int = 64):
         graph, params = nnx.split(model)
-        self.digest, self.vocab_size, self.chunk = digest, fsq.codebook_size(model.config.levels), chunk
-        self.grid, self.channels = model.grid, model.channels
+        self.digest, self.vocab_size, self.chunk = digest, model.quantizer.vocab_size, chunk
+        self.grid = model.grid
         self._encode = jax.jit(lambda x: nnx.merge(graph, params).tokenize(x))
         self._decode = jax.jit(lambda x: nnx.merge(graph, params).detokenize(x))
 
     def encode(self, images):
-        """uint8 `[n, H, W, C]` → int `[n, N]`."""
+        """uint8 `[n, H, W, C]`, or float `[n, N, C]` → int `[n, L]`."""
         return self._chunked(self._encode, images)
 
     def decode(self, ids):
-        """int `[n, N]` → uint8 `[n, H, W, C]`."""
+        """int `[n, L]` → uint8 `[n, H, W, C]`, or float `[n, N, C]`."""
         return self._chunked(self._decode, ids)
 
     def _chunked(self, function, x):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
+from configs import emoji_tokenizer
 from data_pipeline.sources import emoji
 from pretrain import build
 from pretrain.checkpoint import Checkpointer
@@ -147,7 +148,7 @@ def test_a_broken_checkpoint_ends_the_watch(tmp_path, config, params, monkeypatc
 def test_networks_that_embed_nothing_are_refused(tmp_path, config, params, monkeypatch):
     workdir = save(tmp_path / "run", config, params, 3)
     held = harness.restore(workdir)
-    run = dataclasses.replace(held.run, model=dict(model="tokenizers.autoencoder"))
+    run = dataclasses.replace(held.run, model=emoji_tokenizer.get_config().model.to_dict())
     monkeypatch.setattr(harness, "restore", lambda *_: dataclasses.replace(held, run=run))
     with pytest.raises(ValueError, match=r"trained 'tokenizers.autoencoder', which embeds nothing"):
         harness.open_run(workdir)

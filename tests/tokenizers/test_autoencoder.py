@@ -1,4 +1,6 @@
-"""The image tokenizer: patches, shapes, the round trip of ids, locality of the encoder, and chunked use on the host."""
+"""The autoencoder: its parts, shapes, the round trip of ids, locality of the encoder, chunked use on the host."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +9,22 @@ import pytest
 from flax import nnx
 
 from data_pipeline.spec import Modality
-from pretrain.tokenizers import fsq
-from pretrain.tokenizers.autoencoder import Config, Model, Tokenizer, patchify, unpatchify
+from pretrain.tokenizers.autoencoder import Config, Model, Tokenizer
+from pretrain.tokenizers.networks import patches
+from pretrain.tokenizers.networks.patches import patchify, unpatchify
+from pretrain.tokenizers.quantizers import fsq
 
 LEVELS = (4, 3, 3)
 PIXELS = Modality("rgb", "pixels", (8, 16, 3), "rgb")
 
 
-def model(modalities=(PIXELS,), embedded=(), **changes):
-    config = Config(**dict(patch=4, levels=LEVELS, dim=16, encoder_mlps=1, dtype="float32") | changes)
+def model(modalities=(PIXELS,), embedded=(), levels=LEVELS, **changes):
+    encoder = patches.Config(**dict(patch=4, dim=16, mlps=1) | changes)
+    decoder = patches.Config(**dict(patch=4, dim=16, mlps=1, blocks=1) | changes)
+    config = Config(
+        functools.partial(patches.Encoder, encoder), functools.partial(fsq.Quantizer, fsq.Config(levels)),
+        functools.partial(patches.Decoder, decoder), code_scale=3.0, dtype="float32",
+    )  # fmt: skip
     return Model(config, modalities, embedded, nnx.Rngs(0))
 
 
@@ -62,6 +71,20 @@ def test_the_gradient_reaches_every_parameter():
     assert all(np.asarray(g).any() for _, g in grads), [p for p, g in grads if not np.asarray(g).any()]
 
 
+def test_label_maps_are_read_as_vectors_of_their_classes_and_given_as_logits():
+    m = model((Modality("map", "pixels", (8, 16, 1), "map", vocab_size=5, resample="nearest"),))
+    maps = np.random.default_rng(0).integers(0, 5, (2, 8, 16, 1), dtype=np.uint8)
+    assert m.decode(m.encode(maps)).shape == (2, 8, 16, 5) and m.classes.shape == (5, 64)
+    out = np.asarray(m.detokenize(m.tokenize(maps)))
+    assert out.shape == maps.shape and out.dtype == np.uint8 and out.max() < 5
+    # 255, no label, reads zeros: as a class whose vector is zero.
+    blank = maps.copy()
+    blank[maps == 4] = 255
+    zero = m.latents(blank)
+    m.classes[...] = m.classes[...].at[4].set(0.0)
+    np.testing.assert_array_equal(m.latents(maps), zero)
+
+
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_chunks_give_the_same_as_one_batch(count):
     m, x = model(), images(count)
@@ -70,23 +93,22 @@ def test_chunks_give_the_same_as_one_batch(count):
     np.testing.assert_array_equal(ids, big.encode(x))
     np.testing.assert_array_equal(ids, m.tokenize(x))
     # Another batch size may sum in another order: only what lies halfway between two grey levels may round otherwise.
-    level = np.asarray(m.decode(fsq.to_codes(ids, m.config.levels))) * 127.5 + 127.5
+    level = np.asarray(m.decode(fsq.to_codes(ids, LEVELS))) * 127.5 + 127.5
     halfway = np.abs(level % 1 - 0.5) < 1e-4
     assert halfway.mean() < 0.01
     np.testing.assert_array_equal(np.where(halfway, 0, small.decode(ids)), np.where(halfway, 0, big.decode(ids)))
-    assert (
-        small.decode(ids).shape == x.shape and small.vocab_size == 36 and small.grid == (2, 4) and small.channels == 3
-    )
+    assert small.decode(ids).shape == x.shape and small.vocab_size == 36 and small.grid == (2, 4)
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(patch=3), "model.patch=3: must divide the image size 8×16"),
-        (dict(dim=18), "model.dim=18: must be divisible by model.heads=2 and by 4"),
-        (dict(levels=(4, 1)), r"model.levels=\(4, 1\)"),
+        (dict(patch=3), "patches.patch=3: must divide the image size 8×16"),
+        (dict(dim=18), "patches.dim=18: must be divisible by patches.heads=2 and by 4"),
+        (dict(levels=(4, 1)), r"fsq.levels=\(4, 1\)"),
         (dict(embedded=("rgb",)), "no contrastive objective"),
-        (dict(modalities=(PIXELS, Modality("g", "pixels", (8, 8, 1), "g"))), "of one shape"),
+        (dict(modalities=(PIXELS, Modality("g", "pixels", (8, 8, 1), "g"))), "of one kind and shape"),
+        (dict(modalities=(Modality("v", "vectors", (2, 8), "v", targets=False),)), "needs images, not vectors"),
     ],
     ids=str,
 )

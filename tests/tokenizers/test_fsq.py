@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrain.tokenizers import fsq
+from pretrain.tokenizers.quantizers import fsq
 
 LEVELS = [(8, 5, 5, 5), (3, 4), (7, 5, 5), (2, 3), (8, 8, 8, 6, 5)]
 

@@ -4,9 +4,41 @@ The codebook is the grid of all levels: nothing is learned, and no code can die.
 channel the least significant.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+
+from pretrain.tokenizers.quantizers.base import Quantized
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """levels: one number a channel; their product is the vocabulary."""
+
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+
+    def __post_init__(self):
+        if not self.levels or min(self.levels) < 3:
+            raise ValueError(f"fsq.levels={self.levels}: every channel needs at least 3 levels")
+
+
+class Quantizer(nnx.Module):
+    """Codes lie in [-1, 1]."""
+
+    books = 1
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.levels, self.width, self.vocab_size = config.levels, len(config.levels), codebook_size(config.levels)
+
+    def __call__(self, z, keys=None) -> Quantized:
+        codes = quantize(z, self.levels)
+        return Quantized(codes, to_ids(jax.lax.stop_gradient(codes), self.levels), {})
+
+    def to_codes(self, ids):
+        return to_codes(ids, self.levels)
 
 
 def codebook_size(levels) -> int:

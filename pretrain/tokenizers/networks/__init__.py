@@ -1,0 +1,1 @@
+"""What stands before and behind a quantizer, a file each: `Config`, and an `Encoder`, a `Decoder`, or both."""

@@ -1,0 +1,113 @@
+"""Patches, each through residual MLPs of its own, then ViT blocks that look around.
+
+An encoder without blocks is local: a token says what is in its own patch. A decoder needs some, to join the patches.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+
+from pretrain.models.layers import EncoderBlock, LayerNorm, Linear, Mlp
+from pretrain.models.stack import make_stack, run_stack
+from pretrain.ops.positions import sincos_2d
+
+# So that blocks start out seeing contents rather than positions.
+POSITION_SCALE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """patch: pixels a token covers in each direction; mlps, blocks: how many there are of each."""
+
+    patch: int = 8
+    dim: int = 128
+    mlps: int = 2
+    blocks: int = 0
+    heads: int = 2
+    mlp_ratio: float = 2.0
+
+    def __post_init__(self):
+        if self.dim % self.heads or self.dim % 4:
+            raise ValueError(f"patches.dim={self.dim}: must be divisible by patches.heads={self.heads} and by 4")
+
+
+class ResidualMlp(nnx.Module):
+    """x += mlp(norm x), on each patch alone."""
+
+    def __init__(self, dim, ratio, *, gated, bias, dtype, rngs: nnx.Rngs):
+        self.norm = LayerNorm(dim, bias=bias)
+        self.mlp = Mlp(dim, ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.mlp(self.norm(x))
+
+
+class Trunk(nnx.Module):
+    """MLPs and blocks on `[B, N, D]`, and a norm."""
+
+    def __init__(self, c: Config, *, dtype, rngs: nnx.Rngs):
+        args = dict(gated=False, bias=True, dtype=dtype)
+        self.mlps = make_stack(lambda rngs: ResidualMlp(c.dim, c.mlp_ratio, rngs=rngs, **args), c.mlps, rngs)
+        self.blocks = make_stack(
+            lambda rngs: EncoderBlock(c.dim, c.heads, mlp_ratio=c.mlp_ratio, rngs=rngs, **args), c.blocks, rngs
+        )
+        self.norm = LayerNorm(c.dim, bias=True)
+
+    def __call__(self, x, grid):
+        x, _ = run_stack(self.mlps, x, unroll=True)
+        if self.blocks is not None:
+            positions = jnp.asarray(sincos_2d(*grid, x.shape[-1]))
+            x, _ = run_stack(self.blocks, x + POSITION_SCALE * positions, unroll=True)
+        return self.norm(x)
+
+
+class Encoder(nnx.Module):
+    """Linear on patches, then the trunk."""
+
+    def __init__(self, config: Config, shape, *, dtype, rngs: nnx.Rngs):
+        c, (height, width, channels) = config, image_shape(shape)
+        if height % c.patch or width % c.patch:
+            raise ValueError(f"patches.patch={c.patch}: must divide the image size {height}×{width}")
+        self.patch, self.dim, self.grid = c.patch, c.dim, (height // c.patch, width // c.patch)
+        self.patch_in = Linear(c.patch**2 * channels, c.dim, bias=True, dtype=dtype, rngs=rngs)
+        self.trunk = Trunk(c, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images):
+        return self.trunk(self.patch_in(patchify(images, self.patch)), self.grid)
+
+
+class Decoder(nnx.Module):
+    """The trunk, then a linear layer that gives patches."""
+
+    def __init__(self, config: Config, grid, shape, *, dtype, rngs: nnx.Rngs):
+        c, (height, width, channels) = config, image_shape(shape)
+        if (grid[0] * c.patch, grid[1] * c.patch) != (height, width):
+            raise ValueError(f"patches.patch={c.patch}: {grid[0]}×{grid[1]} of them do not make {height}×{width}")
+        self.patch, self.dim, self.grid = c.patch, c.dim, tuple(grid)
+        self.trunk = Trunk(c, dtype=dtype, rngs=rngs)
+        self.patch_out = Linear(c.dim, c.patch**2 * channels, bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return unpatchify(self.patch_out(self.trunk(x, self.grid)), self.patch, self.grid)
+
+
+def image_shape(shape):
+    """(height, width, channels); ValueError for vectors."""
+    if len(shape) != 3:
+        raise ValueError(f"a network on patches needs images, not vectors of shape {shape}")
+    return shape
+
+
+def patchify(images, patch: int):
+    """`[B, H, W, C]` → `[B, H/p · W/p, p·p·C]`, raster order."""
+    b, h, w, c = images.shape
+    x = images.reshape(b, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def unpatchify(patches, patch: int, grid):
+    """The inverse of `patchify`."""
+    b, _, n = patches.shape
+    x = patches.reshape(b, *grid, patch, patch, n // patch**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, grid[0] * patch, grid[1] * patch, -1)

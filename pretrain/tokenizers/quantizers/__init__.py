@@ -1,0 +1,1 @@
+"""Quantizers, a file each: `Config` and `Quantizer`."""
