@@ -1,32 +1,50 @@
-"""An FSQ image tokenizer (arXiv 2309.15505) for the emoji corpus: `:rgb` for colour styles, `:gray` for the others.
+"""Image tokenizers for the emoji corpus: `:rgb` for colour styles, `:gray` for the others.
 
-The colour styles share one tokenizer and so one vocabulary, the grey ones another.
+The colour styles share one tokenizer and so one vocabulary, the grey ones another. Their quantizer is FSQ (arXiv
+2309.15505); `:rgb-vq`, `:gray-lfq`, … take another one of the same ten bits a patch.
 """
 
 from ml_collections import ConfigDict
 
 STYLES = {"rgb": (("render3d", "flat", "noto"), 3), "gray": (("line", "mono", "mask", "edges:render3d"), 1)}
+# {name: (quantizer, what its codes are multiplied by, further terms of the loss)}
+QUANTIZERS = {
+    "fsq": (dict(quantizer="fsq", levels=(4, 4, 4, 4, 4)), 3.0, {}),
+    "vq": (dict(quantizer="vq", size=1024, width=16), 3.0, dict(commitment=0.25)),
+    "euclidean": (dict(quantizer="vq", size=1024, width=16, cosine=False), 1.0, dict(commitment=0.25)),
+    "residual": (dict(quantizer="residual", levels=2, size=32, width=16), 1.0, dict(commitment=0.25)),
+    "lfq": (dict(quantizer="lfq", width=10), 1.0, dict(commitment=0.05)),
+    "memcodes": (dict(quantizer="memcodes", heads=2, size=32, width=32), 1.0, {}),
+}
 
 
 def get_config(arg="rgb"):
-    if arg not in STYLES:
-        raise ValueError(f"configs/emoji_tokenizer.py:{arg}: the argument must be one of {', '.join(STYLES)}")
-    fields, channels = STYLES[arg]
+    style, _, name = arg.partition("-")
+    name = name or "fsq"
+    if style not in STYLES or name not in QUANTIZERS:
+        raise ValueError(
+            f"configs/emoji_tokenizer.py:{arg}: the argument must be one of {', '.join(STYLES)}, alone or as in "
+            f"rgb-vq with one of {', '.join(QUANTIZERS)}"
+        )
+    quantizer, code_scale, terms = QUANTIZERS[name]
+    fields, channels = STYLES[style]
     c = ConfigDict()
     c.seed = 0
     c.mesh = "ddp"
     c.accum = 1
     c.steps = 1800
-    c.batch_size = {"rgb": 3, "gray": 2}[arg]  # examples; every style of them is an image
+    c.batch_size = {"rgb": 3, "gray": 2}[style]  # examples; every style of them is an image
     c.data = dict(source="emoji", train="train")
     c.modalities = [dict(name=f.split(":")[0], kind="pixels", shape=(64, 64, channels), field=f) for f in fields]
     c.model = dict(
-        model="tokenizers.autoencoder", code_scale=3.0, dtype="float32",
+        model="tokenizers.autoencoder", code_scale=code_scale, dtype="float32",
         encoder=dict(network="patches", patch=8, dim=128, mlps=2),
-        quantizer=dict(quantizer="fsq", levels=(4, 4, 4, 4, 4)),
+        quantizer=quantizer,
         decoder=dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2),
     )  # fmt: skip
-    c.objectives = dict(reconstruction=dict(loss="l1"))
+    c.objectives = dict(reconstruction=dict(terms=dict(l1=1.0, **terms)))
+    if name == "lfq":
+        c.objectives.code_entropy = dict(coef=0.1)
     c.optim = dict(lr=4e-3, warmup=50, b2=0.99, weight_decay=0.0, clip=1.0)
     c.ema = 0.99
     c.checkpoint = dict(every=900, keep=1)

@@ -243,6 +243,11 @@ def frozen(run: Run) -> tuple[str, ...]:
     return getattr(model_config(run)[1], "frozen", ())
 
 
+def averaged(run: Run) -> tuple[str, ...]:
+    """Patterns of the parameters that an objective's `update` sets from statistics, such as a codebook."""
+    return getattr(model_config(run)[1], "averaged", ())
+
+
 def tower_loads(run: Run) -> dict[str, str]:
     """{tower: workdir that it starts from}."""
     return {t.name: t.load for t in getattr(model_config(run)[1], "towers", ()) if t.load}

@@ -28,7 +28,8 @@ class Program:
         own, base = jax.eval_shape(lambda p: (self.split.own(p, run.seed), self.split.base(p)), self.params)
         # What must be given by the run that this one starts from: it never learns, or not all of it is saved.
         self.frozen = (*build.frozen(run), *self.split.fixed)
-        self.optimizer = optim.make_optimizer(run.optim, own, run.steps, build.frozen(run))
+        still = (*build.frozen(run), *build.averaged(run))
+        self.optimizer = optim.make_optimizer(run.optim, own, run.steps, still)
         self.state = jax.eval_shape(self.fresh)
         self.layout = sharding.state_sharding(self.state, self.mesh)
         self.base = (base,) if run.adapt else ()  # what the step takes beside state and batch

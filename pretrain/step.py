@@ -34,8 +34,14 @@ def example_keys(seed: int, step, size: int):
 
 def evaluate_objectives(graph, params, objectives: dict, batch, keys, *, train: bool):
     """(loss, {objective/term: Term}) of one undivided batch."""
+    loss, (terms, _) = forward(graph, params, objectives, batch, keys, train=train)
+    return loss, terms
+
+
+def forward(graph, params, objectives: dict, batch, keys, *, train: bool):
+    """(loss, ({objective/term: Term}, {objective: its statistics})) of one undivided batch."""
     model = nnx.merge(graph, params["model"])
-    loss, terms = 0.0, {}
+    loss, terms, statistics = 0.0, {}, {}
     for name, objective in objectives.items():
         own, view = params["objective"][name], objective.view(batch, keys)
         weights = objective.weights(view)
@@ -44,12 +50,13 @@ def evaluate_objectives(graph, params, objectives: dict, batch, keys, *, train: 
         else:
             totals = objective.totals(model, own, view, keys, train=train)
         loss += weighted_sum(objective, totals, weights)
-        terms |= {f"{name}/{k}": Term(totals[k], weights[k]) for k in totals}
-    return loss, terms
+        terms |= {f"{name}/{k}": Term(totals[k], weights[k]) for k in weights}
+        statistics |= {name: totals["statistics"]} if "statistics" in totals else {}
+    return loss, (terms, statistics)
 
 
 def accumulate(graph, params, objectives: dict, batch, keys, accum: int, compose=lambda own: own):
-    """Loss, terms and gradient of the whole batch from `accum` microbatches, equal to those of the undivided batch.
+    """`forward` of the whole batch from `accum` microbatches, and its gradient, equal to those of the undivided batch.
 
     compose: what is trained → all parameters of the network.
     """
@@ -95,8 +102,18 @@ def accumulate(graph, params, objectives: dict, batch, keys, accum: int, compose
         totals[name] = total
         grads["objective"][name] = jax.tree.map(jnp.add, grads["objective"][name], d_own)
     loss = sum(weighted_sum(o, totals[n], weights[n]) for n, o in objectives.items())
-    terms = {f"{n}/{k}": Term(totals[n][k], weights[n][k]) for n in objectives for k in totals[n]}
-    return loss, terms, grads
+    terms = {f"{n}/{k}": Term(totals[n][k], weights[n][k]) for n in objectives for k in weights[n]}
+    statistics = {n: t["statistics"] for n, t in totals.items() if "statistics" in t}
+    return loss, (terms, statistics), grads
+
+
+def update_from(statistics: dict, graph, objectives: dict, params, applied):
+    """The parameters after every objective's `update` from its statistics; as they were where not `applied`."""
+    for name, sums in statistics.items():
+        held = params["model"]
+        new = objectives[name].update(nnx.merge(graph, held), held, sums)
+        params = params | {"model": jax.tree.map(lambda n, h: jnp.where(applied, n, h), new, held)}
+    return params
 
 
 def make_train_step(graph, objectives: dict, optimizer, *, seed: int, accum: int = 1, ema: float = 0.0, compose=None):
@@ -114,13 +131,17 @@ def make_train_step(graph, objectives: dict, optimizer, *, seed: int, accum: int
 
         keys = example_keys(seed, state.step, len(batch["row"]))
         if accum > 1:
-            loss, terms, grads = accumulate(graph, state.params, objectives, batch, keys, accum, whole)
+            loss, (terms, statistics), grads = accumulate(graph, state.params, objectives, batch, keys, accum, whole)
         else:
-            (loss, terms), grads = jax.value_and_grad(
-                lambda p: evaluate_objectives(graph, whole(p), objectives, batch, keys, train=True), has_aux=True
+            (loss, (terms, statistics)), grads = jax.value_and_grad(
+                lambda p: forward(graph, whole(p), objectives, batch, keys, train=True), has_aux=True
             )(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if not base:  # what statistics set belongs to the base, and stays
+            params = update_from(statistics, graph, objectives, params, opt_state.notfinite_count == 0)
+        for name, sums in statistics.items():
+            terms |= {f"{name}/{k}": Term(v, jnp.float32(1)) for k, v in objectives[name].summary(sums).items()}
         metrics = {
             "loss": loss,
             "terms": terms,

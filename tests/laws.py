@@ -89,7 +89,8 @@ class Built:
         self.objectives = build.objectives(self.run)
         self.graph, init = init_function(build.model(self.run, self.objectives), self.objectives, self.run.seed)
         self.params = jax.jit(init)()
-        self.optimizer = optim.make_optimizer(self.run.optim, self.params, self.run.steps)
+        still = build.averaged(self.run)
+        self.optimizer = optim.make_optimizer(self.run.optim, self.params, self.run.steps, still)
 
     def batch(self):
         source = build.source(self.run.data, "train")

@@ -138,7 +138,7 @@ def test_mistakes(changes, error, message):
 @pytest.mark.parametrize(
     "part, values, error, message",
     [
-        ("encoder", dict(network="patch"), ValueError, r"encoder.network='patch': there is no .*networks.patch; .*patches"),
+        ("encoder", dict(network="patch"), ValueError, r"encoder.network='patch': there is no .*; .*patches"),
         ("quantizer", dict(), ValueError, r"model.quantizer.quantizer=''.* there are: .*fsq"),
         ("quantizer", dict(quantizer="fsq", level=(3,)), ValueError, r"model.quantizer.level=.*did you mean 'levels'"),
         ("decoder", "patches", TypeError, r"model.decoder='patches': expected a dict such as dict\(network=FILE\)"),
@@ -146,7 +146,7 @@ def test_mistakes(changes, error, message):
 )  # fmt: skip
 def test_parts_of_a_tokenizer(part, values, error, message):
     c = emoji_tokenizer.get_config().to_dict()
-    module, found = build.model_config(build.parse(c))
+    _, found = build.model_config(build.parse(c))
     assert found.quantizer.args[0].levels == (4,) * 5
     c["model"][part] = values
     with pytest.raises(error, match=message):

@@ -27,10 +27,20 @@ class Objective(Protocol):
         """The coefficient-free denominators W_k, from data alone."""
 
     def totals(self, model, own, view, keys, *, train: bool) -> dict[str, jax.Array]:
-        """Sums of the same names as the weights."""
+        """Sums of the same names as the weights; beside them, if it likes, `statistics`, any tree of further sums."""
 
     def share(self, name: str) -> float:
-        """coef of one term inside this objective; the shares usually sum to 1."""
+        """coef of one term inside this objective; the shares usually sum to 1, a metric's is 0."""
+
+    def update(self, model, params, statistics):
+        """The network's parameters with what follows from the statistics of the global batch, such as a codebook.
+
+        Only of an objective that has some, after the optimizer's own update, and not where a step is skipped or
+        `config.adapt` trains a part beside a base. The network's `Config.averaged` names what may change.
+        """
+
+    def summary(self, statistics) -> dict[str, jax.Array]:
+        """Metrics of a step that are no sums: {name: value}."""
 
 
 class CrossExample(Protocol):

@@ -1,23 +1,64 @@
-"""Autoencoding of images through a quantizer: the objective that trains tokenizers."""
+"""Autoencoding through a quantizer: the objective that trains tokenizers."""
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from data_pipeline.spec import Modality
+from pretrain.tokenizers.quantizers.base import Place
+
+NO_LABEL = 255  # `data_pipeline.pipeline.NO_LABEL`
+# {term: what it is of}: means over the numbers of an example, and then over examples
+DISTANCES = {
+    "l1": jnp.abs,
+    "l2": jnp.square,
+    "smooth_l1": lambda e: jnp.where(jnp.abs(e) < 1, 0.5 * e**2, jnp.abs(e) - 0.5),  # Huber's with δ = 1
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Mean over images of |x̂ − x| (l1) or (x̂ − x)² (l2), pixels scaled to [-1, 1]. FSQ needs no codebook loss."""
+    """terms: {term: its weight}, of
+
+    `l1`, `l2`, `smooth_l1`: |e|, e² and Huber's function of e = x̂ − x, pixels scaled to [-1, 1];
+    `cosine`: 1 − cos(x̂, x) of each vector, for features;
+    `cross_entropy`: of the classes of label maps, a mean over the pixels that have a label (255: none);
+    `commitment`: of z to its codes, of quantizers that have it.
+
+    Beside them the metrics `psnr` of pictures (10 log₁₀ 4 / mse, in dB, a mean over pictures) or `accuracy` of label
+    maps, and in training `usage`, the share of the codes that occur in a batch, and `perplexity`, e to the entropy of
+    their frequencies, each a mean over books.
+    """
 
     modalities: tuple[Modality, ...]
-    loss: str = "l1"
+    terms: dict = dataclasses.field(default_factory=lambda: {"l1": 1.0})
     coef: float = 1.0
 
     def __post_init__(self):
-        if self.loss not in ("l1", "l2"):
-            raise ValueError(f"objectives.reconstruction.loss={self.loss!r}: must be l1 or l2")
+        known = ["cross_entropy"] if self.maps else [*DISTANCES, *(["cosine"] if self.vectors else [])]
+        known += ["commitment"]
+        for name, weight in self.terms.items():
+            if name not in known:
+                raise ValueError(
+                    f"objectives.reconstruction.terms: {name!r}: of {self.modalities[0].name!r} it may be one of "
+                    f"{', '.join(known)}"
+                )
+            if not isinstance(weight, (int, float)) or weight < 0:
+                raise ValueError(f"objectives.reconstruction.terms: {name}={weight!r}: must be a number, 0 or more")
+        if not set(self.terms) - {"commitment"}:
+            raise ValueError(
+                f"objectives.reconstruction.terms={dict(self.terms)}: nothing to reconstruct; name one of "
+                f"{', '.join(known[:-1])}"
+            )
+
+    @property
+    def vectors(self) -> bool:
+        return self.modalities[0].kind == "vectors"
+
+    @property
+    def maps(self) -> bool:
+        return not self.vectors and self.modalities[0].vocab_size > 0
 
     @property
     def tokens_per_example(self) -> int:
@@ -27,20 +68,81 @@ class Objective:
         return {}
 
     def view(self, batch, keys):
-        """(pixels uint8 `[B, modalities, H, W, C]`, valid `[B, modalities]`): an example's images stay together."""
-        images = [batch[m.name] for m in self.modalities]
-        return jnp.stack([i["pixels"] for i in images], 1), jnp.stack([i["valid"] for i in images], 1)
+        return raw_view(self.modalities, batch, keys)
 
     def weights(self, view):
-        _, valid = view
-        return {self.loss: valid.sum().astype(jnp.float32)}
+        valid = view["place"].rank >= 0
+        counts = dict.fromkeys(self.terms, valid.sum().astype(jnp.float32))
+        if self.maps:
+            labelled = (view["raw"] != NO_LABEL) & valid[..., None, None, None]
+            return counts | dict.fromkeys(("cross_entropy", "accuracy"), labelled.sum().astype(jnp.float32))
+        return counts if self.vectors else counts | {"psnr": counts[next(iter(counts))]}
 
     def totals(self, model, own, view, keys, *, train):
-        pixels, valid = view
-        pixels = pixels.reshape(-1, *pixels.shape[2:])
-        error = model.decode(model.encode(pixels)) - (pixels.astype(jnp.float32) / 127.5 - 1.0)
-        error = jnp.abs(error) if self.loss == "l1" else jnp.square(error)
-        return {self.loss: jnp.where(valid.reshape(-1), error.mean((1, 2, 3)), 0.0).sum()}
+        raw, (rank, count, key) = view["raw"], view["place"]
+        each = jax.vmap(lambda k: jax.random.split(k, raw.shape[1]))(keys).reshape(-1)
+        raw, place = raw.reshape(-1, *raw.shape[2:]), Place(rank.reshape(-1), count[0], key[0])
+        z, quantized, made = model.run(raw, each if train else None)
+        found = quantized.losses | self._compare(made, model.target(raw))
+        lacking = sorted(set(self.terms) - set(found))
+        if lacking:
+            raise ValueError(f"objectives.reconstruction.terms: the quantizer has no {', '.join(lacking)}: take it out")
+        valid = place.rank >= 0
+        wanted = [*self.terms, *(n for n in ("psnr", "accuracy") if n in found)]
+        out = {n: jnp.where(valid, found[n], 0.0).sum() for n in wanted}
+        return out | ({"statistics": model.quantizer.statistics(z, quantized.ids, place)} if train else {})
+
+    def _compare(self, made, target) -> dict:
+        """{term or metric: `[B]`}: of label maps sums over pixels, else means."""
+        if self.maps:
+            known = target != NO_LABEL
+            at = jnp.where(known, target, 0)[..., None]  # a number beyond the classes reads NaN: the step is skipped
+            loss = -jnp.take_along_axis(jax.nn.log_softmax(made), at, axis=-1)[..., 0]
+            good = made.argmax(-1) == target
+            return {k: jnp.where(known, v, 0.0).sum((1, 2)) for k, v in (("cross_entropy", loss), ("accuracy", good))}
+        axes = tuple(range(1, made.ndim))
+        out = {name: distance(made - target).mean(axes) for name, distance in DISTANCES.items() if name in self.terms}
+        if self.vectors:
+            return out | ({"cosine": (1 - cosine(made, target)).mean(1)} if "cosine" in self.terms else {})
+        mse = jnp.square(jax.lax.stop_gradient(jnp.clip(made, -1, 1)) - target).mean(axes)
+        return out | {"psnr": 10 * jnp.log10(4 / jnp.maximum(mse, 1e-10))}
 
     def share(self, name) -> float:
-        return 1.0
+        return float(self.terms.get(name, 0.0))
+
+    def update(self, model, params, statistics):
+        new = model.quantizer.update(statistics)
+        return params | {"quantizer": params["quantizer"] | new} if new else params
+
+    def summary(self, statistics) -> dict:
+        return usage(statistics["counts"])
+
+
+def raw_view(modalities, batch, keys) -> dict:
+    """raw `[B, modalities, …]`: what one example holds stays together. place, leaves `[B, …]`: the rank of each
+    `[B, modalities]`, how many there are and one key for the batch (`quantizers.base.Place`).
+
+    Vectors of which some are lacking are left out.
+    """
+    own, vectors = [batch[m.name] for m in modalities], modalities[0].kind == "vectors"
+    valid = jnp.stack([x["valid"].all(-1) if vectors else x["valid"] for x in own], 1)
+    order = jnp.cumsum(valid.ravel().astype(jnp.int32)).reshape(valid.shape)
+    place = Place(
+        jnp.where(valid, order - 1, -1),
+        jnp.broadcast_to(valid.sum(dtype=jnp.int32), len(keys)),
+        jnp.broadcast_to(jax.random.fold_in(keys[0], 4000), keys.shape),
+    )
+    return {"raw": jnp.stack([x["vectors" if vectors else "pixels"] for x in own], 1), "place": place}
+
+
+def cosine(a, b):
+    """Of vectors `[…, D]`; 0 where one is zero."""
+    norms = jnp.sqrt(jnp.maximum(jnp.square(a).sum(-1) * jnp.square(b).sum(-1), 1e-16))
+    return (a * b).sum(-1) / norms
+
+
+def usage(counts) -> dict:
+    """counts `[books, K]` → {usage, perplexity}."""
+    p = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1.0)
+    entropy = -(p * jnp.log(jnp.maximum(p, 1e-12))).sum(-1)
+    return {"usage": (counts > 0).mean(), "perplexity": jnp.exp(entropy).mean()}

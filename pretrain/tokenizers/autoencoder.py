@@ -41,6 +41,11 @@ class Config:
     class_dim: int = 64
     dtype: str = "bfloat16"
 
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Patterns of the parameters that follow statistics of the batch, not a gradient."""
+        return tuple(f"^model/quantizer/{name}$" for name in self.quantizer.func.averaged)
+
 
 class Model(nnx.Module):
     """Every modality it is trained on has the same kind and shape, and shares the one vocabulary."""
@@ -80,6 +85,15 @@ class Model(nnx.Module):
         if self.classes is not None:  # what has no label reads zeros
             x = self.classes[...].at[x].get(mode="fill", fill_value=0)
         return self.to_code(self.encoder(x))
+
+    def run(self, raw, keys=None):
+        """Raw inputs → z, what the quantizer made of them (`Quantized`), and what the decoder made of its codes.
+
+        keys `[B]`: in training, for quantizers that draw.
+        """
+        z = self.latents(raw)
+        quantized = self.quantizer(z, keys)
+        return z, quantized, self.decode(quantized.codes)
 
     def encode(self, raw):
         """Raw inputs → codes `[B, N, d]`."""

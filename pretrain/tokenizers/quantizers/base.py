@@ -3,6 +3,7 @@
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 
 class Quantized(NamedTuple):
@@ -14,18 +15,54 @@ class Quantized(NamedTuple):
     losses: dict
 
 
+class Place(NamedTuple):
+    """Where examples stand among the valid ones of the global batch.
+
+    rank int32 `[B]`, -1 of those that are not valid; count: how many are; key: one for the whole batch, so that what is
+    drawn with it is the same on every device and in every microbatch.
+    """
+
+    rank: jax.Array
+    count: jax.Array
+    key: jax.Array
+
+
 class Quantizer(Protocol):
     """An nnx module. A token has an id of each of its `books`: those of one token stand together, book by book.
 
-    `encode∘decode` is the identity: `to_codes(quantizer(z).ids)` are `quantizer(z).codes`.
+    `to_codes(quantizer(z).ids)` are `quantizer(z).codes`.
     """
 
     width: int  # d
     vocab_size: int  # codes of one book
     books: int
+    averaged: tuple[str, ...]  # names of parameters that `update` sets: no gradient reaches them, and no optimizer
 
     def __call__(self, z, keys=None) -> Quantized:
         """z `[B, N, d]`; keys `[B]` in training, one an example, for quantizers that draw."""
 
     def to_codes(self, ids):
         """ids `[B, N · books]` → codes `[B, N, d]`."""
+
+    def statistics(self, z, ids, place: Place) -> dict:
+        """Sums over valid examples, of z `[B, N, d]` and their ids; `counts [books, vocab_size]` is one."""
+
+    def update(self, statistics) -> dict:
+        """{name: new value} of `averaged`, from the statistics of the global batch."""
+
+
+def straight_through(codes, z):
+    """The codes, bit by bit; the gradient is that of z."""
+    return jax.lax.stop_gradient(codes) + (z - jax.lax.stop_gradient(z))
+
+
+def commitment(codes, z):
+    """Mean of (z − codes)² over an example, `[B]`: what draws z to its codes (arXiv 1711.00937, section 3.2)."""
+    return jnp.square(z - jax.lax.stop_gradient(codes)).mean((1, 2))
+
+
+def code_counts(ids, valid, books: int, size: int):
+    """How often the valid examples have each code: ids `[B, N · books]`, valid `[B]` → `[books, size]`."""
+    ids = ids.reshape(len(ids), -1, books)
+    weight = jnp.broadcast_to(valid.astype(jnp.float32)[:, None, None], ids.shape)
+    return jnp.zeros((books, size)).at[jnp.arange(books), ids].add(weight)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pretrain.tokenizers.quantizers.base import Quantized
+from pretrain.tokenizers.quantizers.base import Quantized, code_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Config:
 class Quantizer(nnx.Module):
     """Codes lie in [-1, 1]."""
 
-    books = 1
+    books, averaged = 1, ()
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.levels, self.width, self.vocab_size = config.levels, len(config.levels), codebook_size(config.levels)
@@ -39,6 +39,12 @@ class Quantizer(nnx.Module):
 
     def to_codes(self, ids):
         return to_codes(ids, self.levels)
+
+    def statistics(self, z, ids, place) -> dict:
+        return {"counts": code_counts(ids, place.rank >= 0, 1, self.vocab_size)}
+
+    def update(self, statistics) -> dict:
+        return {}
 
 
 def codebook_size(levels) -> int:
