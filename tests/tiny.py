@@ -3,12 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from configs import emoji
 from data_pipeline.spec import DENSE, Modality
 from pretrain.models import encdec
+from pretrain.tokenizers.quantizers.base import Place
 
 # Text ids of the tests: 3 is [EOS], 4..33 are sentinels, 40..79 are words.
 TEXT, EOS, SENTINEL, N_SENTINELS, WORDS = 80, 3, 4, 30, range(40, 80)
@@ -56,6 +58,12 @@ def model(embedded=("image", "caption"), modalities=MODALITIES, seed: int = 0, n
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     leaves = [x + noise * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
     return nnx.merge(graph, jax.tree.unflatten(tree, leaves))
+
+
+def place(valid, key: int = 0) -> Place:
+    """Where the examples of a batch stand, for the statistics of a quantizer."""
+    rank = np.where(valid, np.cumsum(valid) - 1, -1)
+    return Place(jnp.asarray(rank), jnp.int32(np.sum(valid)), jax.random.key(key))
 
 
 def only(data: dict, **changes) -> dict:

@@ -7,18 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny import place
 
 from pretrain.tokenizers.quantizers import vq
 from pretrain.tokenizers.quantizers.base import Place
 
 GOLDEN = Path(__file__).parents[1] / "golden/fourm/quantizers.npz"
 COUNT, TOKENS, WIDTH, SIZE = 6, 5, 4, 8
-
-
-def place(valid, key=0):
-    valid = np.asarray(valid)
-    rank = np.where(valid, np.cumsum(valid) - 1, -1)
-    return Place(jnp.asarray(rank), jnp.int32(valid.sum()), jax.random.key(key))
 
 
 def quantizer(**changes):
