@@ -49,5 +49,8 @@ def get_config(arg="rgb"):
     c.ema = 0.99
     c.checkpoint = dict(every=900, keep=1)
     c.log = dict(every=150, wandb="", profile="")
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=900))
+    c.evals = dict(
+        val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=900),
+        codes=dict(evaluator="reconstruction", split="val", batch_size=32),
+    )
     return c

@@ -1,0 +1,97 @@
+"""What a tokenizer loses: the share of its codes in use over a split, and how close its pictures come."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pretrain.evals.base import Task
+from pretrain.objectives.reconstruction import NO_LABEL, cosine, raw_view, usage
+from pretrain.step import example_keys
+from pretrain.tokenizers.quantizers.base import code_counts
+
+WINDOW, SIGMA = 11, 1.5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator(Task):
+    """Over all examples of a split: `usage`, the share of the codes that occur, `perplexity`, e to the entropy of their
+    frequencies (each a mean over books), and of what is decoded from the ids, means over examples:
+
+    of pictures `psnr`, 10 log₁₀ 255² / mse in dB, and `ssim` (Wang et al. 2004, IEEE TIP 13(4), equation 13: Gaussian
+    window of 11 pixels, σ = 1.5, K₁ = 0.01, K₂ = 0.03, a mean over channels and over windows inside the picture);
+    of label maps `accuracy`, of vectors `cosine`.
+    """
+
+    split: str = "val"
+    batch_size: int = 64
+
+    def __post_init__(self):
+        m = self.context.modalities[0]
+        if m.kind == "pixels" and not m.vocab_size and min(m.shape[:2]) < WINDOW:
+            raise ValueError(f"reconstruction: {m.name!r} is {m.shape[0]}×{m.shape[1]}: SSIM needs {WINDOW} × {WINDOW}")
+
+    def run(self, params):
+        sums = None
+        for batch in self.context.batches(self.split, self.batch_size):
+            found = jax.device_get(self._step(params, batch))
+            sums = found if sums is None else jax.tree.map(np.add, sums, found)
+        yield from usage(sums.pop("counts")).items()
+        weight = sums.pop("weight")
+        yield from ((name, total / weight) for name, total in sums.items())
+
+    @functools.cached_property
+    def _step(self):
+        graph, modalities = self.context.graph, self.context.modalities
+
+        def step(params, batch):
+            model = nnx.merge(graph, params["model"])
+            view = raw_view(modalities, batch, example_keys(0, 0, len(batch["row"])))
+            raw, valid = view["raw"], (view["place"].rank >= 0) & (batch["row"] >= 0)[:, None]
+            raw, weight = raw.reshape(-1, *raw.shape[2:]), valid.reshape(-1).astype(jnp.float32)
+            ids = model.tokenize(raw)
+            scores = compare(model.detokenize(ids), raw, model)
+            counts = code_counts(ids, weight, model.quantizer.books, model.quantizer.vocab_size)
+            return {k: (weight * v).sum() for k, v in scores.items()} | {"weight": weight.sum(), "counts": counts}
+
+        return jax.jit(step)
+
+
+def compare(made, raw, model) -> dict:
+    """{score: `[B]`} of what was decoded, raw as the inputs are."""
+    if model.kind == "vectors":
+        return {"cosine": cosine(made, raw).mean(1)}
+    if model.n_classes:
+        known = raw != NO_LABEL
+        right = ((made == raw) & known).sum((1, 2, 3))
+        return {"accuracy": right / jnp.maximum(known.sum((1, 2, 3)), 1)}
+    made, raw = made.astype(jnp.float32), raw.astype(jnp.float32)
+    return {"psnr": psnr(made, raw), "ssim": ssim(made, raw)}
+
+
+def psnr(a, b):
+    """a, b `[B, H, W, C]` in 0…255 → dB `[B]`; at most 100, of images that are alike."""
+    mse = jnp.square(a - b).mean((1, 2, 3))
+    return 10 * jnp.log10(255.0**2 / jnp.maximum(mse, 255.0**2 * 1e-10))
+
+
+def ssim(a, b):
+    """a, b `[B, H, W, C]` in 0…255 → `[B]`."""
+    at = np.arange(WINDOW) - WINDOW // 2
+    window = np.exp(-(at**2) / (2 * SIGMA**2))
+    window = jnp.asarray(window / window.sum(), jnp.float32)
+
+    def blur(x):
+        for axis in (1, 2):
+            n = x.shape[axis] - WINDOW + 1
+            x = sum(w * jax.lax.slice_in_dim(x, i, i + n, axis=axis) for i, w in enumerate(window))
+        return x
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b, both = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    top = (2 * mean_a * mean_b + c1) * (2 * both + c2)
+    return (top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean((1, 2, 3))
