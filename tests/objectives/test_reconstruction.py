@@ -1,6 +1,7 @@
 """Training tokenizers: losses against NumPy, and codebooks that follow the batch alike on any mesh and accumulation."""
 
 import jax
+import jax.numpy as jnp
 import laws
 import numpy as np
 import pytest
@@ -8,9 +9,13 @@ import tiny
 from flax import nnx
 
 from configs import emoji_tokenizer
+from data_pipeline.spec import Modality
 from pretrain import build, sharding
+from pretrain.objectives import reconstruction
+from pretrain.objectives.base import weighted_sum
 from pretrain.program import Program
 from pretrain.step import accumulate, example_keys, forward, make_train_step
+from pretrain.tokenizers.quantizers.base import Quantized
 
 QUANTIZERS = ("vq", "residual", "lfq", "memcodes")
 
@@ -110,3 +115,104 @@ def test_every_parameter_has_a_gradient(name):
     built, batch, keys = laws.Built(config(name)), pixels(config(name)), example_keys(0, 0, 8)
     _, grads = value_and_grad(built, batch, keys)(built.params)
     assert all(np.asarray(g).any() for g in jax.tree.leaves(grads))
+
+
+class Echo:
+    """A model that reconstructs what it is told to."""
+
+    def __init__(self, made, target, losses=None):
+        self.made, self.made_target, self.losses = jnp.asarray(made), jnp.asarray(target), losses or {}
+
+    def target(self, raw):
+        return self.made_target
+
+    def run(self, raw, keys):
+        return None, Quantized(None, None, self.losses), self.made
+
+
+def terms_of(objective, batch, made, target, losses=None):
+    """{term: mean}, train=False."""
+    keys = example_keys(0, 0, len(batch["row"]))
+    view = objective.view(batch, keys)
+    totals = objective.totals(Echo(made, target, losses), {}, view, keys, train=False)
+    weights = objective.weights(view)
+    assert totals.keys() == weights.keys()
+    return {k: float(totals[k] / weights[k]) for k in totals}, totals, weights
+
+
+def test_losses_of_pixels():
+    m = (Modality("a", "pixels", (4, 4, 3), "a"), Modality("b", "pixels", (4, 4, 3), "b"))
+    batch, rng = tiny.batch(5, 0, m), np.random.default_rng(0)
+    raw = np.stack([batch[x.name]["pixels"] for x in m], 1).reshape(10, 4, 4, 3)
+    valid = np.stack([batch[x.name]["valid"] for x in m], 1).ravel()
+    target, made = raw / 127.5 - 1, rng.normal(size=raw.shape) * 1.5
+    commitment = rng.random(10)
+    objective = reconstruction.Objective(m, dict(l1=1.0, l2=0.5, smooth_l1=2.0, commitment=0.25))
+    found, totals, weights = terms_of(objective, batch, made, target, {"commitment": jnp.asarray(commitment)})
+    e = (made - target)[valid]
+    huber = np.where(np.abs(e) < 1, e**2 / 2, np.abs(e) - 0.5)
+    psnr = 10 * np.log10(4 / ((made.clip(-1, 1) - target) ** 2)[valid].mean((1, 2, 3)))
+    want = dict(
+        l1=np.abs(e).mean(), l2=(e**2).mean(), smooth_l1=huber.mean(), commitment=commitment[valid].mean(),
+        psnr=psnr.mean(),
+    )  # fmt: skip
+    assert found == pytest.approx(want, rel=1e-5)
+    loss = want["l1"] + 0.5 * want["l2"] + 2 * want["smooth_l1"] + 0.25 * want["commitment"]
+    np.testing.assert_allclose(weighted_sum(objective, totals, weights), loss, rtol=1e-5)
+
+
+def test_losses_of_label_maps_count_every_labelled_pixel_alike():
+    m = (Modality("map", "pixels", (4, 4, 1), "map", vocab_size=5, resample="nearest"),)
+    batch, rng = tiny.batch(6, 0, m), np.random.default_rng(0)
+    labels = rng.integers(0, 5, (6, 4, 4, 1), dtype=np.uint8)
+    labels[rng.random(labels.shape) < 0.3] = 255
+    batch["map"]["pixels"] = labels
+    made = rng.normal(size=(6, 4, 4, 5))
+    found, _, _ = terms_of(
+        reconstruction.Objective(m, dict(cross_entropy=1.0)), batch, made, labels[..., 0].astype(int)
+    )
+    losses, right = [], []
+    for i in np.ndindex(6, 4, 4):
+        if batch["map"]["valid"][i[0]] and labels[i][0] != 255:
+            losses.append(np.log(np.exp(made[i]).sum()) - made[i][labels[i][0]])
+            right.append(made[i].argmax() == labels[i][0])
+    assert found == pytest.approx(dict(cross_entropy=np.mean(losses), accuracy=np.mean(right)), rel=1e-5)
+
+
+def test_cosine_of_vectors():
+    m = (Modality("v", "vectors", (3, 6), "v", targets=False),)
+    batch, made = tiny.batch(6, 0, m), np.random.default_rng(1).normal(size=(6, 3, 6))
+    batch["v"]["valid"][:3] = [[True, True, False], [True] * 3, [True] * 3]  # the first lacks one: it is left out
+    target, whole = batch["v"]["vectors"], batch["v"]["valid"].all(1)
+    found, _, _ = terms_of(reconstruction.Objective(m, dict(cosine=1.0, l2=1.0)), batch, made, target)
+    cosine = (made * target).sum(-1) / np.linalg.norm(made, axis=-1) / np.linalg.norm(target, axis=-1)
+    want = dict(cosine=(1 - cosine[whole]).mean(), l2=((made - target) ** 2)[whole].mean())
+    assert found == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape, terms, message",
+    [
+        ((4, 4, 3), dict(l3=1.0), r"'l3': of 'm' it may be one of l1, l2, smooth_l1, commitment"),
+        ((4, 4, 3), dict(cosine=1.0), r"'cosine': of 'm' it may be"),
+        ((4, 4, 3), dict(l1=-1.0), r"l1=-1.0: must be a number, 0 or more"),
+        ((4, 4, 3), dict(commitment=1.0), r"nothing to reconstruct; name one of l1"),
+    ],
+)
+def test_mistaken_terms(shape, terms, message):
+    with pytest.raises(ValueError, match=message):
+        reconstruction.Objective((Modality("m", "pixels", shape, "m"),), terms)
+
+
+def test_terms_and_quantizer_must_fit():
+    c = config("memcodes")
+    c.objectives.reconstruction.terms.commitment = 1.0
+    built = laws.Built(c)
+    with pytest.raises(ValueError, match="the quantizer has no commitment: take it out"):
+        value_and_grad(built, pixels(c), example_keys(0, 0, 8)).lower(built.params)
+    c = config("lfq")
+    c.model.quantizer = dict(quantizer="fsq")
+    c.objectives.reconstruction.terms = dict(l1=1.0)
+    built = laws.Built(c)
+    with pytest.raises(ValueError, match=r"code_entropy: needs quantizer='lfq'"):
+        value_and_grad(built, pixels(c), example_keys(0, 0, 8)).lower(built.params)
