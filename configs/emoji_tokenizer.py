@@ -1,7 +1,7 @@
 """Image tokenizers for the emoji corpus: `:rgb` for colour styles, `:gray` for the others.
 
 The colour styles share one tokenizer and so one vocabulary, the grey ones another. Their quantizer is FSQ (arXiv
-2309.15505); `:rgb-vq`, `:gray-lfq`, … take another one of the same ten bits a patch.
+2309.15505); `:rgb-vq`, `:gray-lfq`, … take another one of the same ten bits a patch, `:rgb-fsq-conv` other networks.
 """
 
 from ml_collections import ConfigDict
@@ -16,16 +16,24 @@ QUANTIZERS = {
     "lfq": (dict(quantizer="lfq", width=10), 1.0, dict(commitment=0.05)),
     "memcodes": (dict(quantizer="memcodes", heads=2, size=32, width=32), 1.0, {}),
 }
+NETWORKS = {  # {name: (encoder, decoder)}
+    "patches": (
+        dict(network="patches", patch=8, dim=128, mlps=2),
+        dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2),
+    ),
+    "conv": (dict(network="conv", widths=(16, 32, 64, 128)), dict(network="conv", widths=(16, 32, 64, 128))),
+}
 
 
 def get_config(arg="rgb"):
-    style, _, name = arg.partition("-")
-    name = name or "fsq"
-    if style not in STYLES or name not in QUANTIZERS:
+    parts = arg.split("-")
+    style, name, network = [*parts, *("rgb", "fsq", "patches")[len(parts) :]][:3]
+    if len(parts) > 3 or style not in STYLES or name not in QUANTIZERS or network not in NETWORKS:
         raise ValueError(
-            f"configs/emoji_tokenizer.py:{arg}: the argument must be one of {', '.join(STYLES)}, alone or as in "
-            f"rgb-vq with one of {', '.join(QUANTIZERS)}"
+            f"configs/emoji_tokenizer.py:{arg}: must be one of {', '.join(STYLES)}, alone, as in rgb-vq with one of "
+            f"{', '.join(QUANTIZERS)}, or as in rgb-vq-conv with one of {', '.join(NETWORKS)} too"
         )
+    encoder, decoder = NETWORKS[network]
     quantizer, code_scale, terms = QUANTIZERS[name]
     fields, channels = STYLES[style]
     c = ConfigDict()
@@ -38,9 +46,7 @@ def get_config(arg="rgb"):
     c.modalities = [dict(name=f.split(":")[0], kind="pixels", shape=(64, 64, channels), field=f) for f in fields]
     c.model = dict(
         model="tokenizers.autoencoder", code_scale=code_scale, dtype="float32",
-        encoder=dict(network="patches", patch=8, dim=128, mlps=2),
-        quantizer=quantizer,
-        decoder=dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2),
+        encoder=encoder, quantizer=quantizer, decoder=decoder,
     )  # fmt: skip
     c.objectives = dict(reconstruction=dict(terms=dict(l1=1.0, **terms)))
     if name == "lfq":

@@ -1,0 +1,126 @@
+"""Convolutional residual networks, as VQGAN has them (arXiv 2012.09841, table 7), without attention.
+
+Every width after the first halves the picture on the way in and doubles it on the way out.
+"""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pretrain.tokenizers.networks.patches import image_shape
+
+he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """widths: channels at each size of the picture, the whole one first: a token covers 2^(len − 1) pixels in each
+    direction. blocks: residual ones at each size; groups: of the normalisation, a divisor of every width."""
+
+    widths: tuple[int, ...] = (32, 64, 96, 128)
+    blocks: int = 1
+    groups: int = 8
+
+    def __post_init__(self):
+        if not self.widths or any(w < 1 or w % self.groups for w in self.widths):
+            raise ValueError(f"conv.widths={self.widths}: must be divisible by conv.groups={self.groups}")
+
+
+class Conv(nnx.Module):
+    """kernel `[k, k, d_in, d_out]`; the picture keeps its size, or is divided by `stride`."""
+
+    def __init__(self, d_in: int, d_out: int, *, size: int = 3, stride: int = 1, dtype, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(he_normal(rngs.params(), (size, size, d_in, d_out)))
+        self.bias = nnx.Param(jnp.zeros(d_out))
+        self.stride, self.dtype = stride, dtype
+
+    def __call__(self, x):
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), self.kernel[...].astype(self.dtype), (self.stride, self.stride), "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        return y.astype(jnp.float32) + self.bias[...]
+
+
+class GroupNorm(nnx.Module):
+    """fp32 group normalisation (arXiv 1803.08494) of `[B, H, W, C]`."""
+
+    def __init__(self, dim: int, groups: int, *, eps: float = 1e-6):
+        self.groups, self.eps = groups, eps
+        self.scale, self.bias = nnx.Param(jnp.ones(dim)), nnx.Param(jnp.zeros(dim))
+
+    def __call__(self, x):
+        g = x.reshape(*x.shape[:3], self.groups, -1)
+        g = g - g.mean((1, 2, 4), keepdims=True)
+        g = g * jax.lax.rsqrt(jnp.square(g).mean((1, 2, 4), keepdims=True) + self.eps)
+        return g.reshape(x.shape) * self.scale[...] + self.bias[...]
+
+
+class Block(nnx.Module):
+    """x + conv(silu(norm(conv(silu(norm x)))))."""
+
+    def __init__(self, dim: int, groups: int, *, dtype, rngs: nnx.Rngs):
+        self.norm1, self.norm2 = GroupNorm(dim, groups), GroupNorm(dim, groups)
+        self.conv1, self.conv2 = (Conv(dim, dim, dtype=dtype, rngs=rngs) for _ in range(2))
+        self.conv2.kernel[...] = jnp.zeros_like(self.conv2.kernel[...])  # every block starts as the identity
+
+    def __call__(self, x):
+        x = x.astype(jnp.float32)
+        y = self.conv1(jax.nn.silu(self.norm1(x)))
+        return x + self.conv2(jax.nn.silu(self.norm2(y)))
+
+
+class Encoder(nnx.Module):
+    """A convolution, then at each size its blocks, with convolutions of stride 2 between; norm."""
+
+    def __init__(self, config: Config, shape, *, dtype, rngs: nnx.Rngs):
+        c, (height, width, channels), args = config, image_shape(shape), dict(dtype=dtype, rngs=rngs)
+        factor = 2 ** (len(c.widths) - 1)
+        if height % factor or width % factor:
+            raise ValueError(
+                f"conv.widths={c.widths}: {len(c.widths)} sizes, each half of the one before, need an image whose "
+                f"sides are divisible by {factor}, not {height}×{width}"
+            )
+        self.dim, self.grid = c.widths[-1], (height // factor, width // factor)
+        self.conv_in = Conv(channels, c.widths[0], **args)
+        self.blocks = nnx.List([nnx.List([Block(w, c.groups, **args) for _ in range(c.blocks)]) for w in c.widths])
+        self.down = nnx.List([Conv(a, b, stride=2, **args) for a, b in itertools.pairwise(c.widths)])
+        self.norm = GroupNorm(self.dim, c.groups)
+
+    def __call__(self, images):
+        x = self.conv_in(images)
+        for level, blocks in enumerate(self.blocks):
+            x = self.down[level - 1](x) if level else x
+            for block in blocks:
+                x = block(x)
+        return self.norm(x).reshape(len(x), -1, self.dim)
+
+
+class Decoder(nnx.Module):
+    """The encoder's mirror: pictures are doubled by repeating pixels, and a convolution follows (distill 2016,
+    Odena et al.: no checkerboards)."""
+
+    def __init__(self, config: Config, grid, shape, *, dtype, rngs: nnx.Rngs):
+        c, (height, width, channels), args = config, image_shape(shape), dict(dtype=dtype, rngs=rngs)
+        factor, widths = 2 ** (len(c.widths) - 1), c.widths[::-1]
+        if (grid[0] * factor, grid[1] * factor) != (height, width):
+            raise ValueError(
+                f"conv.widths={c.widths}: {len(widths)} sizes make {grid[0] * factor}×{grid[1] * factor} of a grid of "
+                f"{grid[0]}×{grid[1]}, not {height}×{width}"
+            )
+        self.dim, self.grid = widths[0], tuple(grid)
+        self.blocks = nnx.List([nnx.List([Block(w, c.groups, **args) for _ in range(c.blocks)]) for w in widths])
+        self.up = nnx.List([Conv(a, b, **args) for a, b in itertools.pairwise(widths)])
+        self.norm = GroupNorm(widths[-1], c.groups)
+        self.conv_out = Conv(widths[-1], channels, **args)
+
+    def __call__(self, x):
+        x = x.reshape(len(x), *self.grid, self.dim)
+        for level, blocks in enumerate(self.blocks):
+            x = self.up[level - 1](x.repeat(2, axis=1).repeat(2, axis=2)) if level else x
+            for block in blocks:
+                x = block(x)
+        return self.conv_out(jax.nn.silu(self.norm(x)))
