@@ -8,13 +8,14 @@ from ml_collections import ConfigDict
 
 STYLES = {"rgb": (("render3d", "flat", "noto"), 3), "gray": (("line", "mono", "mask", "edges:render3d"), 1)}
 # {name: (quantizer, what its codes are multiplied by, further terms of the loss)}
+# A stronger commitment than this draws codes into the few directions in which patches differ most, such as brightness.
 QUANTIZERS = {
     "fsq": (dict(quantizer="fsq", levels=(4, 4, 4, 4, 4)), 3.0, {}),
-    "vq": (dict(quantizer="vq", size=1024, width=16), 3.0, dict(commitment=0.25)),
-    "euclidean": (dict(quantizer="vq", size=1024, width=16, cosine=False), 1.0, dict(commitment=0.25)),
-    "residual": (dict(quantizer="residual", levels=2, size=32, width=16), 1.0, dict(commitment=0.25)),
-    "lfq": (dict(quantizer="lfq", width=10), 1.0, dict(commitment=0.05)),
-    "memcodes": (dict(quantizer="memcodes", heads=2, size=32, width=32), 1.0, {}),
+    "vq": (dict(quantizer="vq", size=1024, width=16, decay=0.95), 3.0, dict(commitment=0.02)),
+    "euclidean": (dict(quantizer="vq", size=1024, width=16, cosine=False, decay=0.95), 1.0, dict(commitment=0.01)),
+    "residual": (dict(quantizer="residual", levels=2, size=32, width=16, decay=0.95), 1.0, dict(commitment=0.01)),
+    "lfq": (dict(quantizer="lfq", width=10), 1.0, dict(commitment=0.02)),
+    "memcodes": (dict(quantizer="memcodes", heads=2, size=32, width=64), 1.0, {}),
 }
 NETWORKS = {  # {name: (encoder, decoder)}
     "patches": (
