@@ -1,16 +1,19 @@
 """Every config is parsed whole; what the 4M configs say follows from the published numbers."""
 
 import importlib
+import re
 from pathlib import Path
 
 import jax
 import pytest
+from flax import nnx
 
 from data_pipeline.fourm import MOD7, MOD21, MODALITIES
 from pretrain import build
 from pretrain.adapt import Split
 from pretrain.inherit import fill
 from pretrain.restore import init_function
+from pretrain.sharding import path_str
 
 FILES = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -61,6 +64,31 @@ def test_finetuning_on_emoji_builds_on_the_quickstart(arg):
     run = build.parse(fill(c.to_dict(), build.parse(config("emoji"))))
     ((name, objective),) = build.objectives(run).items()
     assert name == ("masked" if arg == "added" else "classification") and getattr(objective, "classes", 95) == 95
+
+
+@pytest.mark.parametrize(
+    "arg", ["rgb", "gray-vq", "rgb-euclidean", "rgb-residual", "gray-lfq", "rgb-memcodes", "rgb-vq-conv"]
+)
+def test_emoji_tokenizers_have_ten_bits_a_patch(arg):
+    run = build.parse(config("emoji_tokenizer", arg))
+    model = nnx.eval_shape(lambda: build.model(run, build.objectives(run))(nnx.Rngs(0)))
+    assert model.quantizer.vocab_size**model.quantizer.books == 1024
+    assert model.grid == (8, 8 * model.quantizer.books) and model.encoder.grid == (8, 8)
+    patterns = build.averaged(run)
+    params = [
+        path_str(p) for p, _ in jax.tree_util.tree_leaves_with_path({"model": nnx.to_pure_dict(nnx.split(model)[1])})
+    ]
+    found = {p for p in params for pattern in patterns if re.search(pattern, p)}
+    assert {p.rpartition("/")[2] for p in found} == {
+        "gray-vq": {"codebook", "counts"}, "rgb-vq-conv": {"codebook", "counts"},
+        "rgb-euclidean": {"codebook", "counts", "sums"}, "rgb-residual": {"codebook", "counts", "sums"},
+    }.get(arg, set())  # fmt: skip
+
+
+@pytest.mark.parametrize("arg", ["blue", "rgb-sfq", "rgb-vq-cnov", "rgb-vq-conv-x"])
+def test_a_wrong_tokenizer_lists_the_parts(arg):
+    with pytest.raises(ValueError, match=rf"{arg}: must be one of rgb, gray, alone, .*fsq, vq, .*patches, conv"):
+        config("emoji_tokenizer", arg)
 
 
 # Learning rate, warm-up and steps: ml-4m's released configs; 500e9 / (8192 · 256) and 500e9 / (4096 · 512) steps.

@@ -61,8 +61,8 @@ def masked_figure(p: Painter, name="render3d", shown=0.5):
     tokens, truth = p.batch[name], p.truth(name)
     seen = tokens["valid"] & (jax.random.uniform(jax.random.key(0), tokens["ids"].shape) < shown)
     filled = p.make(name, name, p.batch | {name: tokens | {"valid": seen}})["ids"]
-    side = p.modality(name).shape[0]
-    mask = np.asarray(seen).reshape(-1, side, side).repeat(truth.shape[1] // side, 1).repeat(truth.shape[2] // side, 2)
+    (rows, columns), (_, height, width, _) = p.modality(name).shape, truth.shape
+    mask = np.asarray(seen).reshape(-1, rows, columns).repeat(height // rows, 1).repeat(width // columns, 2)
     hidden = np.where(mask[..., None], truth, 200).astype(np.uint8)
     made = p.images.decode(name, filled)
     return png(image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", made)]))
