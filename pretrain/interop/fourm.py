@@ -4,9 +4,7 @@ Two forms are read: one safetensors file whose metadata holds the config, and a 
 `model.safetensors`, in which aliases of shared tensors may be missing. What is written serves both.
 """
 
-import ast
 import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -17,6 +15,7 @@ from flax import nnx
 
 from data_pipeline.fourm import IMAGENET, MODALITIES
 from data_pipeline.spec import Modality
+from pretrain.interop.fourm_file import nest, read_file, some, write_file
 from pretrain.models.encdec import Config, Model
 from pretrain.ops.positions import sincos_1d, sincos_2d
 from pretrain.sharding import path_str
@@ -24,7 +23,6 @@ from pretrain.sharding import path_str
 SEQUENCE_ROWS = 512  # of every sequence's position buffer, whatever its length
 SIDES = {"inputs": "encoder_embeddings", "targets": "decoder_embeddings"}
 TOP = {"encoder_norm": "encoder_norm", "decoder_norm": "decoder_norm", "context": "decoder_proj_context"}
-FILE = "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +50,12 @@ def read(path) -> Checkpoint:
     missing = sorted((names.keys() | fixed.keys()) - state.keys())
     lost = [n for n in missing if n in names]
     if lost:
-        raise ValueError(f"{path}: {_some(lost)} missing: not the whole 4M trunk that its config describes")
+        raise ValueError(f"{path}: {some(lost)} missing: not the whole 4M trunk that its config describes")
     if missing:
-        report.append(f"missing, computed from the config: {_some(missing)}")
+        report.append(f"missing, computed from the config: {some(missing)}")
     extra = sorted(state.keys() - names.keys() - fixed.keys())
     if extra:
-        raise ValueError(f"{path}: {_some(extra)} unexpected: another architecture than 4M's, or another config's")
+        raise ValueError(f"{path}: {some(extra)} unexpected: another architecture than 4M's, or another config's")
 
     flat = {k: np.zeros(s.shape, np.float32) for k, s in shapes.items()}
     for theirs, (ours, index) in names.items():
@@ -80,7 +78,7 @@ def read(path) -> Checkpoint:
             raise ValueError(f"{path}: {theirs} is no sine-cosine table of {table.shape[1]} positions")
         elif not np.array_equal(value, table):
             positions[theirs] = value
-    return Checkpoint(model, modalities, _nest(flat), positions, tuple(dict.fromkeys(report)))
+    return Checkpoint(model, modalities, nest(flat), positions, tuple(dict.fromkeys(report)))
 
 
 def write(out, model: Config, modalities, params: dict, positions: dict | None = None) -> Path:
@@ -88,25 +86,17 @@ def write(out, model: Config, modalities, params: dict, positions: dict | None =
 
     The reference loads either with strict=True. Raises ValueError for what 4M has no place for.
     """
-    from safetensors.numpy import save_file
-
-    out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty: remove it or write elsewhere")
     config = metadata(model, modalities)
     flat = {path_str(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(params)}
     names = layout(model, modalities)
     left = sorted(flat.keys() - {ours for ours, _ in names.values()})
     if left:
-        raise ValueError(f"4M has no place for {_some(left)}")
+        raise ValueError(f"4M has no place for {some(left)}")
     state = dict(buffers(model, modalities)) | (positions or {})
     for theirs, (ours, index) in names.items():
         value = _theirs(ours, flat[ours] if index is None else flat[ours][index])
         state[theirs] = np.ascontiguousarray(value.reshape(_lead(theirs) + value.shape))
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(state, out / FILE, metadata={k: str(v) for k, v in config.items()})
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return out
+    return write_file(out, config, state)
 
 
 def shapes(model: Config, modalities) -> dict[str, tuple]:
@@ -269,34 +259,6 @@ def _modality(name, is_in, is_out, config, state, path, report) -> Modality:
     return Modality(name, kind, (side, side) if kind == "grid" else (rows,), tokenizer=name, **common)
 
 
-def read_file(path) -> tuple[dict, dict[str, np.ndarray]]:
-    """(config, tensors) of either published form."""
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    file = path / FILE if path.is_dir() else path
-    if not file.exists():
-        raise FileNotFoundError(f"{file}: no such file; give a 4M .safetensors file, or a folder with config.json")
-    try:
-        with safe_open(file, "numpy") as f:
-            state, config = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except SafetensorError as e:
-        raise ValueError(f"{file}: not a whole safetensors file ({e}); copy or download it again") from e
-    if path.is_dir() and (path / "config.json").exists():
-        try:
-            return json.loads((path / "config.json").read_text()), state
-        except json.JSONDecodeError as e:
-            raise ValueError(f"{path / 'config.json'}: not valid JSON ({e}); copy or download it again") from e
-    return {k: _value(v) for k, v in config.items()}, state
-
-
-def _value(text: str):
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def _fill_aliases(names: dict, state: dict, path) -> list[str]:
     """Adds names that the file dropped as aliases of others; aliases that differ are an error."""
     groups, report = {}, []
@@ -321,18 +283,3 @@ def _lead(theirs: str) -> tuple:
 
 def _theirs(path: str, value):
     return value.T if path.endswith("kernel") else value
-
-
-def _nest(flat: dict) -> dict:
-    out = {}
-    for path, value in flat.items():
-        *parents, last = path.split("/")
-        node = out
-        for p in parents:
-            node = node.setdefault(p, {})
-        node[last] = value
-    return out
-
-
-def _some(names) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

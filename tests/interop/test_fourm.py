@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pretrain.interop import fourm
+from pretrain.interop import fourm, fourm_file
 from pretrain.models.encdec import Model
 from pretrain.models.tokens import TokenSet
 
@@ -133,7 +133,7 @@ def test_round_trip_is_bit_identical(case, tmp_path):
     config, state = fourm.read_file(GOLDEN / f"{name}.safetensors")
     c = checkpoint
     out = fourm.write(tmp_path / "out", c.model, c.modalities, c.params, c.positions)
-    for form in (out, out / fourm.FILE):
+    for form in (out, out / fourm_file.FILE):
         config_again, state_again = fourm.read_file(form)
         assert config_again == config
         assert state_again.keys() == state.keys()
@@ -161,7 +161,7 @@ def rewrite(tmp_path, change_state=lambda s: None, change_config=lambda c: None,
     change_config(config)
     if folder:
         (tmp_path / "config.json").write_text(json.dumps(config))
-        save_file(state, tmp_path / fourm.FILE)
+        save_file(state, tmp_path / fourm_file.FILE)
         return tmp_path
     save_file(state, tmp_path / "x.safetensors", metadata={k: str(v) for k, v in config.items()})
     return tmp_path / "x.safetensors"
