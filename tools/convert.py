@@ -1,9 +1,9 @@
 """python -m tools.convert --read=SOURCE --workdir=DIR, or --workdir=DIR --write=FOLDER: models of others in and out.
 
-SOURCE is a 4M checkpoint of apple/ml-4m, or a CLIP or SigLIP folder of Hugging Face transformers. Reading makes a
-workdir that `--config.init` starts from, whose towers a tower's `load` takes, and which `pretrain.evals` opens. Writing
-makes a folder that apple/ml-4m loads strictly, or transformers by `AutoModel.from_pretrained`. A workdir that was read
-is written back bit for bit.
+SOURCE is a 4M checkpoint of apple/ml-4m, one of its tokenizers (VQVAE, memory codes, DiVAE), or a CLIP or SigLIP folder
+of Hugging Face transformers. Reading makes a workdir that `--config.init` starts from, whose towers a tower's `load`
+takes, which `pretrain.evals` opens, and `tools.tokenize` if it is a tokenizer. Writing makes a folder that apple/ml-4m
+loads strictly, or transformers by `AutoModel.from_pretrained`. A workdir that was read is written back bit for bit.
 """
 
 import argparse
@@ -16,12 +16,13 @@ import numpy as np
 
 from pretrain import build
 from pretrain.checkpoint import Checkpointer
-from pretrain.interop import fourm, tokenizer_json, transformers
+from pretrain.interop import fourm, fourm_tokenizer_config, fourm_tokenizers, tokenizer_json, transformers
 from pretrain.models import multimodal
 from pretrain.restore import restore
 from pretrain.step import TrainState
 
 POSITIONS = "fourm_positions.safetensors"  # their position tables, where ours differ in the last bit
+TOKENIZER = "fourm_tokenizer.json"  # the arguments of a tokenizer's constructor, as they came
 
 
 def read(source, workdir):
@@ -32,6 +33,8 @@ def read(source, workdir):
     config_file = Path(source) / "config.json"
     if config_file.exists() and "model_type" in transformers.read_json(config_file):
         _read_transformers(source, workdir)
+    elif fourm_tokenizers.is_tokenizer(source):
+        _read_fourm_tokenizer(source, workdir)
     else:
         _read_fourm(source, workdir)
 
@@ -45,9 +48,20 @@ def _read_fourm(source, workdir):
     mixture = [dict(inputs=dict.fromkeys(names, 0.5), targets=dict.fromkeys(targets, 0.5))]
     objectives = dict(masked=dict(input_tokens=[0, 128], target_tokens=[0, 128], mixture=mixture))
     params = {"model": held.params, "objective": {"masked": {}}}
-    _save(workdir, "models.encdec", held, held.modalities, objectives, params)
+    _save(workdir, _config("models.encdec", held, held.modalities, objectives), params, held.report)
     if held.positions:
         save_file(held.positions, workdir / POSITIONS)
+
+
+def _read_fourm_tokenizer(source, workdir):
+    from safetensors.numpy import save_file
+
+    held = fourm_tokenizers.read(source)
+    config = fourm_tokenizer_config.run_config(held.model, held.modality)
+    _save(workdir, config, {"model": held.params, "objective": {n: {} for n in config["objectives"]}}, held.report)
+    (workdir / TOKENIZER).write_text(json.dumps(held.config, indent=2) + "\n")
+    if held.fixed:
+        save_file(held.fixed, workdir / POSITIONS)
 
 
 def _read_transformers(source, workdir):
@@ -59,24 +73,27 @@ def _read_transformers(source, workdir):
     for name, objective in held.objectives.items():
         objectives[name] = dataclasses.asdict(objective)
         del objectives[name]["modalities"]
-    _save(workdir, "models.multimodal", held, (image, text), objectives, held.params)
+    _save(workdir, _config("models.multimodal", held, (image, text), objectives), held.params, held.report)
     tokenizer_json.copy(source, workdir)
 
 
-def _save(workdir, model, held, modalities, objectives, params):
-    config = dict(
+def _config(model, held, modalities, objectives) -> dict:
+    return dict(
         steps=1, batch_size=1, modalities=[build.plain(m) for m in modalities],
         model={"model": model, **dataclasses.asdict(held.model)}, objectives=objectives, data=dict(source="tokens"),
     )  # fmt: skip
+
+
+def _save(workdir, config, params, report):
     build.objectives(build.parse(config))  # what `restore` will do
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     with Checkpointer(workdir, info={"modalities": config["modalities"]}) as checkpointer:
         checkpointer.save(TrainState(np.zeros((), np.int32), params, (), None), _NoData())
-    for line in held.report:
+    for line in report:
         print(line)
     count = sum(x.size for x in jax.tree.leaves(params))
-    print(f"wrote {workdir}: {count / 1e6:.1f}M parameters, {len(modalities)} modalities")
+    print(f"wrote {workdir}: {count / 1e6:.1f}M parameters, {len(config['modalities'])} modalities")
 
 
 def write(workdir, out, step=None, *, image="", text="", eos_id=None):
@@ -84,14 +101,20 @@ def write(workdir, out, step=None, *, image="", text="", eos_id=None):
     from safetensors.numpy import load_file
 
     held = restore(workdir, step)
+    file = Path(workdir) / POSITIONS
+    positions = load_file(file) if file.exists() else {}
+    if held.run.model["model"].startswith("tokenizers."):
+        arguments = Path(workdir) / TOKENIZER
+        arguments = json.loads(arguments.read_text()) if arguments.exists() else None
+        fourm_tokenizers.write(out, held.run, held.params["model"], arguments, positions)
+        print(f"wrote {out}: {', '.join(sorted(p.name for p in Path(out).iterdir()))}")
+        return
     model, modalities = held.model.config, held.run.modalities
     if isinstance(model, multimodal.Config):
         transformers.write(
             out, model, modalities, held.objectives, held.params, image=image, text=text, eos_id=eos_id
         )  # fmt: skip
     else:
-        file = Path(workdir) / POSITIONS
-        positions = load_file(file) if file.exists() else {}
         known = fourm.buffers(model, modalities)
         positions = {k: v for k, v in positions.items() if k in known and known[k].shape == v.shape}
         fourm.write(out, model, modalities, held.params["model"], positions)

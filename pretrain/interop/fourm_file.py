@@ -5,6 +5,7 @@ What is written serves both.
 """
 
 import ast
+import contextlib
 import json
 from pathlib import Path
 
@@ -13,8 +14,27 @@ import numpy as np
 FILE = "model.safetensors"
 
 
+def read_names(path) -> set[str]:
+    """The names of the tensors of either form."""
+    with _opened(path) as f:
+        return set(f.keys())
+
+
 def read_file(path) -> tuple[dict, dict[str, np.ndarray]]:
     """(config, tensors) of either published form."""
+    path = Path(path)
+    with _opened(path) as f:
+        state, config = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+    if path.is_dir() and (path / "config.json").exists():
+        try:
+            return json.loads((path / "config.json").read_text()), state
+        except json.JSONDecodeError as e:
+            raise ValueError(f"{path / 'config.json'}: not valid JSON ({e}); copy or download it again") from e
+    return {k: _value(v) for k, v in config.items()}, state
+
+
+@contextlib.contextmanager
+def _opened(path):
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -23,15 +43,9 @@ def read_file(path) -> tuple[dict, dict[str, np.ndarray]]:
         raise FileNotFoundError(f"{file}: no such file; give a 4M .safetensors file, or a folder with config.json")
     try:
         with safe_open(file, "numpy") as f:
-            state, config = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+            yield f
     except SafetensorError as e:
         raise ValueError(f"{file}: not a whole safetensors file ({e}); copy or download it again") from e
-    if path.is_dir() and (path / "config.json").exists():
-        try:
-            return json.loads((path / "config.json").read_text()), state
-        except json.JSONDecodeError as e:
-            raise ValueError(f"{path / 'config.json'}: not valid JSON ({e}); copy or download it again") from e
-    return {k: _value(v) for k, v in config.items()}, state
 
 
 def _value(text: str):

@@ -13,7 +13,7 @@ from flax import nnx
 
 from data_pipeline.spec import Modality
 from pretrain import build
-from pretrain.interop.fourm_file import nest, read_file, some, write_file
+from pretrain.interop.fourm_file import nest, read_file, read_names, some, write_file
 from pretrain.interop.fourm_networks import SAME, Tensor, affine, mlp_tensors, pointwise, unet_tensors, vit_tensors
 from pretrain.interop.fourm_tokenizer_config import describe, make_run, metadata
 from pretrain.ops.positions import sincos_2d
@@ -78,6 +78,11 @@ class Names:
             part = jax.ShapeDtypeStruct(leaf.shape if t.index is None else leaf.shape[1:], leaf.dtype)
             out[name] = jax.eval_shape(t.out, part).shape
         return out
+
+
+def is_tokenizer(path) -> bool:
+    """Whether a file of 4M holds a tokenizer; its trunks are the other ones."""
+    return "quant_proj.weight" in read_names(path)
 
 
 def read(path) -> Checkpoint:

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import fourm_tokenizers as cases
 import jax
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from flax import nnx
 from configs import clip_b16, siglip_b16
 from pretrain import build
 from pretrain.initialize import Origin, start
-from pretrain.interop import fourm, transformers
-from pretrain.restore import init_function, restore
+from pretrain.interop import fourm, fourm_file, fourm_tokenizers, transformers
+from pretrain.restore import init_function, load_tokenizer, restore
 from tools import convert
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fourm"
@@ -29,6 +30,32 @@ def test_there_and_back(tmp_path, name, capsys):
     assert restore(tmp_path / "run").model.config.gated == (name == "swiglu_nobias")
     with pytest.raises(FileExistsError, match="not empty"):
         convert.read(GOLDEN / f"{name}.safetensors", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["labels", "vector", "divae"])
+def test_tokenizers_there_and_back(tmp_path, name, monkeypatch, capsys):
+    cases.add_presets(monkeypatch)
+    names, rng = fourm_tokenizers.Names(cases.make_run(name)), np.random.default_rng(0)
+    state = {k: rng.normal(size=s).astype(np.float32) for k, s in names.shapes().items()} | names.fixed
+    if name == "divae":
+        state["encoder.pos_emb"] += 1e-7
+    source = cases.write_reference(tmp_path / "there.safetensors", cases.CONFIGS[name], state)
+    convert.read(source, tmp_path / "run")
+    convert.write(tmp_path / "run", tmp_path / "out")
+    assert "wrote" in capsys.readouterr().out
+    before, after = (fourm_file.read_file(p) for p in (source, tmp_path / "out"))
+    assert before[0] == after[0] and before[1].keys() == after[1].keys()
+    assert all(np.array_equal(before[1][k], after[1][k]) for k in before[1])
+
+    tokenizer = load_tokenizer(tmp_path / "run")
+    (modality,), model = restore(tmp_path / "run").run.modalities, restore(tmp_path / "run").model
+    raw = rng.integers(0, 7, (2, *modality.shape)).astype(modality.dtype)
+    ids = tokenizer.encode(raw)
+    np.testing.assert_array_equal(ids, model.tokenize(raw))
+    assert tokenizer.grid == {"labels": (4, 4), "vector": (1, 4), "divae": (4, 4)}[name]
+    assert ids.max() < tokenizer.vocab_size
+    if name != "divae":  # fifty steps of a random network
+        assert tokenizer.decode(ids).shape == raw.shape
 
 
 @pytest.mark.parametrize("config", [clip_b16, siglip_b16])
