@@ -67,7 +67,11 @@ class Vit(nn.Module):
     def forward(self, x):
         x = x if self.decoder else self.proj(x)
         side = x.shape[-1]
-        x = (x + self.pos_emb).flatten(2).transpose(1, 2)
+        x = (
+            (x + F.interpolate(self.pos_emb, size=(side, side), mode="bicubic", align_corners=False))
+            .flatten(2)
+            .transpose(1, 2)
+        )
         for block in self.blocks:
             x = block(x)
         if hasattr(self, "post_mlp"):

@@ -25,8 +25,11 @@ POSITIONS = "fourm_positions.safetensors"  # their position tables, where ours d
 TOKENIZER = "fourm_tokenizer.json"  # the arguments of a tokenizer's constructor, as they came
 
 
-def read(source, workdir):
-    """Checkpoint → workdir at step 0; prints what was missing or read in another way."""
+def read(source, workdir, size=0):
+    """Checkpoint → workdir at step 0; prints what was missing or read in another way.
+
+    size: of a tokenizer's images, 0 for that of its config.
+    """
     workdir = Path(workdir)
     if workdir.exists() and any(workdir.iterdir()):
         raise FileExistsError(f"{workdir} is not empty: remove it or convert elsewhere")
@@ -34,7 +37,7 @@ def read(source, workdir):
     if config_file.exists() and "model_type" in transformers.read_json(config_file):
         _read_transformers(source, workdir)
     elif fourm_tokenizers.is_tokenizer(source):
-        _read_fourm_tokenizer(source, workdir)
+        _read_fourm_tokenizer(source, workdir, size)
     else:
         _read_fourm(source, workdir)
 
@@ -53,10 +56,10 @@ def _read_fourm(source, workdir):
         save_file(held.positions, workdir / POSITIONS)
 
 
-def _read_fourm_tokenizer(source, workdir):
+def _read_fourm_tokenizer(source, workdir, size):
     from safetensors.numpy import save_file
 
-    held = fourm_tokenizers.read(source)
+    held = fourm_tokenizers.read(source, size)
     config = fourm_tokenizer_config.run_config(held.model, held.modality)
     _save(workdir, config, {"model": held.params, "objective": {n: {} for n in config["objectives"]}}, held.report)
     (workdir / TOKENIZER).write_text(json.dumps(held.config, indent=2) + "\n")
@@ -134,13 +137,14 @@ def main():
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--read", help="a 4M .safetensors file, or a folder with config.json and model.safetensors")
     what.add_argument("--write", help="a new folder")
+    parser.add_argument("--size", type=int, default=0, help="of a 4M tokenizer: side of the images that it will read")
     parser.add_argument("--step", type=int, help="which checkpoint to write; the newest if not given")
     parser.add_argument("--image", default="", help="to transformers: which image modality, if there are several")
     parser.add_argument("--text", default="", help="to transformers: which text modality, if there are several")
     parser.add_argument("--eos_id", type=int, help="to CLIP: the id that ends a text, if its tokenizer does not say")
     args = parser.parse_args()
     if args.read:
-        read(args.read, args.workdir)
+        read(args.read, args.workdir, args.size)
     else:
         write(args.workdir, args.write, args.step, image=args.image, text=args.text, eos_id=args.eos_id)
 

@@ -78,7 +78,9 @@ def describe(config: dict, path) -> tuple[dict, Modality, list[str]]:
         if name not in VIT or name == c[key]:
             fail(key, f"can be {', '.join(v + suffix for v in VIT)} or BottleneckMLP/B_…-Wi_…")
         patch = c["patch_size"] if c["patch_proj"] else 1
-        return dict(network="vit", patch=patch, **VIT[name], mlp_ratio=4.0, post_mlp=c["post_mlp"])
+        size = c.get(f"image_size{suffix}") or c["image_size"]
+        span = [size // c["patch_size"]] * 2 if size != c["image_size"] else []
+        return dict(network="vit", patch=patch, **VIT[name], mlp_ratio=4.0, post_mlp=c["post_mlp"], span=span)
 
     encoder = network("enc_type", "_enc")
     if encoder["network"] == "mlp":
@@ -87,9 +89,6 @@ def describe(config: dict, path) -> tuple[dict, Modality, list[str]]:
         shape = (c["image_size"], c["image_size"], 1 if c["n_labels"] else c["n_channels"])
     else:
         shape = ((c["image_size"] // c["patch_size"]) ** 2, c["n_channels"])
-    for key in ("image_size_enc", "image_size_dec"):
-        if c.get(key) not in (None, c["image_size"]):
-            fail(key, f"positions of another size than image_size={c['image_size']} are not read")
     if c.get("patch_size_dec") not in (None, c["patch_size"]):
         fail("patch_size_dec", f"both sides have patches of patch_size={c['patch_size']}")
     model = dict(encoder=encoder, quantizer=_quantizer(c, fail), dtype="float32")
@@ -103,6 +102,17 @@ def describe(config: dict, path) -> tuple[dict, Modality, list[str]]:
     if c["n_labels"]:
         model["class_dim"] = c["n_channels"]
     return model, _modality(c, shape), report
+
+
+def resized(config: dict, size: int, path) -> dict:
+    """The config of the same tokenizer for images of another size: its position tables stay those of its own size."""
+    c = BOTH | config
+    if "MLP" in c["enc_type"]:
+        raise ValueError(f"{path}: size={size}: enc_type={c['enc_type']!r} reads vectors, which have no size")
+    if size % c["patch_size"]:
+        raise ValueError(f"{path}: size={size}: must be divisible by patch_size={c['patch_size']}")
+    sides = ("image_size_enc", "image_size_dec")
+    return config | {"image_size": size} | {key: c.get(key) or c["image_size"] for key in sides}
 
 
 def _modality(c: dict, shape) -> Modality:
@@ -178,6 +188,9 @@ def _arguments(run: build.Run) -> dict:
         side = vit.as_map(m.shape)[0]
         out |= dict(patch_proj=not plain, post_mlp=encoder.post_mlp, patch_size=16 if plain else encoder.patch)
         out["image_size"] = side * 16 if plain else side
+        for key, part in (("image_size_enc", encoder), ("image_size_dec", decoder)):
+            if span := getattr(part, "span", ()):
+                out[key] = span[0] * out["patch_size"]
     memory = isinstance(quantizer, memcodes.Config)
     out |= dict(
         quant_type="memcodes" if memory else "lucid", codebook_size=quantizer.size, latent_dim=quantizer.width,

@@ -15,7 +15,7 @@ from data_pipeline.spec import Modality
 from pretrain import build
 from pretrain.interop.fourm_file import nest, read_file, read_names, some, write_file
 from pretrain.interop.fourm_networks import SAME, Tensor, affine, mlp_tensors, pointwise, unet_tensors, vit_tensors
-from pretrain.interop.fourm_tokenizer_config import describe, make_run, metadata
+from pretrain.interop.fourm_tokenizer_config import describe, make_run, metadata, resized
 from pretrain.ops.positions import sincos_2d
 from pretrain.sharding import path_str
 from pretrain.tokenizers.networks import mlp, vit
@@ -64,7 +64,8 @@ class Names:
         for side, part in (("encoder", c.encoder.args[0]), ("decoder", c.decoder.args[0])):
             if isinstance(part, vit.Config):
                 found += vit_tensors(part, side, channels)
-                table = sincos_2d(*model.encoder.grid, part.dim).T.reshape(1, part.dim, *model.encoder.grid)
+                grid = part.span or model.encoder.grid
+                table = sincos_2d(*grid, part.dim).T.reshape(1, part.dim, *grid)
                 self.fixed[f"{side}.pos_emb"] = np.ascontiguousarray(table)
             else:
                 found += mlp_tensors(part, side) if isinstance(part, mlp.Config) else unet_tensors(part, channels)
@@ -85,9 +86,13 @@ def is_tokenizer(path) -> bool:
     return "quant_proj.weight" in read_names(path)
 
 
-def read(path) -> Checkpoint:
-    """Reads a file or a folder. ValueError names what is missing, unexpected, truncated or of another architecture."""
+def read(path, size: int = 0) -> Checkpoint:
+    """Reads a file or a folder. ValueError names what is missing, unexpected, truncated or of another architecture.
+
+    size: side of the images that it will read, 0 for that of its config.
+    """
     config, state = read_file(path)
+    config = resized(config, size, path) if size else config
     model, modality, report = describe(config, path)
     names = Names(make_run(model, modality))
     shapes = names.shapes()

@@ -28,6 +28,27 @@ def sincos_2d(rows: int, columns: int, dim: int, waves=WAVES, span=()) -> np.nda
     return np.concatenate([_sincos(row, dim // 2, waves), _sincos(column, dim // 2, waves)], axis=1)
 
 
+def resize(table, grid, new) -> np.ndarray:
+    """A table `[rows · columns, dim]` of a grid on another one, bicubically as `torch.nn.functional.interpolate` does.
+
+    Cubic convolution with a = −0.75 (Keys 1981), cell centres aligned, borders repeated, no antialiasing.
+    """
+    rows, columns = (_bicubic(n, m) for n, m in zip(grid, new))
+    out = np.einsum("ir,jc,rcd->ijd", rows, columns, np.asarray(table, np.float64).reshape(*grid, -1))
+    return out.reshape(new[0] * new[1], -1).astype(np.float32)
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """Weights `[new, old]` of the old places in each new one."""
+    at = (np.arange(new) + 0.5) * old / new - 0.5
+    taps = np.floor(at)[:, None] + np.arange(-1, 3)  # the four places around each
+    d = np.abs(at[:, None] - taps)
+    weight = np.where(d <= 1, 1.25 * d**3 - 2.25 * d**2 + 1, -0.75 * (d**3 - 5 * d**2 + 8 * d - 4))
+    out = np.zeros((new, old))
+    np.add.at(out, (np.arange(new)[:, None], np.clip(taps, 0, old - 1).astype(int)), weight)
+    return out
+
+
 def distances(a, b):
     """Between places a `[B, N, 3]` and b `[B, M, 3]`, each (row, column, 1), or zeros for what has none: `[B, N, M]`.
 

@@ -67,10 +67,11 @@ def case(request, tmp_path, monkeypatch):
     return load(request.param, tmp_path, monkeypatch)
 
 
-def load(name, tmp_path, monkeypatch):
+def load(name, tmp_path, monkeypatch, size=0):
     cases.add_presets(monkeypatch)
     theirs = torch_model(name)
-    held = fourm_tokenizers.read(cases.write_reference(tmp_path / "x.safetensors", cases.CONFIGS[name], theirs.state()))
+    file = cases.write_reference(tmp_path / "x.safetensors", cases.CONFIGS[name], theirs.state())
+    held = fourm_tokenizers.read(file, size)
     return Case(name, theirs, held, fourm_tokenizer_config.make_run(held.model, held.modality))
 
 
@@ -102,6 +103,16 @@ def test_decoder(case):
     there = there.detach().numpy().reshape(here.shape)
     np.testing.assert_allclose(here, there, atol=1e-5 * np.abs(there).max())
     assert there.std() > 0.1
+
+
+def test_another_size_of_images(tmp_path, monkeypatch):
+    """Theirs resizes its position tables whenever it reads another size."""
+    case = load("labels", tmp_path, monkeypatch, size=24)
+    mine, given = case.inputs()
+    assert mine.shape == (3, 24, 24, 1)
+    np.testing.assert_allclose(case.ours.latents(mine), rows(case.theirs.encode(given)[0]), atol=1e-5)
+    there = case.theirs(given).movedim(1, -1).detach().numpy()
+    np.testing.assert_allclose(case.ours.decode(case.ours.encode(mine)), there, atol=1e-5 * np.abs(there).max())
 
 
 @pytest.mark.parametrize("name", ["labels", "masks", "vector", "divae"])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pretrain.ops.positions import sincos_1d, sincos_2d
+from pretrain.ops.positions import resize, sincos_1d, sincos_2d
 
 
 def entry(position, k, dim, shortest=1.0, longest=10000.0):
@@ -35,6 +35,15 @@ def test_2d_is_row_then_column_in_raster_order():
     table = sincos_2d(rows, columns, dim)
     assert table.dtype == np.float32
     np.testing.assert_allclose(table, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid, new", [((3, 4), (6, 9)), ((8, 8), (4, 4)), ((5, 7), (5, 7))])
+def test_resizing_is_pytorchs(grid, new):
+    torch = pytest.importorskip("torch")
+    table = np.random.default_rng(0).normal(size=(grid[0] * grid[1], 5)).astype(np.float32)
+    image = torch.from_numpy(table.reshape(1, *grid, 5)).movedim(-1, 1)
+    want = torch.nn.functional.interpolate(image, size=new, mode="bicubic", align_corners=False)
+    np.testing.assert_allclose(resize(table, grid, new), want[0].movedim(0, -1).reshape(-1, 5).numpy(), atol=1e-5)
 
 
 def test_all_positions_differ():

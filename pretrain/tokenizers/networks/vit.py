@@ -12,7 +12,7 @@ from flax import nnx
 from pretrain.models.convolution import ConvNeXtBlock
 from pretrain.models.layers import EncoderBlock, LayerNorm, Linear, Mlp
 from pretrain.models.stack import make_stack, run_stack
-from pretrain.ops.positions import sincos_2d
+from pretrain.ops.positions import resize, sincos_2d
 from pretrain.tokenizers.networks.patches import patchify, unpatchify
 
 
@@ -22,6 +22,7 @@ class Config:
 
     post_mlp: one more residual MLP behind the blocks, with tanh, as in ViT-VQGAN (arXiv 2110.04627).
     convs: ConvNeXt blocks on what the decoder gives, which smooth the seams between patches.
+    span: (rows, columns) of the grid whose position table it has, if another than its own: the table is resized.
     """
 
     patch: int = 16
@@ -31,10 +32,13 @@ class Config:
     mlp_ratio: float = 4.0
     post_mlp: bool = True
     convs: int = 0
+    span: tuple[int, ...] = ()
 
     def __post_init__(self):
         if self.dim % self.heads or self.dim % 4:
-            raise ValueError(f"vit: dim={self.dim}: must be divisible by heads={self.heads} and by 4")
+            raise ValueError(f"vit.dim={self.dim}: must be divisible by vit.heads={self.heads} and by 4")
+        if self.span and len(self.span) != 2:
+            raise ValueError(f"vit.span={self.span}: must be (rows, columns), or () for its own grid")
 
 
 class PostMlp(nnx.Module):
@@ -53,12 +57,15 @@ class Trunk(nnx.Module):
 
     def __init__(self, c: Config, grid, *, dtype, rngs: nnx.Rngs):
         args = dict(mlp_ratio=c.mlp_ratio, gated=False, bias=True, dtype=dtype)
-        self.grid = tuple(grid)
+        self.grid, self.span = tuple(grid), c.span or tuple(grid)
         self.blocks = make_stack(lambda rngs: EncoderBlock(c.dim, c.heads, rngs=rngs, **args), c.depth, rngs)
         self.post = PostMlp(c, rngs=rngs) if c.post_mlp else None
 
     def __call__(self, x):
-        x, _ = run_stack(self.blocks, x + jnp.asarray(sincos_2d(*self.grid, x.shape[-1])))
+        positions = sincos_2d(*self.span, x.shape[-1])
+        if self.span != self.grid:
+            positions = resize(positions, self.span, self.grid)
+        x, _ = run_stack(self.blocks, x + jnp.asarray(positions))
         return x if self.post is None else self.post(x)
 
 
