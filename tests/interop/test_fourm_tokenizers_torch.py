@@ -97,7 +97,8 @@ def test_decoder(case):
     if case.name == "divae":
         x, t = torch.randn(3, 3, 16, 16), torch.tensor([0, 41, 99])
         there = case.theirs.decoder(x, t, codes).movedim(1, -1)
-        here = case.ours.predict(jnp.asarray(x.movedim(1, -1).numpy()), jnp.asarray(t.numpy()), case.ours.encode(mine))
+        denoise = jax.jit(lambda model, x, t, raw: model.predict(x, t, model.encode(raw)))
+        here = denoise(case.ours, x.movedim(1, -1).numpy(), t.numpy(), mine)
     else:
         there, here = case.theirs(given).movedim(1, -1), case.ours.decode(case.ours.encode(mine))
     there = there.detach().numpy().reshape(here.shape)

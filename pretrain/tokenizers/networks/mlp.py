@@ -50,9 +50,9 @@ class Decoder(Network):
     """`[B, N, dim]` → vectors `[B, N, C]`."""
 
     def __init__(self, config: Config, grid, shape, *, dtype, rngs: nnx.Rngs):
-        super().__init__(config, config.dim, vectors(shape)[1], dtype=dtype, rngs=rngs)
-        if grid[0] * grid[1] != shape[0]:
+        if grid[0] * grid[1] != vectors(shape)[0]:
             raise ValueError(f"mlp: gives a vector for each token, not {shape[0]} for {grid[0]}×{grid[1]}")
+        super().__init__(config, config.dim, shape[1], dtype=dtype, rngs=rngs)
         self.dim = config.dim
 
 
