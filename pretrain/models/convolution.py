@@ -4,25 +4,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrain.models.layers import LayerNorm, Linear, xavier_uniform
+from pretrain.models.layers import LayerNorm, Linear
+
+he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
 class Conv(nnx.Module):
     """size × size convolution, zeros beyond the borders; kernel `[size, size, c_in / groups, c_out]`.
 
     The output has 1/stride of the input's height and width. Operands are cast to `dtype`, sums are fp32.
+    pad: how many zeros stand on every side, as PyTorch's networks have them; None for `SAME`, which at stride 2 puts
+    them behind an even side only.
     """
 
-    def __init__(self, c_in: int, c_out: int, size: int, *, stride: int = 1, groups: int = 1, dtype, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(xavier_uniform(rngs.params(), (size, size, c_in // groups, c_out), jnp.float32))
+    def __init__(
+        self, c_in: int, c_out: int, size: int = 3, *, stride: int = 1, groups: int = 1, pad: int | None = None, dtype,
+        rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.kernel = nnx.Param(he_normal(rngs.params(), (size, size, c_in // groups, c_out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(c_out))
-        self.size, self.stride, self.groups, self.dtype = size, stride, groups, dtype
+        self.stride, self.groups, self.dtype = stride, groups, dtype
+        self.pad = "SAME" if pad is None else ((pad, pad), (pad, pad))
 
     def __call__(self, x):
-        # (size − 1) / 2 zeros on either side at any stride, as PyTorch pads; "SAME" would put fewer at the start.
-        pad = (self.size - 1) // 2
         y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype), self.kernel[...].astype(self.dtype), (self.stride,) * 2, [(pad, pad)] * 2,
+            x.astype(self.dtype), self.kernel[...].astype(self.dtype), (self.stride, self.stride), self.pad,
             dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=self.groups,
             preferred_element_type=jnp.float32,
         )  # fmt: skip
@@ -32,7 +38,7 @@ class Conv(nnx.Module):
 class GroupNorm(nnx.Module):
     """fp32 normalisation over space and each of `groups` groups of channels (arXiv 1803.08494)."""
 
-    def __init__(self, channels: int, groups: int, *, eps: float = 1e-5):
+    def __init__(self, channels: int, groups: int, *, eps: float = 1e-6):
         self.groups, self.eps = groups, eps
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
 

@@ -1,4 +1,4 @@
-"""The convolutional networks: shapes, normalisation and convolution against NumPy, gradients, errors."""
+"""The convolutional networks: shapes, gradients, errors. Their layers: tests/models/test_convolution.py."""
 
 import jax
 import jax.numpy as jnp
@@ -29,31 +29,6 @@ def test_shapes(dtype):
     assert x.shape == (2, 6, 24) and x.dtype == jnp.float32
     out = decoder(x)
     assert out.shape == (2, *SHAPE) and out.dtype == jnp.float32
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_convolution_equals_numpy(stride):
-    layer, x = conv.Conv(3, 4, stride=stride, dtype=jnp.float32, rngs=nnx.Rngs(0)), images(2, 6, 8, 3)
-    layer.bias[...] = jnp.arange(4.0)
-    kernel = np.asarray(layer.kernel[...])
-    before = 1 if stride == 1 else 0  # SAME: of an even side at stride 2 the odd row of zeros comes last
-    padded = np.pad(x, ((0, 0), (before, 1), (before, 1), (0, 0)))
-    want = np.zeros((2, 6 // stride, 8 // stride, 4))
-    for b, i, j, c in np.ndindex(*want.shape):
-        patch = padded[b, i * stride : i * stride + 3, j * stride : j * stride + 3]
-        want[b, i, j, c] = (patch * kernel[..., c]).sum() + c
-    np.testing.assert_allclose(layer(x), want, atol=1e-5)
-
-
-def test_group_norm_equals_numpy():
-    norm, x = conv.GroupNorm(8, 2), images(2, 3, 4, 8) * 5 + 1
-    norm.scale[...], norm.bias[...] = jnp.arange(8.0), -jnp.arange(8.0)
-    want = np.zeros_like(x)
-    for b in range(2):
-        for g in (slice(0, 4), slice(4, 8)):
-            part = x[b, ..., g]
-            want[b, ..., g] = (part - part.mean()) / np.sqrt(part.var() + 1e-6)
-    np.testing.assert_allclose(norm(x), want * np.arange(8) - np.arange(8), atol=1e-4)
 
 
 def test_tokens_are_in_raster_order_and_the_gradient_reaches_every_parameter():

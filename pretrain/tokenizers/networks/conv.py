@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pretrain.models.convolution import Conv, GroupNorm
 from pretrain.tokenizers.networks.patches import image_shape
-
-he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,36 +26,6 @@ class Config:
     def __post_init__(self):
         if not self.widths or any(w < 1 or w % self.groups for w in self.widths):
             raise ValueError(f"conv.widths={self.widths}: must be divisible by conv.groups={self.groups}")
-
-
-class Conv(nnx.Module):
-    """kernel `[k, k, d_in, d_out]`; the picture keeps its size, or is divided by `stride`."""
-
-    def __init__(self, d_in: int, d_out: int, *, size: int = 3, stride: int = 1, dtype, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(he_normal(rngs.params(), (size, size, d_in, d_out)))
-        self.bias = nnx.Param(jnp.zeros(d_out))
-        self.stride, self.dtype = stride, dtype
-
-    def __call__(self, x):
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype), self.kernel[...].astype(self.dtype), (self.stride, self.stride), "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
-        return y.astype(jnp.float32) + self.bias[...]
-
-
-class GroupNorm(nnx.Module):
-    """fp32 group normalisation (arXiv 1803.08494) of `[B, H, W, C]`."""
-
-    def __init__(self, dim: int, groups: int, *, eps: float = 1e-6):
-        self.groups, self.eps = groups, eps
-        self.scale, self.bias = nnx.Param(jnp.ones(dim)), nnx.Param(jnp.zeros(dim))
-
-    def __call__(self, x):
-        g = x.reshape(*x.shape[:3], self.groups, -1)
-        g = g - g.mean((1, 2, 4), keepdims=True)
-        g = g * jax.lax.rsqrt(jnp.square(g).mean((1, 2, 4), keepdims=True) + self.eps)
-        return g.reshape(x.shape) * self.scale[...] + self.bias[...]
 
 
 class Block(nnx.Module):

@@ -16,6 +16,7 @@ from pretrain.models.layers import Attention, Linear
 from pretrain.tokenizers.networks.patches import patchify, unpatchify
 
 LONGEST_WAVE = 10000.0
+EPS = 1e-5  # of the normalisations, as in ADM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,9 @@ class ResidualBlock(nnx.Module):
     """x + conv(silu(norm(conv(silu(norm x)) + time))); it starts as x itself, or its projection to other channels."""
 
     def __init__(self, config: Config, c_in: int, c_out: int, dtype, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = GroupNorm(c_in, config.groups), GroupNorm(c_out, config.groups)
-        self.conv1 = Conv(c_in, c_out, 3, dtype=dtype, rngs=rngs)
-        self.conv2 = Conv(c_out, c_out, 3, dtype=dtype, rngs=rngs)
+        self.norm1, self.norm2 = GroupNorm(c_in, config.groups, eps=EPS), GroupNorm(c_out, config.groups, eps=EPS)
+        self.conv1 = Conv(c_in, c_out, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(c_out, c_out, dtype=dtype, rngs=rngs)
         self.conv2.kernel[...] = jnp.zeros_like(self.conv2.kernel[...])
         self.time = Linear(4 * config.channels, c_out, bias=True, dtype=dtype, rngs=rngs)
         self.skip = Linear(c_in, c_out, bias=True, dtype=dtype, rngs=rngs) if c_in != c_out else None
@@ -69,7 +70,7 @@ class SelfAttention(nnx.Module):
     """x + attention(norm x) between all places; it starts as x itself."""
 
     def __init__(self, config: Config, channels: int, dtype, rngs: nnx.Rngs):
-        self.norm = GroupNorm(channels, config.groups)
+        self.norm = GroupNorm(channels, config.groups, eps=EPS)
         self.attn = Attention(
             channels, config.heads, cross=False, bias=True, qk_norm=False, slopes=(), mimetic=False, dtype=dtype,
             rngs=rngs,
@@ -134,7 +135,7 @@ class Decoder(nnx.Module):
         attends = [2**i in c.attention for i in range(len(widths))]
 
         def conv(c_in, c_out, stride=1):
-            return Conv(c_in, c_out, 3, stride=stride, dtype=dtype, rngs=rngs)
+            return Conv(c_in, c_out, stride=stride, pad=1, dtype=dtype, rngs=rngs)
 
         self.time1 = Linear(c.channels, hidden, bias=True, dtype=dtype, rngs=rngs)
         self.time2 = Linear(hidden, hidden, bias=True, dtype=dtype, rngs=rngs)
@@ -154,7 +155,7 @@ class Decoder(nnx.Module):
             up[str(i)] = Level(c, c_ins, w, attends[i], conv(w, w) if i else None, dtype, rngs)
             x = w
         self.up = nnx.Dict(up)
-        self.norm, self.out = GroupNorm(x, c.groups), conv(x, pixels)
+        self.norm, self.out = GroupNorm(x, c.groups, eps=EPS), conv(x, pixels)
         self.out.kernel[...] = jnp.zeros_like(self.out.kernel[...])
 
     def __call__(self, x, t, codes):
