@@ -16,7 +16,10 @@ class Encoder(Protocol):
 
 
 class Decoder(Protocol):
-    """grid: of the encoder; shape: of what it gives. ValueError if it cannot get from the one to the other."""
+    """grid: of the encoder; shape: of what it gives. ValueError if it cannot get from the one to the other.
+
+    That of a `tokenizers.divae` is called with (x_t `[B, H, W, C]`, t `[B]`, codes `[B, N, D]`).
+    """
 
     dim: int  # D of what it takes
 
