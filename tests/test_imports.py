@@ -146,5 +146,10 @@ def test_only_build_reads_configs_and_loads_by_name():
         assert not called & {"importlib.import_module", "import_module", "__import__", "exec", "eval"}, name
 
 
+def test_beam_and_onnx_are_imported_where_they_are_needed():
+    heavy = ["apache_beam", "onnx", "onnxruntime"]
+    assert not offenders(PACKAGES, heavy, but=["tools.prepare.pipeline"], top_level=True)
+
+
 def test_torch_is_imported_inside_functions_only():
     assert not offenders(PACKAGES, ["torch"], but=["pretrain.interop.torch_model"], top_level=True)

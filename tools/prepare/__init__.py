@@ -1,0 +1,1 @@
+"""Raw data → checked, cleaned, deduplicated and pseudo-labelled tars."""
