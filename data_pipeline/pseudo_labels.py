@@ -211,7 +211,8 @@ def parse(text: str) -> Onnx | str:
 
 
 def open_label(how: Onnx | str):
-    """The function that `parse` named: uint8[H, W, 3] → a field."""
+    """The function that `parse` named: uint8[H, W, 3] → a field (of `metadata` with the caption). A hook of one's own
+    is an object that can be pickled, whose `open()` gives such a function."""
     return _BUILT_IN[how] if isinstance(how, str) else how.open()
 
 

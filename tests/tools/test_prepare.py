@@ -175,6 +175,7 @@ def test_contamination_can_be_reported_only(folder, tmp_path, capsys):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "rest").write_text("of a run that was killed")
     flags = ["--contamination=report", "--format=png", "--splits=train,test"]
+    flags += ["--direct_num_workers", "2", "--", "--known_to_my_runner=1"]
     files = prepare(folder, f"{tmp_path}/out/", *flags)
     assert "out.partial, which an earlier run did not finish" in capsys.readouterr().err
     found = {d["key"]: (d["step"], d["of"]) for d in read_lines(files["/contamination.jsonl"])}
@@ -248,6 +249,27 @@ def test_pseudo_labels_of_a_network_that_fails_on_one_picture(tmp_path):
     np.testing.assert_allclose(source[0]["depth"][..., 0], scaled * 255, atol=0.6)
     digest = json.loads(files["/report.json"])["plan"]["labels"]["depth"]["onnx"]
     assert len(digest) == 12 and len(source) == 2
+
+
+def test_names_that_a_tar_cannot_hold(tmp_path):
+    write(tmp_path, "train", [(picture(0), {"Other": "imgs/train0.png"})])
+    with pytest.raises(Exception, match="'Other': a member of a tar is named in lower case"):
+        prepare(tmp_path, tmp_path / "out", "--splits=train")
+
+
+def test_what_a_killed_worker_left_is_not_kept(folder, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam")
+    from tools.prepare import pipeline
+
+    run = pipeline.run
+
+    def run_and_leave(*args):
+        run(*args)
+        (tmp_path / "out.partial" / "test" / "00000.tar.1f.partial").write_text("half")
+
+    monkeypatch.setattr(pipeline, "run", run_and_leave)
+    files = prepare(folder, tmp_path / "out", "--splits=test")
+    assert list(files) == ["/dropped.jsonl", "/report.json", "/test/00000.tar"]
 
 
 def test_nothing_left_is_no_output(folder, tmp_path):

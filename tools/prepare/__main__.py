@@ -60,8 +60,8 @@ def parse_args(argv):
     add("--shard_size", type=int, default=4096, help="examples of the source per shard, about")
     at = argv.index("--") if "--" in argv else len(argv)
     args, rest = parser.parse_known_args(argv[:at])
-    if args.shard_size < 1 or not 0 <= args.bits <= 14 or not 1 <= args.quality <= 100:
-        parser.error("--shard_size must be at least 1, --bits 0 … 14, --quality 1 … 100")
+    if args.shard_size < 1 or not 0 <= args.bits <= 14 or not 1 <= args.quality <= 100 or args.resize < 0:
+        parser.error("--shard_size must be at least 1, --bits 0 … 14, --quality 1 … 100, --resize at least 0")
     return args, rest, argv[at + 1 :]
 
 
@@ -179,6 +179,8 @@ def main(argv: list[str] | None = None):
     empty = [split for split, about in report["splits"].items() if not about["kept"]]
     if empty:
         raise SystemExit(f"{', '.join(empty)}: nothing is left; {partial}/dropped.jsonl says why")
+    for rest in (name for name in system.find(partial) if name.endswith(".partial")):  # of a worker that was killed
+        system.rm(rest)
     system.mv(partial, out, recursive=True)
     print(f"wrote {args.out}")
 

@@ -13,13 +13,14 @@ import zlib
 
 import apache_beam as beam
 import fsspec
+import numpy as np
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from data_pipeline.duplicates import earlier
 from pretrain import build
 from tools.prepare.recipe import Recipe, Unfit
 
-CHUNK = 64  # examples that a worker reads at a time
+CHUNK, RANGE = 64, 2**16  # examples: that a worker reads at a time, and of which the job's description has an entry
 
 
 def key_of(row: int) -> str:
@@ -29,6 +30,12 @@ def key_of(row: int) -> str:
 def shard_of(split: str, row: int, shards: int) -> int:
     """By a hash: neighbours, which are often alike, are spread."""
     return zlib.crc32(f"{split}/{key_of(row)}".encode()) % shards
+
+
+def chunks(split: int, start: int, stop: int):
+    """The chunks of a range of a split: (split, start, stop) each."""
+    for first in range(start, stop, CHUNK):
+        yield split, first, min(first + CHUNK, stop)
 
 
 class _Reader(beam.DoFn):
@@ -77,7 +84,9 @@ class FindEarlier(beam.DoFn):
         (how, kind, field, _), members = met
         members = list(members)
         if len(members) > 1:
-            for split, row, other in earlier(members, self._recipe.alike(kind)):
+            alike, dtype = self._recipe.alike(kind)
+            members = [(split, row, np.frombuffer(signature, dtype)) for split, row, signature in members]
+            for split, row, other in earlier(members, alike):
                 yield (split, row, other[0] != split), (how == "near", other, field)
 
 
@@ -199,12 +208,14 @@ def run(options, data: build.Data, recipe: Recipe, plan: dict, out: str):
     splits = tuple(plan["splits"])
     sizes = [about["examples"] for about in plan["splits"].values()]
     shards = [about["shards"] for about in plan["splits"].values()]
-    starts = [(split, start) for split, size in enumerate(sizes) for start in range(0, size, CHUNK)]
+    # Not all chunks at once: what Create is given is part of the job's description, of which Dataflow takes 10 MB.
+    ranges = [(n, start, min(start + RANGE, size)) for n, size in enumerate(sizes) for start in range(0, size, RANGE)]
     with beam.Pipeline(options=options) as p:
         judged = (
             p
-            | "chunks" >> beam.Create(starts, reshuffle=True)
-            | "ranges" >> beam.MapTuple(lambda split, start: (split, start, min(start + CHUNK, sizes[split])))
+            | "ranges" >> beam.Create(ranges)
+            | "chunks" >> beam.FlatMapTuple(chunks)
+            | "spread" >> beam.Reshuffle()
             | "judge" >> beam.ParDo(Judge(data, splits, recipe)).with_outputs("dropped", "meet", main="fit")
         )
         found = (

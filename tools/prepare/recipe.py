@@ -91,13 +91,11 @@ class Recipe:
             raise Unfit("aspect", f"{self.image}: {most} : {least}, and at most {self.max_aspect:g} : 1 is asked for")
 
     def signatures(self, example):
-        """(exact key of the field, None) or (key of the near ones, signature) for every way to meet a duplicate.
-
-        A key is (`exact`, `image` or `text`, field, bytes): what kind of duplicates meet there.
-        """
+        """(key, signature) of every meeting with duplicates. A key is (`exact`, "", field, bytes), whose signature is
+        empty, or (`near`, `image` or `text`, field, bytes)."""
         for field in self.exact:
             if example.get(field) is not None:
-                yield ("exact", "", field, duplicates.exact_key(whole(example[field]))), None
+                yield ("exact", "", field, duplicates.exact_key(whole(example[field]))), b""
         for field in self.near:
             if example.get(field) is None:
                 continue
@@ -109,14 +107,14 @@ class Recipe:
                 kind, signature = "image", duplicates.image_signature(value)
                 keys = duplicates.image_keys(signature, self.bits)
             for key in keys:
-                yield ("near", kind, field, key), signature
+                yield ("near", kind, field, key), signature.tobytes()
 
     def alike(self, kind: str):
-        """The test of two signatures of a kind, for `duplicates.earlier`."""
+        """(the test of two signatures of a kind for `duplicates.earlier`, their dtype)."""
         return {
-            "": None,
-            "image": lambda a, b: duplicates.images_near(a, b, self.bits, self.levels),
-            "text": lambda a, b: duplicates.texts_near(a, b, self.similarity),
+            "": (None, np.uint8),
+            "image": (lambda a, b: duplicates.images_near(a, b, self.bits, self.levels), np.uint8),
+            "text": (lambda a, b: duplicates.texts_near(a, b, self.similarity), np.uint32),
         }[kind]
 
     def open_labels(self) -> list:
@@ -163,6 +161,10 @@ class Recipe:
 
     def _encode(self, field, value) -> tuple[str, bytes]:
         """(suffix, content). Of pictures only colours are compressed with loss: one channel may be depth or labels."""
+        if field != field.lower() or set(field) & {".", "/"}:
+            raise ValueError(
+                f"{field!r}: a member of a tar is named in lower case without dot and slash; rename the field"
+            )
         if isinstance(value, bytes):
             return f"{field}.bin", value
         out = io.BytesIO()
