@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.duplicates import image_signature, images_near
 from data_pipeline.image import edges
 from data_pipeline.pseudo_labels import metadata, palettes
+from data_pipeline.sources.emoji import Source as Emoji
 from data_pipeline.sources.webdataset import Source
 from tools.prepare.__main__ import main
 
@@ -192,8 +194,9 @@ def test_texts_of_any_form_and_an_output_that_is_no_disk(tmp_path):
     text = "the quick brown fox jumps over the lazy dog while nobody in the whole wide village is looking at the sheep"
     lines = [{"caption": text}, {"caption": "other words"}, {"caption": f"{text}!"}, {"caption": f" {text}"}]
     lines += [{"caption": {"en": "other", "fr": "autre"}}, {"caption": 3}, {"caption": ["other", "autre"]}]
+    lines += [{"caption": []}, {"caption": ""}, {"caption": []}, {"note": 3}]
     folder = write(tmp_path, "train", [(None, line) for line in lines])
-    flags = ["--splits=train", "--exact=caption", "--near=caption"]
+    flags = ["--splits=train", "--exact=caption,note", "--near=caption"]
     files = prepare(folder, "memory://prepared/out", *flags)
     found = {int(d["key"]): (d["step"], d.get("of")) for d in read_lines(files["/dropped.jsonl"])}
     assert found == {
@@ -201,26 +204,45 @@ def test_texts_of_any_form_and_an_output_that_is_no_disk(tmp_path):
         3: ("exact duplicate", "train/000000000"),
         5: ("unreadable", None),
         6: ("exact duplicate", "train/000000004"),
+        8: ("text length", None),
+        10: ("unreadable", None),
     }
     assert list(files) == ["/dropped.jsonl", "/report.json", "/train/00000.tar"]
     assert files == prepare(folder, tmp_path / "disk", *flags)
 
 
+def read_all(source):
+    return [source[i] for i in range(len(source))]
+
+
 def test_other_sources_and_fields(tmp_path):
-    flags = ["--source=emoji", "--splits=val,test", "--image=render3d", "--texts=name,keywords", "--exact=render3d"]
-    flags += ["--near=", "--resize=32", "--maps=mask"]
-    pytest.importorskip("apache_beam")
-    main([f"--out={tmp_path / 'out'}", *flags])
+    flags = ["--source=emoji", "--path=", "--splits=val,test", "--image=render3d", "--texts=name,keywords"]
+    flags += ["--exact=line", "--near=render3d", "--bits=8", "--levels=20", "--resize=32", "--maps=mask"]
+    files = prepare("", tmp_path / "out", *flags)
     source = Source(tmp_path / "out", "test")
     example = source[0]
     assert example["render3d"].shape == (32, 32, 3) and example["name"]["en"] and example["keywords"]
     assert example["mask"].shape == (32, 32, 1)
-    from data_pipeline.sources.emoji import Source as Emoji
-
-    original = Emoji("test")
-    same = next(original[i] for i in range(len(original)) if original.__getitem__(i)["id"] == example["id"])
+    originals = [(split, row, e) for split in ("val", "test") for row, e in enumerate(read_all(Emoji(split)))]
+    same = next(e for _, _, e in originals if e["id"] == example["id"])
     values = np.asarray(Image.fromarray(same["mask"][..., 0]).resize((32, 32), Image.Resampling.NEAREST))
     np.testing.assert_array_equal(example["mask"][..., 0], values)
+
+    # Of near duplicates, all against all.
+    signatures = np.stack([image_signature(e["render3d"]) for _, _, e in originals])
+    like = images_near(signatures, signatures, 8, 20)
+    near = {}
+    for number, (split, row, _) in enumerate(originals):
+        others = [originals[j][:2] for j in np.flatnonzero(like[number])]
+        own = [f"{s}/{r:09d}" for s, r in others if s == split and r < row]
+        later = [f"{s}/{r:09d}" for s, r in others if (split, s) == ("val", "test")]
+        if own or later:
+            near[split, f"{row:09d}"] = min(later or own)
+    lines = read_lines(files["/dropped.jsonl"])
+    exact = {(d["split"], d["key"]) for d in lines if d["step"].startswith("exact")}
+    found = {(d["split"], d["key"]): d["of"] for d in lines if d["step"].startswith("near")}
+    assert len(near) >= 15 and exact | near.keys() == exact | found.keys()
+    assert found == {k: v for k, v in near.items() if k not in exact}
 
 
 def test_pseudo_labels_of_a_network_that_fails_on_one_picture(tmp_path):

@@ -56,7 +56,7 @@ class Recipe:
             raise Unfit("unreadable", f"{type(e).__name__}: {e}") from e
         removed = 0
         for field in self.texts:
-            if example.get(field) is not None:
+            if not absent(example.get(field)):
                 example[field], gone = self._clean(example[field], field)
                 removed += gone
         if example.get(self.image) is not None:
@@ -65,15 +65,15 @@ class Recipe:
 
     def _clean(self, value, field):
         """A text, or a list or dict of texts, without those of a wrong length; and their number."""
-        names = value.keys() if isinstance(value, dict) else None
-        texts = list(value.values()) if names else value if isinstance(value, list | tuple) else [value]
+        names = list(value) if isinstance(value, dict) else None
+        texts = list(value.values()) if names else value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in texts):
             raise Unfit("unreadable", f"{field}={value!r:.60}: must be a text, or a list or dict of texts")
         cleaned = [clean_text(text) for text in texts]
         most = self.max_chars or float("inf")
         fits = [self.min_chars <= len(text) <= most for text in cleaned]
         if not any(fits):
-            lengths = ", ".join(str(len(text)) for text in cleaned) or "no text"
+            lengths = ", ".join(str(len(text)) for text in cleaned)
             raise Unfit("text length", f"{field}: {lengths} characters, and {self.min_chars} … {most} are asked for")
         gone = len(fits) - sum(fits)
         if isinstance(value, str):
@@ -94,12 +94,12 @@ class Recipe:
         """(key, signature) of every meeting with duplicates. A key is (`exact`, "", field, bytes), whose signature is
         empty, or (`near`, `image` or `text`, field, bytes)."""
         for field in self.exact:
-            if example.get(field) is not None:
-                yield ("exact", "", field, duplicates.exact_key(whole(example[field]))), b""
+            if not absent(example.get(field)):
+                yield ("exact", "", field, duplicates.exact_key(comparable(field, example[field]))), b""
         for field in self.near:
-            if example.get(field) is None:
+            if absent(example.get(field)):
                 continue
-            value = whole(example[field])
+            value = comparable(field, example[field])
             if isinstance(value, str):
                 kind, signature = "text", duplicates.text_signature(value)
                 keys = duplicates.text_keys(signature)
@@ -185,11 +185,19 @@ def is_picture(value) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)
 
 
-def whole(value):
-    """What is compared: a picture, or all the texts of a field in one."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    return "\n".join(value) if isinstance(value, list | tuple) else value
+def absent(value) -> bool:
+    """An empty list or dict of texts is none."""
+    return value is None or (isinstance(value, list | dict) and not value)
+
+
+def comparable(field: str, value):
+    """A picture, or all the texts of a field in one. Unfit if it is something else."""
+    texts = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if all(isinstance(text, str) for text in texts):
+        return "\n".join(texts)
+    if not is_picture(value):
+        raise Unfit("unreadable", f"{field}={value!r:.60}: duplicates are sought of pictures and of texts")
+    return value
 
 
 def _plain(value):
