@@ -75,7 +75,8 @@ class Judge(_Reader):
 
 
 class FindEarlier(beam.DoFn):
-    """(key, examples that met) → ((split, row), (0 exact or 1 near, (other split, other row), field))."""
+    """(key, examples that met) → ((split, row, whether the other is of another split), (whether it is only near,
+    (other split, other row), field)): the least is the verdict."""
 
     def __init__(self, recipe: Recipe):
         self._recipe = recipe
