@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.image import as_channels, centre_crop, crop_settings
+from data_pipeline.image import apply_crop, as_channels, centre_crop, crop_settings
 from data_pipeline.pipeline import Encoder, train_batches
 from data_pipeline.sources import emoji
 from data_pipeline.spec import Modality
@@ -45,6 +45,25 @@ def test_crops_are_drawn_as_in_the_first_release():
     assert settings.tolist() == [[0, 0, 64, 64, 0], [0, 1, 63, 63, 0], [5, 0, 59, 59, 0], [0, 0, 60, 60, 0]]
     settings = crop_settings(np.random.default_rng(5), 4, (48, 64), min_scale=0.3, flip=0.5)
     assert settings.tolist() == [[0, 8, 48, 48, 0], [0, 16, 45, 45, 0], [14, 1, 34, 34, 1], [1, 1, 37, 37, 1]]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_pixels_show_the_crop_that_their_tokens_are_of(train):
+    """Of an example with `crop_settings` and tokens of each crop, as in 4M's tar trees; the tokens here say which."""
+    picture = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    settings = crop_settings(np.random.default_rng(1), 5, (64, 80), min_scale=0.3, flip=0.5)
+    example = {"row": 3, "rgb": picture, "crop_settings": settings, "tokens": np.arange(5)[:, None].repeat(4, 1)}
+    specs = (
+        Modality("rgb", "pixels", (32, 32, 3), "rgb"),
+        Modality("tokens", "grid", (2, 2), "tokens", "t", 5, tokenizer="t"),
+    )
+    seen = set()
+    for seed in range(20):
+        made = Encoder(specs, {}, train)(example, np.random.default_rng(seed))
+        number = int(made["tokens"]["ids"][0])
+        assert np.array_equal(made["rgb"]["pixels"], apply_crop(picture, settings[number], 32))
+        seen.add(number)
+    assert seen == (set(range(5)) if train else {0})
 
 
 # -- Evaluation ------------------------------------------------------------------------------------------------------
