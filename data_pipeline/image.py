@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 BICUBIC = Image.Resampling.BICUBIC
 NEAREST = Image.Resampling.NEAREST
+MAX_COLOURS = 7  # of a palette, as in 4M-21
 
 
 def crop_settings(
@@ -198,6 +199,16 @@ def palette(rgb: np.ndarray, n: int) -> np.ndarray:
         reduced = Image.fromarray(np.ascontiguousarray(rgb)).quantize(n, Image.Quantize.MEDIANCUT, kmeans=1)
         colours, counts = _count_colours(np.asarray(reduced.convert("RGB")))
     return colours[np.argsort(-counts, kind="stable")]
+
+
+def palettes(rgb: np.ndarray) -> list[np.ndarray]:
+    """The 1 … 7 dominant colours of uint8[H, W, 3], a `palette` each, at half its size and at most 64 pixels: that is
+    ten times faster, and colours do not need detail."""
+    height, width = rgb.shape[:2]
+    scale = min(0.5, 64 / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    small = apply_crop(rgb, np.asarray([0, 0, height, width, 0]), size)
+    return [palette(small, n) for n in range(1, MAX_COLOURS + 1)]
 
 
 def palette_text(colours: np.ndarray) -> str:

@@ -10,19 +10,16 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from data_pipeline.image import BICUBIC, as_channels, edges, palette
+from data_pipeline.image import BICUBIC, as_channels, edges
+from data_pipeline.image import palettes as image_palettes
 
-MAX_COLOURS = 7
 KINDS = ("map8", "map16", "classes", "features")
 _CHOICES = "palettes, edges, metadata, or onnx:PATH"
 
 
 def palettes(image: np.ndarray) -> list[list[list[int]]]:
-    """The 1 … 7 dominant colours of uint8[H, W, 3], `[n, 3]` each. Small it is ten times faster, and colours need no
-    detail."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((64, 64), BICUBIC)
-    return [palette(np.asarray(picture), n).tolist() for n in range(1, MAX_COLOURS + 1)]
+    """`image.palettes` for JSON."""
+    return [colours.tolist() for colours in image_palettes(image)]
 
 
 def metadata(image: np.ndarray, caption: str | None = None) -> dict:

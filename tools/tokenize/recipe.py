@@ -4,10 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from data_pipeline.image import BICUBIC, NEAREST, apply_crop, as_channels, crop_settings, palette
+from data_pipeline.image import BICUBIC, NEAREST, as_channels, crop_settings, palettes
 from data_pipeline.pipeline import common_frame, read_image
 
-MAX_COLOURS = 7
 RESAMPLE = {"bicubic": BICUBIC, "nearest": NEAREST}
 
 
@@ -96,12 +95,3 @@ def source_field(m) -> str:
 
 def is_picture(value) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)
-
-
-def palettes(image) -> list[np.ndarray]:
-    """The 1 … 7 dominant colours of an image. Small it is ten times faster, and colours do not need detail."""
-    height, width = image.shape[:2]
-    scale = min(0.5, 64 / max(height, width))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    small = apply_crop(image, np.asarray([0, 0, height, width, 0]), size)
-    return [palette(small, n) for n in range(1, MAX_COLOURS + 1)]
