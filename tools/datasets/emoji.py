@@ -7,8 +7,8 @@
 with 1 if any does. Takes about 80 s on one core. Needs npm on the PATH, resvg-py, and a Pillow with AVIF and Raqm.
 
 The bytes depend on the codecs and rasterisers inside the wheels. Pillow 13.0.0 (libavif 1.4.2, libwebp 1.6.0, FreeType
-2.14.3) with resvg-py 0.5.0 reproduces every packaged file; Pillow 11.3.0 encodes all but the mask differently. The
-extra `corpus` asks for these two: install it without constraints.txt, whose Pillow is one that Apache Beam takes.
+2.14.3) with resvg-py 0.5.0 reproduces every packaged file; Pillow 11.3.0 encodes all
+but the mask differently.
 """
 
 import argparse
