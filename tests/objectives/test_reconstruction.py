@@ -81,7 +81,7 @@ def test_eight_devices_equal_one(name):
 def test_a_codebook_follows_its_statistics_and_nothing_else(name):
     c = config(name)
     c.optim.weight_decay = 0.5
-    built, batch, keys = laws.Built(c), pixels(c), example_keys(0, 0, 8)
+    built, batch, keys = laws.Built(c), pixels(c), example_keys(c.seed, 0, 8)
     before, quantizer = held(built.params), nnx.merge(built.graph, built.params["model"]).quantizer
     (_, (terms, statistics)), grads = value_and_grad(built, batch, keys)(built.params)
     still = {p for p, g in jax.tree_util.tree_leaves_with_path(grads) if not np.asarray(g).any()}
