@@ -144,6 +144,11 @@ def centre_crop(image: np.ndarray, size: int | tuple[int, int], resample: Image.
     return _resize(image, (rows, columns), resample)[top : top + height, left : left + width]
 
 
+def is_picture(value) -> bool:
+    """uint8[H, W, 1 or 3]."""
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)
+
+
 def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Grey as colour by repetition, colour as grey by its luminance: uint8[H, W, C] -> uint8[H, W, channels]."""
     _check_image(image)
@@ -201,11 +206,11 @@ def palette(rgb: np.ndarray, n: int) -> np.ndarray:
     return colours[np.argsort(-counts, kind="stable")]
 
 
-def palettes(rgb: np.ndarray) -> list[np.ndarray]:
-    """The 1 … 7 dominant colours of uint8[H, W, 3], a `palette` each, at half its size and at most 64 pixels: that is
-    ten times faster, and colours do not need detail."""
+def palettes(rgb: np.ndarray, longest: int = 64) -> list[np.ndarray]:
+    """The 1 … 7 dominant colours of uint8[H, W, 3], a `palette` each, of the image made as small as `longest` pixels:
+    that is ten times faster, and colours do not need detail."""
     height, width = rgb.shape[:2]
-    scale = min(0.5, 64 / max(height, width))
+    scale = min(1.0, longest / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     small = apply_crop(rgb, np.asarray([0, 0, height, width, 0]), size)
     return [palette(small, n) for n in range(1, MAX_COLOURS + 1)]
@@ -244,5 +249,5 @@ def _count_colours(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_image(image: np.ndarray) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+    if not is_picture(image):
         raise ValueError(f"image is {image.dtype}{list(image.shape)}: it must be uint8[H, W, C] with C 1 or 3.")

@@ -13,9 +13,9 @@ import grain
 import numpy as np
 from absl import flags
 
+from data_pipeline import mixture
 from data_pipeline.image import BICUBIC, NEAREST, apply_crop, as_channels, centre_crop, crop_settings, edges
 from data_pipeline.padding import pad_ids, pad_pixels, pad_vectors
-from data_pipeline.sources import mixture
 from data_pipeline.spec import Modality
 from data_pipeline.text import FIELDS, render
 

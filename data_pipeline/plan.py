@@ -1,6 +1,6 @@
 """What a training is going to be shown, in words."""
 
-from data_pipeline.sources import mixture
+from data_pipeline import mixture
 
 
 def describe_data(source, modalities, batch_size: int, steps: int) -> str:

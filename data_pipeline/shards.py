@@ -18,7 +18,7 @@ def find_shards(path, split: str, suffix: str) -> list[Path]:
       FileNotFoundError: no such folder; a shard that a pattern asks for is missing.
       ValueError: the folder has no such split.
     """
-    path, found = str(path), []
+    path = str(path)
     if "{" in path:
         if "{split}" not in path:
             raise ValueError(f"path={path!r}: say {{split}} where its name stands, else all splits were the same")

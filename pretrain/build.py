@@ -16,9 +16,9 @@ import typing
 import ml_collections
 import numpy as np
 
+from data_pipeline import mixture
 from data_pipeline.hf_text import HFTokenizer
 from data_pipeline.pipeline import Encoder
-from data_pipeline.sources import mixture
 from data_pipeline.spec import KINDS, Modality, check_modalities
 from data_pipeline.text import TextTokenizer
 from pretrain.adapt import Rule

@@ -16,11 +16,12 @@ import tiny
 
 
 def get_config():
-    c = tiny.emoji_run("", ("masked",))  # meshes of several objectives: test_sharding.py
+    c = tiny.emoji_run("")
     c.steps = 8
     return c
 """
 PATH = {"PYTHONPATH": f"{laws.ROOT}:{laws.ROOT / 'tests'}"}  # where the config file finds what it imports
+TOGETHER = 8  # devices of all processes
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +37,16 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start(config, workdir, store, count, mesh="fsdp=2,tensor=2", devices=4, **changed):
-    """The processes of one run on so many devices; changed: {process: overrides that only it has}."""
+def start(config, workdir, store, count, mesh="data=2,fsdp=2,tensor=2", **changed):
+    """The processes of one run; changed: {process: overrides that only it has}."""
     port, processes = free_port(), []
     for i in range(count):
         overrides = {"data.path": store, "mesh": mesh} | changed.get(f"p{i}", {})
         flags = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process_id={i}", "--init_timeout=60"]
-        own = f" --xla_force_host_platform_device_count={devices // count}"
+        devices = f" --xla_force_host_platform_device_count={TOGETHER // count}"
         # XLA takes a thread a core, and gloo blocks one a device: with fewer than there are devices they wait for ever.
         threads = {"NPROC": "32"}
-        env = os.environ | PATH | threads | {"XLA_FLAGS": os.environ["XLA_FLAGS"] + own}
+        env = os.environ | PATH | threads | {"XLA_FLAGS": os.environ["XLA_FLAGS"] + devices}
         command = laws.command(str(config), workdir, overrides) + flags
         processes.append(
             subprocess.Popen(
@@ -72,7 +73,7 @@ def agree(workdir, reference, steps):
 
 
 def test_processes_train_stop_and_resume_as_one_run(config, token_store, tmp_path):
-    """Two processes are stopped by a signal to one of them; one process goes on from there, and two that share rows."""
+    """Two processes are stopped by a signal to one of them; one process of 8 devices and four of 2 go on from there."""
     reference = tmp_path / "reference"
     finish(start(config, reference, token_store, 1))
     two = tmp_path / "two"
@@ -86,11 +87,11 @@ def test_processes_train_stop_and_resume_as_one_run(config, token_store, tmp_pat
     stopped = max(laws.losses(two))
     assert 2 <= stopped < 8 and f"stopped by a signal at step {stopped}" in out[0]
     agree(two, reference, range(1, stopped + 1))
-    assert "2 process(es), 4 × cpu" in out[0] and "4 of 8 rows" in out[0]
-    for count, mesh, devices in ((1, "ddp", 8), (2, "tensor=2", 2)):  # the tensor axis runs across the processes
+    assert "2 process(es), 8 × cpu" in out[0] and "4 of 8 rows" in out[0]
+    for count, mesh in ((1, "ddp"), (4, "fsdp=2,tensor=4")):  # of the four, two share the rows of each half
         resumed = tmp_path / f"resumed_{count}"
         shutil.copytree(two, resumed)
-        out = finish(start(config, resumed, token_store, count, mesh, devices))
+        out = finish(start(config, resumed, token_store, count, mesh))
         assert f"from step {stopped} of 8" in out[0]
         agree(resumed, reference, range(1, 9))
 

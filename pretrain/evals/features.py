@@ -42,7 +42,7 @@ def features(context: Context, params, spec: str, splits, *, layers: bool = Fals
     """Encodes one modality alone, or several together (`a+b`), all their tokens, for every example of the splits.
 
     `a>c`: what the tokenizer of c makes of the tokens that the network predicts of a, one vector an example: retrieval
-    by predicted features (arXiv 2406.09406, section 4.3). Examples that have none of them are left out.
+    by predicted features (4M-21, arXiv 2406.09406). Examples that have none of them are left out.
     The embedding z of several is the mean of their own, at unit length: nothing was trained to project them together.
     """
     memory = _memory(context)

@@ -79,7 +79,7 @@ class Evaluator(Task):
         for m in (*pictures, *texts):
             if given not in (None, m.name) and m.targets and m.name not in made and _stem(m.name) in USUAL:
                 pairs.append((given, m.name, USUAL[_stem(m.name)]))
-        pairs = [p for p in pairs if _installed(p[2]) and (METRICS[p[2]].reads != "words" or _reads(context, p[1]))]
+        pairs = [p for p in pairs if _installed(p[2]) and (METRICS[p[2]].reads != "words" or _has_words(context, p[1]))]
         if not pairs:
             raise Unfit("needs two modalities among grids and texts, one of them a target")
         return dict(pairs=pairs, splits=held_out(context))
@@ -90,7 +90,7 @@ class Evaluator(Task):
             reads = METRICS[name].reads
             if reads == "pictures" and not self._images.has(target):
                 self.fail("pairs", f"no tokenizer decodes {target!r}; leave this pair out")
-            if reads == "words" and not _reads(self.context, target):
+            if reads == "words" and not _has_words(self.context, target):
                 self.fail("pairs", f"the run has no text tokenizer for {target!r}; take f1 or exact")
             if not _installed(name):
                 self.fail("pairs", f"{name} needs {METRICS[name].package}: pip install 'tokenloom[coco]'")
@@ -196,7 +196,7 @@ def _stem(name: str) -> str:
     return name.partition("@")[0]
 
 
-def _reads(context, name: str) -> bool:
+def _has_words(context, name: str) -> bool:
     """Whether the run has the tokenizer that writes a sequence as words."""
     m = next(m for m in context.modalities if m.name == name)
     return m.tokenizer in build.text_tokenizers(context.run)

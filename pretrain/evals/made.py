@@ -31,8 +31,8 @@ def iou(made, truth) -> float:
 
 
 def miou(made, truth) -> float:
-    """Mean over the classes that occur of intersection over union, over all label maps (PASCAL VOC; arXiv 1411.4038,
-    section 5). Pixels whose truth is 255 do not count."""
+    """Mean over the classes that occur of intersection over union, over all label maps (PASCAL VOC; arXiv
+    1411.4038). Pixels whose truth is 255 do not count."""
     known = truth != NO_LABEL
     made, truth = np.round(made[known]).astype(int), np.round(truth[known]).astype(int)
     size = max(made.max(initial=0), truth.max(initial=0)) + 1
@@ -48,21 +48,21 @@ def rmse(made, truth) -> float:
 
 
 def absrel(made, truth) -> float:
-    """Mean of |made − true| / true over the pixels of depth that are known (arXiv 1406.2283, section 4.1)."""
+    """Mean of |made − true| / true over the pixels of depth that are known (arXiv 1406.2283)."""
     known = truth > 0
     return float((np.abs(made - truth)[known] / truth[known]).mean())
 
 
 def delta1(made, truth) -> float:
-    """How many known pixels of depth are right to a factor of 1.25 (arXiv 1406.2283, section 4.1)."""
+    """How many known pixels of depth are right to a factor of 1.25 (arXiv 1406.2283)."""
     known = truth > 0
     made, truth = np.maximum(made[known], 1e-9), truth[known]
     return float((np.maximum(made / truth, truth / made) < 1.25).mean())
 
 
 def angle(made, truth) -> float:
-    """Mean angle between surface normals in degrees, their components −1…1 written as 0…255 (arXiv 1411.4734, section
-    5.2). Where the truth has no direction it does not count."""
+    """Mean angle between surface normals in degrees, their components −1…1 written as 0…255 (arXiv
+    1411.4734). Where the truth has no direction it does not count."""
     made, truth = (x / 127.5 - 1 for x in (made, truth))
     lengths = [np.linalg.norm(x, axis=-1) for x in (made, truth)]
     known = lengths[1] > 0.5
@@ -85,7 +85,7 @@ def exact(made, truth) -> float:
 
 
 def cider(made, truth) -> float:
-    """CIDEr-D, 0…10 (arXiv 1411.5726, section 3), by pycocoevalcap, of words without punctuation; n-gram frequencies
+    """CIDEr-D, 0…10 (arXiv 1411.5726), by pycocoevalcap, of words without punctuation; n-gram frequencies
     are those of the true texts given here."""
     from pycocoevalcap.cider.cider import Cider
 
@@ -133,7 +133,7 @@ def ap(made, truth) -> float:
 
 def colours(made, truth) -> float:
     """How far a palette's colours are from the nearest of the other, in 0…1: the mean of both directions (the chamfer
-    distance, arXiv 1612.00603, section 3). Palettes of any two sizes compare; a text without a colour counts 1.
+    distance, arXiv 1612.00603). Palettes of any two sizes compare; a text without a colour counts 1.
     """
     return float(np.mean([_palette_distance(a, b[0]) for a, b in zip(made, truth)]))
 

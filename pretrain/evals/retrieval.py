@@ -22,7 +22,7 @@ class Evaluator(Task):
     """R@k and MRR of a→b and b→a: where the own partner stands among all candidates by cosine of the embeddings.
 
     pairs: (a, b), each a modality or several joined by +: a query of several is the mean of their embeddings.
-    (a>c, b>c): through c predicted of each, such as global features of a frozen network (arXiv 2406.09406, 4.3).
+    (a>c, b>c): through c predicted of each, such as global features of a frozen network (4M-21, arXiv 2406.09406).
     label: a field; then mAP, where all examples with the query's label are relevant.
     """
 

@@ -8,7 +8,7 @@ from pretrain.generate.chain import Generator, Target
 class Relay:
     """Each target is made by the first network that predicts it, from what that one reads of all that is there.
 
-    So tokens of 224 pixels become those of 448 by a super-resolution model (arXiv 2312.06647, section 3.3). ValueError
+    So tokens of 224 pixels become those of 448 by a super-resolution model (4M, arXiv 2312.06647). ValueError
     if two networks mean different things by one name.
     """
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from data_pipeline.spec import Modality
+from pretrain.objectives.dense import NO_LABEL
 from pretrain.tokenizers.quantizers.base import Place
 
-NO_LABEL = 255  # `data_pipeline.pipeline.NO_LABEL`
 # {term: what it is of}: means over the numbers of an example, and then over examples
 DISTANCES = {
     "l1": jnp.abs,
@@ -36,21 +36,29 @@ class Objective:
     coef: float = 1.0
 
     def __post_init__(self):
-        known = ["cross_entropy"] if self.maps else [*DISTANCES, *(["cosine"] if self.vectors else [])]
-        known += ["commitment"]
         for name, weight in self.terms.items():
-            if name not in known:
+            if name not in (*self.known, "commitment"):
                 raise ValueError(
-                    f"objectives.reconstruction.terms: {name!r}: of {self.modalities[0].name!r} it may be one of "
-                    f"{', '.join(known)}"
+                    f"{self.where}.terms: {name!r}: of {self.modalities[0].name!r} it may be one of "
+                    f"{', '.join(self.known)}, commitment"
                 )
             if not isinstance(weight, (int, float)) or weight < 0:
-                raise ValueError(f"objectives.reconstruction.terms: {name}={weight!r}: must be a number, 0 or more")
+                raise ValueError(f"{self.where}.terms: {name}={weight!r}: must be a number, 0 or more")
         if not set(self.terms) - {"commitment"}:
             raise ValueError(
-                f"objectives.reconstruction.terms={dict(self.terms)}: nothing to reconstruct; name one of "
-                f"{', '.join(known[:-1])}"
+                f"{self.where}.terms={dict(self.terms)}: nothing to reconstruct; name one of {', '.join(self.known)}"
             )
+
+    @property
+    def where(self) -> str:
+        return f"objectives.{type(self).__module__.rpartition('.')[2]}"
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The terms that compare what was made with what was given."""
+        if self.maps:
+            return ("cross_entropy",)
+        return (*DISTANCES, "cosine") if self.vectors else tuple(DISTANCES)
 
     @property
     def vectors(self) -> bool:
@@ -79,24 +87,23 @@ class Objective:
         return counts if self.vectors else counts | {"psnr": counts[next(iter(counts))]}
 
     def totals(self, model, own, view, keys, *, train):
-        raw, (rank, count, key) = view["raw"], view["place"]
-        each = jax.vmap(lambda k: jax.random.split(k, raw.shape[1]))(keys).reshape(-1)
-        raw, place = raw.reshape(-1, *raw.shape[2:]), Place(rank.reshape(-1), count[0], key[0])
-        z, quantized, made = model.run(raw, each if train else None)
-        found = quantized.losses | self._compare(made, model.target(raw))
+        raw, place, each = alone(view, keys)
+        z = model.latents(raw)
+        quantized = model.quantizer(z, each if train else None)
+        found = quantized.losses | self.compare(model, raw, quantized.codes, each)
         lacking = sorted(set(self.terms) - set(found))
         if lacking:
-            raise ValueError(f"objectives.reconstruction.terms: the quantizer has no {', '.join(lacking)}: take it out")
-        valid = place.rank >= 0
+            raise ValueError(f"{self.where}.terms: the quantizer has no {', '.join(lacking)}: take it out")
         wanted = [*self.terms, *(n for n in ("psnr", "accuracy") if n in found)]
-        out = {n: jnp.where(valid, found[n], 0.0).sum() for n in wanted}
+        out = {n: jnp.where(place.rank >= 0, found[n], 0.0).sum() for n in wanted}
         return out | ({"statistics": model.quantizer.statistics(z, quantized.ids, place)} if train else {})
 
-    def _compare(self, made, target) -> dict:
-        """{term or metric: `[B]`}: of label maps sums over pixels, else means."""
+    def compare(self, model, raw, codes, keys) -> dict:
+        """{term or metric: `[B]`} of what is decoded from the codes: of label maps sums over pixels, else means."""
+        made, target = model.decode(codes), model.target(raw)
         if self.maps:
             known = target != NO_LABEL
-            at = jnp.where(known, target, 0)[..., None]  # a number beyond the classes reads NaN: the step is skipped
+            at = jnp.where(known, target, 0)[..., None]  # a number beyond the classes reads NaN, and so does the loss
             loss = -jnp.take_along_axis(jax.nn.log_softmax(made), at, axis=-1)[..., 0]
             good = made.argmax(-1) == target
             return {k: jnp.where(known, v, 0.0).sum((1, 2)) for k, v in (("cross_entropy", loss), ("accuracy", good))}
@@ -133,6 +140,13 @@ def raw_view(modalities, batch, keys) -> dict:
         jnp.broadcast_to(jax.random.fold_in(keys[0], 4000), keys.shape),
     )
     return {"raw": jnp.stack([x["vectors" if vectors else "pixels"] for x in own], 1), "place": place}
+
+
+def alone(view, keys):
+    """A view as a batch of modalities alone: (raw `[B · modalities, …]`, their Place, a key for each)."""
+    raw, (rank, count, key) = view["raw"], view["place"]
+    each = jax.vmap(lambda k: jax.random.split(k, raw.shape[1]))(keys).reshape(-1)
+    return raw.reshape(-1, *raw.shape[2:]), Place(rank.reshape(-1), count[0], key[0]), each
 
 
 def cosine(a, b):

@@ -86,15 +86,6 @@ class Model(nnx.Module):
             x = self.classes[...].at[x].get(mode="fill", fill_value=0)
         return self.to_code(self.encoder(x))
 
-    def run(self, raw, keys=None):
-        """Raw inputs → z, what the quantizer made of them (`Quantized`), and what the decoder made of its codes.
-
-        keys `[B]`: in training, for quantizers that draw.
-        """
-        z = self.latents(raw)
-        quantized = self.quantizer(z, keys)
-        return z, quantized, self.decode(quantized.codes)
-
     def encode(self, raw):
         """Raw inputs → codes `[B, N, d]`."""
         return self.quantizer(self.latents(raw)).codes

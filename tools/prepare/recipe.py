@@ -9,7 +9,7 @@ from PIL import Image
 
 from data_pipeline import duplicates
 from data_pipeline.clean import clean_text
-from data_pipeline.image import BICUBIC, NEAREST, as_channels
+from data_pipeline.image import BICUBIC, NEAREST, as_channels, is_picture
 from data_pipeline.pseudo_labels import Onnx, open_label
 
 FORMATS = ("jpg", "png", "webp")
@@ -179,10 +179,6 @@ class Recipe:
             suffix = "npy"
             np.save(out, value, allow_pickle=False)
         return suffix if field == "image" and suffix != "npy" else f"{field}.{suffix}", out.getvalue()
-
-
-def is_picture(value) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)
 
 
 def absent(value) -> bool:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from data_pipeline.image import BICUBIC, NEAREST, as_channels, crop_settings, palettes
+from data_pipeline.image import BICUBIC, NEAREST, as_channels, crop_settings, is_picture, palettes
 from data_pipeline.pipeline import common_frame, read_image
 
 RESAMPLE = {"bicubic": BICUBIC, "nearest": NEAREST}
@@ -70,7 +70,8 @@ class Recipe:
             images = [read_image(example, m.field, s, m.shape[:2], RESAMPLE[m.resample], frame) for s in settings]
             out[m.name] = np.stack([as_channels(image, m.shape[2]) for image in images])
         if self.palette and example.get(self.palette) is not None:
-            kept["palettes"] = palettes(example[self.palette])
+            image = example[self.palette]
+            kept["palettes"] = palettes(image, min(64, max(image.shape) // 2))  # those of small pictures at half size
         return Raw(kept, out, frozenset(k for k, v in example.items() if is_picture(v)) - self.fields)
 
     def encode(self, raws) -> list[dict]:
@@ -91,7 +92,3 @@ class Recipe:
 def source_field(m) -> str:
     """`edges:FIELD` is made from FIELD."""
     return m.field.rpartition(":")[2]
-
-
-def is_picture(value) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)

@@ -147,7 +147,7 @@ def follow(config, held: dict, sums: dict) -> dict:
         out["codebook"] = out["sums"] / smooth[:, None]
     if config.renew:
         least = config.renew * n.sum() / config.size
-        dead = out["counts"] < least * (1 - 1e-4)  # counts that equal it do so whatever a compiler rounds
+        dead = out["counts"] < least
         out["codebook"] = jnp.where(dead[:, None], sums["renewals"], out["codebook"])
         if not config.cosine:  # else the average would undo it
             out["counts"] = jnp.where(dead, least, out["counts"])
