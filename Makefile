@@ -1,4 +1,5 @@
-# make quickstart: the whole job on the emoji corpus, into runs/quickstart.   make test: the tests.
+# make quickstart: the whole job on the emoji corpus, into runs/quickstart.
+# make test: the tests but those marked slow, make test-slow: those.
 # On a GPU machine: make quickstart EXTRAS=cuda13.   With the check against PyTorch: make quickstart EXTRAS=torch
 PYTHON ?= python3
 EXTRAS ?=
@@ -14,7 +15,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # The quickstart's batches are too small to share.
 export CUDA_VISIBLE_DEVICES ?= 0
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-slow lint clean
 .NOTPARALLEL:
 .SECONDARY:
 
@@ -54,7 +55,10 @@ $(RUN)/report.html: $(RUN)/model/eval.json $(RUN)/export/model.safetensors
 test: | $(VENV)/.installed-$(EXTRAS)
 	$(py) -m ruff check .
 	$(py) -m ruff format --check .
-	$(py) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(py) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+test-slow: | $(VENV)/.installed-$(EXTRAS)
+	$(py) -m pytest -n 2 --dist load -m slow
 
 lint: | $(VENV)/.installed-$(EXTRAS)
 	$(py) -m ruff check --fix .

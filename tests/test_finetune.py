@@ -54,7 +54,9 @@ def run(config, workdir):
 HEAD = {f"objective/classification/{k}" for k in ("bias", "kernel", "norm/bias", "norm/scale")}
 
 
-@pytest.mark.parametrize("arg", ["lora", "prompt", "adapter", "last"])
+@pytest.mark.parametrize(
+    "arg", ["lora", *(pytest.param(a, marks=pytest.mark.slow) for a in ("prompt", "adapter", "last"))]
+)
 def test_the_base_keeps_every_bit_and_is_not_saved(arg, config, pretrained, tmp_path):
     digest, before = (f(restore.restore(pretrained).params) for f in (restore.digest, flat))
     before["model/tokens/modality"] = before["model/tokens/modality"][:1]  # the caption is gone
@@ -106,6 +108,7 @@ def test_a_run_with_a_base_resumes_bit_for_bit_and_names_a_base_that_is_gone(con
         restore.read_origin(build.parse(inherit.read(c, tmp_path / "again").to_dict() | {"init": "gone"}), {"step": 1})
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing(config, tmp_path):
     """LoRA, mixing and dropping: a base split over devices gives the losses of one that is whole."""
     c = config("lora", steps=3)

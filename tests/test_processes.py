@@ -72,6 +72,7 @@ def agree(workdir, reference, steps):
                 np.testing.assert_allclose(found[step][name], value, rtol=1e-5, err_msg=f"{name} at step {step}")
 
 
+@pytest.mark.slow
 def test_processes_train_stop_and_resume_as_one_run(config, token_store, tmp_path):
     """Two processes are stopped by a signal to one of them; one process of 8 devices and four of 2 go on from there."""
     reference = tmp_path / "reference"

@@ -62,6 +62,7 @@ def test_chips():
     assert chip_of("NVIDIA H100 80GB HBM3").name == "h100"
 
 
+@pytest.mark.slow
 def test_a_compiled_step_is_kept_and_used(token_store, tmp_path, capsys):
     """The trainer takes it in place of compiling, to the same bits, and refuses that of another run."""
     c = tiny.emoji_run(token_store)

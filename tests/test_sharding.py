@@ -136,6 +136,7 @@ MESHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terms", MESHES, ids="+".join)
 def test_no_mesh_changes_what_is_learned(token_store, terms, capfd):
     one = Program(build.parse(tiny.emoji_run(token_store, terms)), jax.devices()[:1])
@@ -152,6 +153,7 @@ def compiled(token_store, mesh):
     return made, made.lower(first_example(made.run)).compile()
 
 
+@pytest.mark.slow
 def test_fsdp_divides_the_state_and_never_gathers_it_all(token_store):
     """Bytes of arguments of the compiled step: those of the state fall as 1/n, but for what is too small to split."""
     made, whole = compiled(token_store, "ddp")

@@ -111,6 +111,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
         runtime.claim_workdir(tmp_path / "run", '{"steps": 2, "log": {"every": 1}}')
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another(token_store, tmp_path, capsys):
     """Through the trainer: with a learning rate of 0 the second run ends where the first one's average stood."""
 

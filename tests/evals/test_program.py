@@ -50,6 +50,7 @@ def save(workdir, config, params, *steps):
     return workdir
 
 
+@pytest.mark.slow
 def test_two_checkpoints_side_by_side(tmp_path, config, params, capsys):
     one, two = (save(tmp_path / name, config, params, step) for name, step in (("one", 1), ("two", 2)))
     found = program.run([one, two], ("retrieval", "diagnostics"), out=tmp_path / "out")

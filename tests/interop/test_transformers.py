@@ -347,6 +347,7 @@ def test_published_base_models_have_our_names_and_shapes(tmp_path, kind):
     assert made == ours and transformers.shapes(kind, made, run.modalities) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_model_trained_on_emoji_gives_its_numbers_in_transformers(tmp_path, kind):
     """From raw pictures and texts: their processor, tokenizer and model against our pipeline and model."""

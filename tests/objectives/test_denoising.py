@@ -77,6 +77,7 @@ def test_noise_is_normal_and_times_are_uniform():
     assert abs(np.corrcoef(t, epsilon[:, 0])[0, 1]) < 0.05
 
 
+@pytest.mark.slow
 def test_it_learns(made, data):
     """The loss falls, the codebook follows the batch, and what is sampled comes close to the images."""
     state, metrics = made.step(data, steps=40)

@@ -32,6 +32,7 @@ def test_there_and_back(tmp_path, name, capsys):
         convert.read(GOLDEN / f"{name}.safetensors", tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["labels", "vector", "divae"])
 def test_tokenizers_there_and_back(tmp_path, name, monkeypatch, capsys):
     cases.add_presets(monkeypatch)

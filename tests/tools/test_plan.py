@@ -96,6 +96,7 @@ def plan(*args):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_plan_for_gpus():
     done = plan("--config=configs/clip_b16.py:tiny", "--topology=h100-4", "--mesh=fsdp")
     assert done.returncode == 0, done.stderr
