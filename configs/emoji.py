@@ -35,7 +35,7 @@ FOURM = {"caption": "caption", "palette": "color_palette", "edges": "tok_canny_e
 
 def modalities():
     grids = [
-        dict(name=n, kind="grid", shape=(8, 8), field=n, vocab=t, vocab_size=1024, levels=(4,) * 5, tokenizer=t,
+        dict(name=n, kind="grid", shape=(8, 8), field=n, vocab=t, vocab_size=1024, code_std=0.3, tokenizer=t,
              fourm=FOURM.get(n, ""))
         for n, t in STYLES.items()
     ]  # fmt: skip
@@ -79,6 +79,7 @@ def get_config(arg=""):
             coef=1.4, temperature=0.07, grid_tokens=24,
             edges=[
                 dict(a="render3d", b="noto", weight=4.0), dict(a="flat", b="noto"),
+                dict(a="line", b="noto"), dict(a="line", b="mono"), dict(a="render3d", b="mono"),
                 dict(a="render3d", b="caption", weight=0.1), dict(a="noto", b="caption", weight=0.1),
             ],
         ),

@@ -1,7 +1,8 @@
 """Image tokenizers for the emoji corpus: `:rgb` for colour styles, `:gray` for the others.
 
-The colour styles share one tokenizer and so one vocabulary, the grey ones another. Their quantizer is FSQ (arXiv
-2309.15505); `:rgb-vq`, `:gray-lfq`, … take another one of the same ten bits a patch, `:rgb-fsq-conv` other networks.
+The colour styles share one tokenizer and so one vocabulary, the grey ones another. Their codes are the k-means of
+random projections of patches, and a decoder with attention learns to paint from them. `:rgb-fsq`, `:gray-lfq`, … learn
+the encoder too, for another quantizer of the same ten bits a patch, `:rgb-fsq-conv` with other networks.
 """
 
 from ml_collections import ConfigDict
@@ -10,6 +11,7 @@ STYLES = {"rgb": (("render3d", "flat", "noto"), 3), "gray": (("line", "mono", "m
 # {name: (quantizer, what its codes are multiplied by, further terms of the loss)}
 # A stronger commitment than this draws codes into the few directions in which patches differ most, such as brightness.
 QUANTIZERS = {
+    "kmeans": (dict(quantizer="vq", size=1024, width=64, cosine=False, decay=0.999, kmeans=60_000), 1.0, {}),
     "fsq": (dict(quantizer="fsq", levels=(4, 4, 4, 4, 4)), 3.0, {}),
     "vq": (dict(quantizer="vq", size=1024, width=16, decay=0.95), 3.0, dict(commitment=0.02)),
     "euclidean": (dict(quantizer="vq", size=1024, width=16, cosine=False, decay=0.95), 1.0, dict(commitment=0.01)),
@@ -22,17 +24,22 @@ NETWORKS = {  # {name: (encoder, decoder)}
         dict(network="patches", patch=8, dim=128, mlps=2),
         dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2),
     ),
+    "linear": (
+        dict(network="patches", patch=8, dim=128, mlps=0),
+        dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2),
+    ),
     "conv": (dict(network="conv", widths=(16, 32, 64, 128)), dict(network="conv", widths=(16, 32, 64, 128))),
 }
 
 
 def get_config(arg="rgb"):
     parts = arg.split("-")
-    style, name, network = [*parts, *("rgb", "fsq", "patches")[len(parts) :]][:3]
+    style, name = [*parts, *("rgb", "kmeans")[len(parts) :]][:2]
+    network = parts[2] if len(parts) > 2 else "linear" if name == "kmeans" else "patches"
     if len(parts) > 3 or style not in STYLES or name not in QUANTIZERS or network not in NETWORKS:
         raise ValueError(
-            f"configs/emoji_tokenizer.py:{arg}: must be one of {', '.join(STYLES)}, alone, as in rgb-vq with one of "
-            f"{', '.join(QUANTIZERS)}, or as in rgb-vq-conv with one of {', '.join(NETWORKS)} too"
+            f"configs/emoji_tokenizer.py:{arg}: must be one of {', '.join(STYLES)}, alone, as in rgb-fsq with one of "
+            f"{', '.join(QUANTIZERS)}, or as in rgb-fsq-conv with one of {', '.join(NETWORKS)} too"
         )
     encoder, decoder = NETWORKS[network]
     quantizer, code_scale, terms = QUANTIZERS[name]
@@ -46,7 +53,7 @@ def get_config(arg="rgb"):
     c.data = dict(source="emoji", train="train")
     c.modalities = [dict(name=f.split(":")[0], kind="pixels", shape=(64, 64, channels), field=f) for f in fields]
     c.model = dict(
-        model="tokenizers.autoencoder", code_scale=code_scale, dtype="float32",
+        model="tokenizers.autoencoder", code_scale=code_scale, fixed_encoder=network == "linear", dtype="float32",
         encoder=encoder, quantizer=quantizer, decoder=decoder,
     )  # fmt: skip
     c.objectives = dict(reconstruction=dict(terms=dict(l1=1.0, **terms)))

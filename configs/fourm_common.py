@@ -55,9 +55,7 @@ def base(names, model, *, batch_size, inputs, targets, tokens, warmup_tokens, bl
     c.batch_size = batch_size
     c.data = dict(source="tokens", path="", train="train")
     c.modalities = modalities(names)
-    c.model = dict(
-        model="models.encdec", **model, tables="split", code_std=0.02, dtype="bfloat16", remat="none", attention="xla"
-    )
+    c.model = dict(model="models.encdec", **model, tables="split", dtype="bfloat16", remat="none", attention="xla")
     c.objectives = dict(
         masked=dict(
             coef=1.0, loss="modality_mean", fill="full", input_tokens=inputs, target_tokens=targets, mixture=[],

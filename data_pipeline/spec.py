@@ -26,7 +26,8 @@ class Modality:
     field: which field of an example it is made from; `name:en` is field `name` in form `en`.
     vocab_size: also the number of classes of labels and of label maps (`pixels` among a run's labels, 255: no label).
     vocab: modalities of the same vocab share one embedding table, hence one `vocab_size`.
-    levels: of the finite scalar quantizer whose ids they are, () if another: nearby codes then start out alike.
+    code_std: above 0 its table starts as an image of its tokenizer's codes, which the token store holds, with this
+      standard deviation, so that tokens which look alike start out alike; 0 starts it at random.
     classes: the names of labels, in the order of their ids; () if the field holds the numbers 0 … vocab_size − 1.
     tokenizer: who makes the ids: a learned tokenizer's name, `text` for SentencePiece, or of a sequence the path of a
       Hugging Face `tokenizer.json`.
@@ -46,7 +47,7 @@ class Modality:
     field: str
     vocab: str = ""
     vocab_size: int = 0
-    levels: tuple[int, ...] = ()
+    code_std: float = 0.0
     classes: tuple[str, ...] = ()
     tokenizer: str = ""
     patch: int = 0
@@ -94,8 +95,8 @@ class Modality:
                 fail("tokenizer", self.tokenizer, "name the tokenizer that makes its ids (`text` for SentencePiece)")
             if not self.vocab or self.vocab_size < 1:
                 fail("vocab", (self.vocab, self.vocab_size), "name a vocabulary and give its size")
-            if self.levels and math.prod(self.levels) != self.vocab_size:
-                fail("levels", self.levels, f"their product must be vocab_size={self.vocab_size}")
+            if self.code_std < 0 or (self.code_std and self.kind not in ("grid", "set")):
+                fail("code_std", self.code_std, "must not be negative, and only a grid or a set has codes")
 
     @functools.cached_property
     def numbers(self) -> dict[str, int]:
@@ -134,10 +135,10 @@ def check_modalities(modalities) -> tuple[Modality, ...]:
         if m.name in seen:
             raise ValueError(f"modalities: the name {m.name!r} occurs twice; give each modality its own name")
         seen.add(m.name)
-        ours = (m.vocab_size, m.levels)
+        ours = (m.vocab_size, m.code_std)
         if m.kind not in (*DENSE, "labels") and vocabs.setdefault(m.vocab, ours) != ours:
             raise ValueError(
-                f"modality {m.name!r}: vocab_size, levels = {ours}, but vocabulary {m.vocab!r} has {vocabs[m.vocab]} "
-                "elsewhere; modalities that share a vocabulary share its size and levels"
+                f"modality {m.name!r}: vocab_size, code_std = {ours}, but vocabulary {m.vocab!r} has {vocabs[m.vocab]} "
+                "elsewhere; modalities that share a vocabulary share both"
             )
     return tuple(modalities)

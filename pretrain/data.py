@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from data_pipeline.sources.tokens import read_manifest
+from data_pipeline.sources import tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def check_tokens(run):
             raise ValueError(
                 f"{key}.path='': the source `tokens` reads a token store; give its folder (tools.tokenize)"
             )
-        tokenizers, only = read_manifest(part.path)["tokenizers"], getattr(part, "modalities", ())
+        tokenizers, only = tokens.read_manifest(part.path)["tokenizers"], getattr(part, "modalities", ())
         for m in run.modalities:
             if m.kind not in ("grid", "set") or (only and m.name not in only):
                 continue
@@ -80,6 +80,21 @@ def check_tokens(run):
                     f"{key}.path={part.path!r}: its tokenizer {m.tokenizer!r} is not that of {other}, so the same ids "
                     "mean other things; tokenize one of them again"
                 )
+
+
+def read_codes(run) -> dict:
+    """{vocab: (code_std, its codes float32 `[vocab_size, d]`)} of the modalities whose tables start from codes."""
+    out = {}
+    for m in (m for m in run.modalities if m.code_std):
+        held = [tokens.read_codes(part.path, m.tokenizer) for _, part in token_stores(run.data)]
+        held = [codes for codes in held if codes is not None]
+        if not held:
+            raise ValueError(
+                f"modality {m.name!r}: code_std={m.code_std}: no token store of config.data holds the codes of "
+                f"{m.tokenizer!r}; tokenize again, or set code_std=0"
+            )
+        out[m.vocab] = m.code_std, held[0]
+    return out
 
 
 def _check_made(m, field, path, tokenizers):

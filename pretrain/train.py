@@ -11,7 +11,8 @@ from data_pipeline.plan import describe_data
 from pretrain import build, metrics, runtime, sharding
 from pretrain.checkpoint import Checkpointer, has_checkpoint, read_info
 from pretrain.chips import chip_of
-from pretrain.data import check_tokens
+from pretrain.data import check_tokens, read_codes
+from pretrain.data_init import data_init
 from pretrain.evals.base import Context
 from pretrain.executable import load as load_executable
 from pretrain.flops import model_flops
@@ -48,6 +49,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
     for split in dict.fromkeys(splits) if run.labels else ():
         check_labels(run.labels, build.source(run.data, split))
     origin, base_info = find_origin(run, workdir)
+    codes = {} if origin else read_codes(run)
     report = check_start(origin, program.params, run.modalities, program.frozen) if origin else ""
     example = encode(source[0], np.random.default_rng(0))
     lowered = program.lower(example)
@@ -70,11 +72,15 @@ def train(config, workdir, executable: str = "") -> TrainState:
         base, first = (), checkpointer.latest() or 0
         if origin:
             params = start(origin, program.place_params(), run.modalities)[0]
-            params, origin = program.place_params(params), None  # nothing else holds that model
+            origin = None  # nothing else holds that model
+        else:
+            params = None if first else data_init(program, codes, source, encode)
+        if params is None:
+            state = program.place(program.fresh)
+        else:
+            params = program.place_params(params)
             state, base = program.place(program.from_params, params), program.place_base(params)
             del params
-        else:
-            state = program.place(program.fresh)
         if first:
             state = checkpointer.restore(state, iterator)
             runtime.say(f"resuming {workdir} from step {first} of {run.steps}")

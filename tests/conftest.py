@@ -18,7 +18,7 @@ import pytest
 from data_pipeline.image import palette
 from data_pipeline.pipeline import read_image
 from data_pipeline.sources.emoji import Source
-from data_pipeline.sources.tokens import Writer
+from data_pipeline.sources.tokens import Writer, write_codes
 
 STYLES = {
     "render3d": "rgb",
@@ -46,9 +46,11 @@ def toy_tokens(image) -> np.ndarray:
 @pytest.fixture(scope="session")
 def token_store(tmp_path_factory):
     """64 training, 16 validation and 16 test emoji under toy tokenizers of 1024 codes."""
-    path = tmp_path_factory.mktemp("store") / "tokens"
+    path = tmp_path_factory.mktemp("store")
+    codes = np.stack(np.unravel_index(np.arange(1024), (16, 8, 8)), 1).astype(np.float32)
     modalities = {t: [m for m, owner in STYLES.items() if owner == t] for t in ("rgb", "gray")}
-    about = {t: {"workdir": "none", "digest": "toy", "vocab_size": 1024, "shape": [8, 8], "modalities": m}
+    about = {t: {"workdir": "none", "digest": "toy", "vocab_size": 1024, "shape": [8, 8], "modalities": m,
+                 "codes": write_codes(path, t, codes)}
              for t, m in modalities.items()}  # fmt: skip
     writer = Writer(path, tokenizers=about, licence="see data_pipeline/emoji_corpus/LICENSES")
     for split, count in (("train", 64), ("val", 16), ("test", 16)):

@@ -145,7 +145,7 @@ def test_mistakes(changes, error, message):
     ],
 )  # fmt: skip
 def test_parts_of_a_tokenizer(part, values, error, message):
-    c = emoji_tokenizer.get_config().to_dict()
+    c = emoji_tokenizer.get_config("rgb-fsq").to_dict()
     _, found = build.model_config(build.parse(c))
     assert found.quantizer.args[0].levels == (4,) * 5
     c["model"][part] = values

@@ -67,7 +67,7 @@ def test_finetuning_on_emoji_builds_on_the_quickstart(arg):
 
 
 @pytest.mark.parametrize(
-    "arg", ["rgb", "gray-vq", "rgb-euclidean", "rgb-residual", "gray-lfq", "rgb-memcodes", "rgb-vq-conv"]
+    "arg", ["rgb", "rgb-fsq", "gray-vq", "rgb-euclidean", "rgb-residual", "gray-lfq", "rgb-memcodes", "rgb-vq-conv"]
 )
 def test_emoji_tokenizers_have_ten_bits_a_patch(arg):
     run = build.parse(config("emoji_tokenizer", arg))
@@ -80,14 +80,16 @@ def test_emoji_tokenizers_have_ten_bits_a_patch(arg):
     ]
     found = {p for p in params for pattern in patterns if re.search(pattern, p)}
     assert {p.rpartition("/")[2] for p in found} == {
-        "gray-vq": {"codebook", "counts"}, "rgb-vq-conv": {"codebook", "counts"},
+        "rgb": {"codebook", "counts", "sums"}, "gray-vq": {"codebook", "counts"}, "rgb-vq-conv": {"codebook", "counts"},
         "rgb-euclidean": {"codebook", "counts", "sums"}, "rgb-residual": {"codebook", "counts", "sums"},
     }.get(arg, set())  # fmt: skip
 
 
 @pytest.mark.parametrize("arg", ["blue", "rgb-sfq", "rgb-vq-cnov", "rgb-vq-conv-x"])
 def test_a_wrong_tokenizer_lists_the_parts(arg):
-    with pytest.raises(ValueError, match=rf"{arg}: must be one of rgb, gray, alone, .*fsq, vq, .*patches, conv"):
+    with pytest.raises(
+        ValueError, match=rf"{arg}: must be one of rgb, gray, alone, .*kmeans, fsq, vq, .*patches, linear, conv"
+    ):
         config("emoji_tokenizer", arg)
 
 

@@ -14,7 +14,7 @@ ROOMS = (
     ("pretrain.models",),
     ("pretrain.tokenizers",),
     ("pretrain.objectives",),
-    ("pretrain.gradcache", "pretrain.optim", "pretrain.adapt", "pretrain.initialize"),
+    ("pretrain.gradcache", "pretrain.optim", "pretrain.adapt", "pretrain.initialize", "pretrain.data_init"),
     ("pretrain.step",),
     ("pretrain.checkpoint", "pretrain.metrics", "pretrain.runtime", "pretrain.data"),
     ("pretrain.build",),

@@ -20,6 +20,7 @@ from pretrain.evals.page import document, table
 from pretrain.evals.pictures import image_rows, png
 from pretrain.evals.reconstruction import Evaluator, psnr, ssim
 from pretrain.restore import load_tokenizer, restore
+from pretrain.tokenizers.kmeans import kmeans, nearest
 from pretrain.tokenizers.networks.patches import patchify, unpatchify
 
 QUANTIZERS = "fsq,vq,euclidean,residual,lfq,memcodes"
@@ -39,25 +40,6 @@ def pictures(context, split) -> np.ndarray:
     return np.concatenate(found)
 
 
-@jax.jit
-def nearest(rows, means):
-    """rows `[n, d]`, means `[K, d]` → int `[n]`."""
-    return (rows @ means.T - 0.5 * jnp.square(means).sum(1)).argmax(1)
-
-
-def kmeans(rows, count: int, rounds: int, seed: int = 0):
-    """Lloyd's algorithm from random rows; a mean of nothing becomes a random row. rows `[n, d]` → `[count, d]`."""
-    rng = np.random.default_rng(seed)
-    means = rows[rng.choice(len(rows), count, replace=False)]
-    for _ in range(rounds):
-        ids = np.asarray(nearest(rows, means))
-        sizes = np.bincount(ids, minlength=count)[:, None]
-        sums = np.zeros_like(means)
-        np.add.at(sums, ids, rows)
-        means = np.where(sizes > 0, sums / np.maximum(sizes, 1), rows[rng.integers(len(rows), size=count)])
-    return means.astype(np.float32)
-
-
 class Baselines:
     """Pictures in patches, without a network."""
 
@@ -65,7 +47,7 @@ class Baselines:
         self.patch, self.grid = patch, tuple(n // patch for n in images.shape[1:3])
         cut = np.asarray(patchify(images, patch)).reshape(-1, patch**2 * images.shape[-1])
         chosen = np.random.default_rng(0).choice(len(cut), min(rows, len(cut)), replace=False)
-        self.means = kmeans(cut[chosen].astype(np.float32), count, rounds=15)
+        self.means = np.asarray(kmeans(cut[chosen], count)[0])
 
     def mean(self, images):
         cut = np.asarray(patchify(images, self.patch), np.float32)

@@ -22,6 +22,7 @@ def check(path) -> list[str]:
     """What is wrong with the shards of a store, a line each."""
     manifest, problems = read_manifest(path), []
     shards = [shard for about in manifest["splits"].values() for shard in about["shards"]]
+    shards += [about["codes"] for about in manifest["tokenizers"].values() if "codes" in about]
     for shard in tqdm.tqdm(shards, "check", disable=None):
         try:
             check_size(path, shard)

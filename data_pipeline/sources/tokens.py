@@ -1,9 +1,9 @@
 """Token stores: ArrayRecord shards of tokenized examples, with a manifest of how they were made.
 
-`DIR/manifest.json` holds the format version, the tokenizers with their digests, the licence, and of every split its
-fields, its count and its shards, each with its count, size and sha256. Opening a store checks that every shard is there
-and has its size; `python -m tools.store check DIR` checks the sha256 of all. A record is a msgpack map with all
-arrays of the example in one block, as (key, dtype, shape, start).
+`DIR/manifest.json` holds the format version, the tokenizers with their digests and the files of their codes, the
+licence, and of every split its fields, its count and its shards, each with its count, size and sha256. Opening a store
+checks that every shard is there and has its size; `python -m tools.store check DIR` checks the sha256 of all. A record
+is a msgpack map with all arrays of the example in one block, as (key, dtype, shape, start).
 """
 
 import dataclasses
@@ -112,6 +112,19 @@ def write_manifest(path, *, tokenizers: dict, licence: str, splits: dict, **more
     partial = Path(path) / "manifest.json.partial"
     partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     os.replace(partial, Path(path) / "manifest.json")
+
+
+def write_codes(path, tokenizer: str, codes) -> dict:
+    """Writes what a tokenizer's decoder reads for each id, float32 `[vocab_size, d]`; returns what a manifest says."""
+    file = Path(path) / f"{tokenizer}.codes.npy"
+    np.save(file, codes)
+    return {"file": file.name, "sha256": sha256(file)}
+
+
+def read_codes(path, tokenizer: str):
+    """The codes that a store holds of a tokenizer; None if it has none."""
+    about = read_manifest(path)["tokenizers"].get(tokenizer, {})
+    return np.load(Path(path) / about["codes"]["file"], allow_pickle=False) if "codes" in about else None
 
 
 class Writer:

@@ -26,9 +26,9 @@ class Config:
     fine-tune by.
     slopes: one a head, in 1 / side of a picture: attention prefers what lies near (`Attention`); () for none, as in 4M.
     tables: how many a vocabulary has (`tokens.TABLES`).
-    table_std: initial standard deviation of the token tables, as in 4M; code_std: of those of FSQ vocabularies. Beside
-    position embeddings of about 0.7 a deviation of 0.02 hides what a token says, and a contrastive objective hardly
-    starts; a word that training never shows should stay as quiet as that.
+    table_std: initial standard deviation of the token tables, as in 4M (but see `Modality.code_std`). Beside position
+    embeddings of about 0.7 a deviation of 0.02 hides what a token says, and a contrastive objective hardly starts; a
+    word that training never shows should stay as quiet as that.
     waves: the shortest and longest wave of the position tables (`ops.positions`). On a small grid 4M's hardly tell
     neighbours apart, and the decoder is slow to find what lies where its query stands.
     mimetic: start attention so that it looks at the same place and copies what it finds (`Attention`).
@@ -51,7 +51,6 @@ class Config:
     tables: str = "shared"
     embed_dim: int = 512
     table_std: float = 0.02
-    code_std: float = 0.3
     mimetic: bool = False
     probes: int = 0
     waves: tuple[float, float] = WAVES
@@ -104,7 +103,7 @@ class Model(nnx.Module):
         )  # fmt: skip
         self.config, self.modalities, self.embedded = c, modalities, embedded
         self.tokens = TokenEmbedding(
-            modalities, c.dim, c.tables, (c.table_std, c.code_std), c.waves, dtype=dtype, rngs=rngs
+            modalities, c.dim, c.tables, c.table_std, c.waves, dtype=dtype, rngs=rngs
         )  # fmt: skip
         normal = jax.nn.initializers.normal(0.02)
         self.registers = nnx.Param(normal(rngs.params(), (c.registers, c.dim))) if c.registers else None

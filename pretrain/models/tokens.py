@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from data_pipeline.spec import DENSE, SPANS, Modality
@@ -79,7 +78,7 @@ class TokenEmbedding(nnx.Module):
     `[D]`, what the decoder sees where it sees no ids.
     """
 
-    def __init__(self, modalities: tuple[Modality, ...], dim: int, tables: str, stds: tuple, waves: tuple, dtype, rngs):
+    def __init__(self, modalities: tuple[Modality, ...], dim: int, tables: str, std: float, waves: tuple, dtype, rngs):
         for m in modalities:
             if m.kind == "pixels" and not m.patch:
                 raise ValueError(
@@ -92,7 +91,8 @@ class TokenEmbedding(nnx.Module):
         targets = dict.fromkeys(m.vocab for m in modalities if m.vocab and m.targets)
 
         def make(vocabs):
-            return nnx.Dict({v: nnx.Param(init_table(first[v], dim, *stds, rngs)) for v in vocabs})
+            shapes = {v: (first[v].vocab_size, dim) for v in vocabs}
+            return nnx.Dict({v: nnx.Param(std * jax.random.normal(rngs.params(), s)) for v, s in shapes.items()})
 
         self.tables = make(vocabs)
         self.modality = nnx.Param(normal(rngs.params(), (len(modalities), dim)))
@@ -188,16 +188,3 @@ class TokenEmbedding(nnx.Module):
             at = jnp.where(jnp.asarray(mine)[tokens.modality], tokens.ids, len(table))
             x = x + constrain(gather_rows(table[...]).at[at].get(mode="fill", fill_value=0))
         return x
-
-
-def init_table(modality: Modality, dim: int, table_std: float, code_std: float, rngs: nnx.Rngs):
-    """Initial table `[V, dim]`: normal, or for an FSQ vocabulary a random linear image of its codes plus noise.
-
-    The codes are what the quantizer's channels say, so that patches which look alike start out with like embeddings.
-    """
-    if not modality.levels:
-        return table_std * jax.random.normal(rngs.params(), (modality.vocab_size, dim))
-    digits = np.unravel_index(np.arange(modality.vocab_size), modality.levels, order="F")
-    codes = np.stack([(d - d.mean()) / d.std() for d in digits], axis=1) / np.sqrt(len(digits))
-    image = codes.astype(np.float32) @ jax.random.normal(rngs.params(), (len(digits), dim))
-    return code_std * (image + 0.1 * jax.random.normal(rngs.params(), image.shape))

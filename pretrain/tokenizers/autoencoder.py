@@ -32,6 +32,7 @@ class Config:
 
     code_scale: what codes are multiplied by before the decoder: small ones drown in its positions at first.
     class_dim: width of the vectors that stand for the classes of label maps.
+    fixed_encoder: it keeps its random values, and only what reads the codes learns.
     """
 
     encoder: Callable
@@ -39,7 +40,13 @@ class Config:
     decoder: Callable
     code_scale: float = 1.0
     class_dim: int = 64
+    fixed_encoder: bool = False
     dtype: str = "bfloat16"
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of the parameters that never change."""
+        return ("^model/encoder/", "^model/to_code/", "^model/classes$") if self.fixed_encoder else ()
 
     @property
     def averaged(self) -> tuple[str, ...]:
@@ -72,6 +79,16 @@ class Model(nnx.Module):
         """(rows, columns) of the ids; the ids of one token stand side by side."""
         rows, columns = self.encoder.grid
         return rows, columns * self.quantizer.books
+
+    @property
+    def kmeans(self) -> int:
+        """How many vectors the codes are to start as the k-means of (`data_init`); 0 if they start at random."""
+        return getattr(getattr(self.quantizer, "config", None), "kmeans", 0)
+
+    @property
+    def codes(self):
+        """What the decoder reads for each id, `[vocab_size, d]`; None of quantizers with several books."""
+        return self.quantizer.to_codes(jnp.arange(self.quantizer.vocab_size)) if self.quantizer.books == 1 else None
 
     def target(self, raw):
         """What the decoder should give for raw inputs: the inputs scaled, class numbers int32 `[B, H, W]` of maps."""
@@ -112,12 +129,15 @@ class Model(nnx.Module):
 
 
 class Tokenizer:
-    """A trained autoencoder as host functions, jit-compiled once: NumPy in, NumPy out, any number of inputs."""
+    """A trained autoencoder as host functions, jit-compiled once: NumPy in, NumPy out, any number of inputs.
+
+    codes: float32 `[vocab_size, d]`, or None (`Model.codes`).
+    """
 
     def __init__(self, model: Model, digest: str, chunk: int = 64):
         graph, params = nnx.split(model)
         self.digest, self.vocab_size, self.chunk = digest, model.quantizer.vocab_size, chunk
-        self.grid = model.grid
+        self.grid, self.codes = model.grid, None if model.codes is None else np.asarray(model.codes, np.float32)
         self._encode = jax.jit(lambda x: nnx.merge(graph, params).tokenize(x))
         self._decode = jax.jit(lambda x: nnx.merge(graph, params).detokenize(x))
 

@@ -14,7 +14,7 @@ import toy_tokenize
 from tars import picture, write_tar
 
 from data_pipeline.image import BICUBIC, NEAREST, apply_crop, crop_settings, palette
-from data_pipeline.sources.tokens import Source, read_manifest
+from data_pipeline.sources.tokens import Source, read_codes, read_manifest
 from tools.tokenize import __main__ as program
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def tars(tmp_path_factory):
 
 def arguments(tars, out, *more):
     return ["--source=webdataset", f"--path={tars}", "--tokenizers=rgb=w/rgb,grey=w/grey", f"--out={out}",
-            "--splits=train,val", "--crops=3", "--shard_size=10", *more]  # fmt: skip
+            "--splits=train,val", "--crops=3", "--min_scale=0.5", "--flip=0.5", "--shard_size=10", *more]  # fmt: skip
 
 
 def run(monkeypatch, tars, out, *more):
@@ -79,7 +79,7 @@ def test_records(made):
         got = source[index]
         assert got["row"] == i and got["caption"] == f"number {i}" and ("mask" in got) == bool(i % 3)
         np.testing.assert_array_equal(got["npy"], np.full((2, 3), i, np.float32))
-        settings = crop_settings(np.random.default_rng(i), 3, (24, 32))
+        settings = crop_settings(np.random.default_rng(i), 3, (24, 32), min_scale=0.5, flip=0.5)
         np.testing.assert_array_equal(got["crop_settings"], settings)
         crops = lambda image, how, settings=settings: np.stack(
             [apply_crop(image, s, 8, how, (24, 32)) for s in settings]
@@ -101,6 +101,9 @@ def test_manifest_and_quarantine(made):
     rgb = manifest["tokenizers"]["rgb"]
     assert rgb["digest"] == "digest of w/rgb" and rgb["modalities"] == ["rgb", "flat"] and rgb["vocab_size"] == 256
     assert rgb["specs"]["rgb"]["shape"] == [8, 8, 3] and manifest["licence"] == "not stated"
+    np.testing.assert_array_equal(read_codes(made, "rgb")[:, 0], np.arange(256))
+    assert read_codes(made, "grey") is None
+    assert manifest["made"]["crop"] == {"min_scale": 0.5, "flip": 0.5}
     assert manifest["made"]["crops"] == 3 and manifest["made"]["source"]["val"].startswith("webdataset.Source(")
     (line,) = (made / "quarantine.jsonl").read_text().splitlines()
     failure = json.loads(line)

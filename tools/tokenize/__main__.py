@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 
 from data_pipeline.pipeline import check_fields
-from data_pipeline.sources.tokens import SHARD_SIZE, split_about, write_manifest
+from data_pipeline.sources.tokens import SHARD_SIZE, split_about, write_codes, write_manifest
 from pretrain import build
 from pretrain.restore import load_tokenizer, read_run
 from tools.tokenize.recipe import Recipe
@@ -94,6 +94,8 @@ def parse_args():
     parser.add_argument("--out", required=True, help="directory of the token store")
     parser.add_argument("--splits", default="train,val,test")
     parser.add_argument("--crops", type=int, default=8, help="aligned crops of a training example")
+    parser.add_argument("--min_scale", type=float, default=0.8, help="least share of the area that a crop keeps")
+    parser.add_argument("--flip", type=float, default=0.0, help="probability that a crop is mirrored, but crop 0")
     parser.add_argument("--palette", help="the field whose palettes are taken, none for none; the first of 3 channels")
     parser.add_argument("--licence", help="of the examples; the emoji corpus knows its own")
     parser.add_argument("--shard_size", type=int, default=SHARD_SIZE, help="examples in a shard")
@@ -114,8 +116,8 @@ def make_plan(args, recipe: Recipe, workdirs: dict, sources: dict) -> dict:
     licence = args.licence or ("see data_pipeline/emoji_corpus/LICENSES" if args.source == "emoji" else "not stated")
     return {
         "splits": {s: {"source": repr(source), "examples": len(source)} for s, source in sources.items()},
-        "tokenizers": tokenizers, "licence": licence, "crops": args.crops, "palette": recipe.palette,
-        "shard_size": args.shard_size,
+        "tokenizers": tokenizers, "licence": licence, "crops": args.crops, "crop": recipe.crop,
+        "palette": recipe.palette, "shard_size": args.shard_size,
     }  # fmt: skip
 
 
@@ -127,7 +129,7 @@ def main():
     colours = [m.field for _, modalities in tokenizers.values() for m in modalities
                if m.kind == "pixels" and m.shape[2] == 3 and not m.vocab_size]  # fmt: skip
     palette_field = next(iter(colours), "") if args.palette is None else args.palette.replace("none", "")
-    recipe = Recipe(tokenizers, palette_field)
+    recipe = Recipe(tokenizers, palette_field, dict(min_scale=args.min_scale, flip=args.flip))
     sources = {s: build.source(build.Data(args.source, args.path), s) for s in args.splits.split(",")}
     for source in sources.values():
         check_fields([m for _, modalities in tokenizers.values() for m in modalities], source)
@@ -144,7 +146,7 @@ def main():
     for tokenizer, _ in tokenizers.values():
         tokenizer.chunk = args.batch_size * jax.local_device_count()
     run(args, out, [s for s in shards[process::processes] if s.about(out) is None], sources, recipe)
-    finish(out, shards, plan)
+    finish(out, shards, plan, tokenizers)
 
 
 def run(args, out, shards, sources, recipe):
@@ -173,7 +175,7 @@ def run(args, out, shards, sources, recipe):
     print(f"{total:,} examples in {seconds:.1f} s, {total / seconds:,.0f} examples/s", flush=True)
 
 
-def finish(out: Path, shards, plan):
+def finish(out: Path, shards, plan, tokenizers):
     """Writes the manifest if every shard of every process is finished, and says what is in it."""
     about = {s: s.about(out) for s in shards}
     open_ = sum(a is None for a in about.values())
@@ -185,9 +187,14 @@ def finish(out: Path, shards, plan):
         kept = [{k: v for k, v in a.items() if k not in ("failures", "codes", "left_out")}
                 for s, a in about.items() if s.split == split]  # fmt: skip
         splits[split] = split_about(kept)
-    made = {k: plan[k] for k in ("crops", "palette")} | {"source": {s: p["source"] for s, p in plan["splits"].items()}}
+    made = {k: plan[k] for k in ("crops", "crop", "palette")}
+    made["source"] = {s: p["source"] for s, p in plan["splits"].items()}
     write_quarantine(out)
-    write_manifest(out, tokenizers=plan["tokenizers"], licence=plan["licence"], splits=splits, made=made)
+    told = dict(plan["tokenizers"])
+    for name, (tokenizer, _) in tokenizers.items():
+        if tokenizer.codes is not None:
+            told[name] = told[name] | {"codes": write_codes(out, name, tokenizer.codes)}
+    write_manifest(out, tokenizers=told, licence=plan["licence"], splits=splits, made=made)
     failures = sum(len(a["failures"]) for a in about.values())
     print(", ".join(f"{split}: {a['count']:,} examples" for split, a in splits.items()))
     if failures:

@@ -31,10 +31,15 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How an example becomes a record. tokenizers: {name: (Tokenizer, its modalities)}; palette: a field, or ""."""
+    """How an example becomes a record.
+
+    tokenizers: {name: (Tokenizer, its modalities)}; palette: a field, or ""; crop: min_scale and flip of the random
+    crops (`image.crop_settings`).
+    """
 
     tokenizers: dict
     palette: str
+    crop: dict
 
     def read(self, source, index: int, crops: int) -> Raw | Failure:
         """Whatever is wrong with one example is no reason to stop for the others."""
@@ -64,7 +69,7 @@ class Recipe:
             frame = common_frame(shapes, f"row {example['row']}")
             height, width = pixels[0].shape[:2]
             rng = np.random.default_rng(int(example["row"]))
-            settings = crop_settings(rng, crops, frame, aspect=width / height)
+            settings = crop_settings(rng, crops, frame, aspect=width / height, **self.crop)
             kept["crop_settings"] = settings.astype(np.int32)
         for m in pixels:
             images = [read_image(example, m.field, s, m.shape[:2], RESAMPLE[m.resample], frame) for s in settings]

@@ -1,6 +1,7 @@
 """Patches, each through residual MLPs of its own, then ViT blocks that look around.
 
-An encoder without blocks is local: a token says what is in its own patch. A decoder needs some, to join the patches.
+An encoder without blocks is local: a token says what is in its own patch. Without MLPs too it is linear, and what is
+near in the picture is near in its output. A decoder needs some, to join the patches.
 """
 
 import dataclasses
@@ -44,7 +45,7 @@ class ResidualMlp(nnx.Module):
 
 
 class Trunk(nnx.Module):
-    """MLPs and blocks on `[B, N, D]`, and a norm."""
+    """MLPs and blocks on `[B, N, D]`, and a norm behind them."""
 
     def __init__(self, c: Config, *, dtype, rngs: nnx.Rngs):
         args = dict(gated=False, bias=True, dtype=dtype)
@@ -52,9 +53,11 @@ class Trunk(nnx.Module):
         self.blocks = make_stack(
             lambda rngs: EncoderBlock(c.dim, c.heads, mlp_ratio=c.mlp_ratio, rngs=rngs, **args), c.blocks, rngs
         )
-        self.norm = LayerNorm(c.dim, bias=True)
+        self.norm = LayerNorm(c.dim, bias=True) if c.mlps or c.blocks else None
 
     def __call__(self, x, grid):
+        if self.norm is None:
+            return x
         x, _ = run_stack(self.mlps, x, unroll=True)
         if self.blocks is not None:
             positions = jnp.asarray(sincos_2d(*grid, x.shape[-1]))

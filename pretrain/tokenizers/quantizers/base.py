@@ -38,6 +38,9 @@ class Quantizer(Protocol):
     books: int
     averaged: tuple[str, ...]  # names of parameters that `update` sets: no gradient reaches them, and no optimizer
 
+    # start(z, tokens) → {name: value} of `averaged`, of those whose codes may start from data (`config.kmeans`):
+    # z `[n, d]` are vectors of the training split, tokens how many there are in a batch.
+
     def __call__(self, z, keys=None) -> Quantized:
         """z `[B, N, d]`; keys `[B]` in training, one an example, for quantizers that draw."""
 

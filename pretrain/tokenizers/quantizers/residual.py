@@ -16,13 +16,14 @@ from pretrain.tokenizers.quantizers.base import Place, Quantized, commitment, st
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """levels: how many codebooks, of `size` codes of `width` numbers each. decay, renew: as in `vq`."""
+    """levels: how many codebooks, of `size` codes of `width` numbers each. decay, renew, kmeans: as in `vq`."""
 
     levels: int = 4
     size: int = 256
     width: int = 32
     decay: float = 0.99
     renew: float = 1 / 32
+    kmeans: int = 0
 
     def __post_init__(self):
         vq.check(self, "residual")
@@ -58,6 +59,13 @@ class Quantizer(nnx.Module):
 
     def to_codes(self, ids):
         return sum(self._summands(ids))
+
+    def start(self, z, tokens: int) -> dict:
+        levels = []
+        for _ in range(self.books):
+            levels.append(vq.start(self.config, z, tokens))
+            z = z - levels[-1]["codebook"][vq.nearest(z, levels[-1]["codebook"], cosine=False)]
+        return {name: jnp.stack([level[name] for level in levels]) for name in self.averaged}
 
     def statistics(self, z, ids, place: Place) -> dict:
         left, levels = z.astype(jnp.float32), []

@@ -2,7 +2,7 @@
 
 Nearest by the cosine (arXiv 2110.04627, section 3.2), as in 4M (arXiv 2312.06647, appendix C), or by the distance.
 Codes are moving averages (arXiv 1711.00937, appendix A.1): no gradient and no optimizer changes them. Codes that are
-hardly chosen are renewed: vectors of the batch take their places.
+hardly chosen are renewed: vectors of the batch take their places. They may start as the k-means of training examples.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pretrain.tokenizers.kmeans import kmeans
 from pretrain.tokenizers.quantizers.base import Place, Quantized, code_counts, commitment, straight_through
 
 EPS = 1e-5  # counts that codes without any are given (Laplace smoothing), Euclidean codes only
@@ -22,6 +23,7 @@ class Config:
 
     renew: a code is dead whose average count a step is below this share of the mean, (tokens of the batch) / K; 0
     renews none. 1/32 in 4M.
+    kmeans: vectors of the training split whose k-means the codes are at first; 0 for random codes.
     """
 
     size: int = 1024
@@ -29,6 +31,7 @@ class Config:
     cosine: bool = True
     decay: float = 0.99
     renew: float = 1 / 32
+    kmeans: int = 0
 
     def __post_init__(self):
         check(self, "vq")
@@ -58,6 +61,9 @@ class Quantizer(nnx.Module):
     def to_codes(self, ids):
         return self.codebook[...][ids]
 
+    def start(self, z, tokens: int) -> dict:
+        return start(self.config, z, tokens)
+
     def statistics(self, z, ids, place: Place) -> dict:
         sums = gather(self.config, z, ids, place)
         return {name: x[None] for name, x in sums.items()}
@@ -72,6 +78,8 @@ def check(config, where: str):
     """ValueError for settings that make no codebook."""
     if config.size < 2 or config.width < 1:
         raise ValueError(f"{where}.size={config.size}, {where}.width={config.width}: at least 2 codes of 1 number")
+    if config.kmeans and config.kmeans < config.size:
+        raise ValueError(f"{where}.kmeans={config.kmeans}: {where}.size={config.size} codes need as many vectors, or 0")
     if not 0 <= config.decay < 1:
         raise ValueError(f"{where}.decay={config.decay}: must be at least 0 and below 1")
     if not 0 <= config.renew < 1:
@@ -84,6 +92,13 @@ def init(config, key) -> dict:
     if config.cosine:
         return {"codebook": unit(codes), "counts": jnp.zeros(config.size)}
     return {"codebook": codes, "counts": jnp.ones(config.size), "sums": codes}
+
+
+def start(config, z, tokens: int) -> dict:
+    """Codes that are the k-means of z `[n, d]`, and averages as if they had always been: `tokens` vectors a step."""
+    codes, shares = kmeans(unit(z) if config.cosine else z, config.size)
+    codes, counts = unit(codes) if config.cosine else codes, shares * tokens
+    return {"codebook": codes, "counts": counts} | ({} if config.cosine else {"sums": codes * counts[:, None]})
 
 
 def unit(x):

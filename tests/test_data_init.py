@@ -1,0 +1,79 @@
+"""What fresh parameters take from data: codes from examples, tables from codes; the same on any mesh."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.cluster.vq
+import tiny
+from flax import nnx
+
+from configs import emoji_tokenizer
+from pretrain import build
+from pretrain.data import read_codes
+from pretrain.data_init import data_init, latents
+from pretrain.program import Program
+from pretrain.train import train
+
+
+def parts(config, devices=1):
+    run = build.parse(config)
+    program = Program(run, jax.devices()[:devices])
+    return program, read_codes(run), build.source(run.data, "train"), build.encoder(run, train=True)
+
+
+def tokenizer_config():
+    c = emoji_tokenizer.get_config("rgb-kmeans")
+    c.modalities = [{**m, "shape": (16, 16, 3)} for m in c.modalities[:2]]
+    c.model.quantizer.update(size=16, width=8, kmeans=4000)
+    for part in ("encoder", "decoder"):
+        c.model[part].dim, c.model[part].patch = 16, 4
+    c.batch_size, c.steps, c.optim.warmup, c.evals, c.checkpoint.every, c.log.every = 8, 2, 1, {}, 2, 1
+    return c
+
+
+def test_codes_start_as_kmeans_of_what_the_encoder_makes():
+    program, codes, source, encode = parts(tokenizer_config())
+    params = data_init(program, codes, source, encode)
+    model = nnx.merge(program.graph, params["model"])
+    z, tokens = latents(model, program.run, source, encode)
+    assert tokens == 16 and z.shape == (1300 * 2 * 16, 8)
+    used, distance = scipy.cluster.vq.vq(z, params["model"]["quantizer"]["codebook"])
+    assert len(set(used)) == 16
+    best = scipy.cluster.vq.kmeans2(z.astype(float), 16, seed=0, minit="++")
+    assert np.square(distance).mean() < 1.2 * np.square(scipy.cluster.vq.vq(z, best[0])[1]).mean()
+    np.testing.assert_allclose(params["model"]["quantizer"]["counts"].sum(), 8 * 2 * 16, rtol=1e-5)
+    fresh = jax.jit(program.init)()["model"]
+    jax.tree.map(np.testing.assert_array_equal, params["model"]["encoder"], jax.device_get(fresh["encoder"]))
+
+
+def test_tables_start_as_images_of_codes(token_store):
+    c = tiny.emoji_run(token_store)
+    c.modalities[0]["code_std"] = 0.25
+    program, codes, source, encode = parts(c)
+    params = data_init(program, codes, source, encode)
+    tables, fresh = (
+        params["model"]["tokens"]["tables"],
+        jax.device_get(jax.jit(program.init)())["model"]["tokens"]["tables"],
+    )
+    np.testing.assert_array_equal(tables["text"], fresh["text"])
+    np.testing.assert_allclose(tables["rgb"].std(), 0.25, rtol=0.15)
+    centred = codes["rgb"][1] - codes["rgb"][1].mean(0)
+    linear, *_ = np.linalg.lstsq(centred, tables["rgb"], rcond=None)
+    left = tables["rgb"] - (centred) @ linear
+    np.testing.assert_allclose(left.std(), 0.025, rtol=0.05)
+
+
+def test_a_store_without_codes_is_told(token_store, tmp_path):
+    for file in token_store.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes().replace(b'"codes"', b'"others"'))
+    c = tiny.emoji_run(tmp_path)
+    c.modalities[0]["code_std"] = 0.25
+    with pytest.raises(ValueError, match=r"'render3d': code_std=0.25: no token store of config.data holds the codes"):
+        train(c, "unused")
+
+
+def test_nothing_is_read_where_nothing_is_wanted(token_store):
+    c = tiny.emoji_run(token_store)
+    c.modalities[0]["code_std"] = 0.0
+    program, codes, *_ = parts(c)
+    assert data_init(program, codes, None, None) is None
