@@ -11,7 +11,7 @@ STYLES = {"rgb": (("render3d", "flat", "noto"), 3), "gray": (("line", "mono", "m
 # {name: (quantizer, what its codes are multiplied by, further terms of the loss)}
 # A stronger commitment than this draws codes into the few directions in which patches differ most, such as brightness.
 QUANTIZERS = {
-    "kmeans": (dict(quantizer="vq", size=1024, width=64, cosine=False, decay=0.999, kmeans=60_000), 1.0, {}),
+    "kmeans": (dict(quantizer="vq", size=1024, width=64, cosine=False, decay=0.999, kmeans=60_000), 1.0, dict(l2=1.0)),
     "fsq": (dict(quantizer="fsq", levels=(4, 4, 4, 4, 4)), 3.0, {}),
     "vq": (dict(quantizer="vq", size=1024, width=16, decay=0.95), 3.0, dict(commitment=0.02)),
     "euclidean": (dict(quantizer="vq", size=1024, width=16, cosine=False, decay=0.95), 1.0, dict(commitment=0.01)),

@@ -1,7 +1,8 @@
 """Data-dependent initialization: what fresh parameters take from the training data before the first step.
 
 The codes of a tokenizer may start as the k-means of what its encoder makes of training examples (`kmeans` of its
-quantizer), and the tables of a vocabulary as images of its tokenizer's codes (`Modality.code_std`).
+quantizer), and its decoder then reads them standardised; the tables of a vocabulary may start as images of the codes of
+its tokenizer (`Modality.code_std`).
 """
 
 import re
@@ -23,7 +24,7 @@ def data_init(program, codes: dict, source, encode):
     """The fresh parameters of a run, host arrays, with what they take from its data; None if that is nothing.
 
     program: a `Program`; codes: of `read_codes`; source, encode: the examples that it is trained on. Every process gets
-    the parameters of the first.
+    the parameters of the first. ValueError if they are too few for k-means.
     """
     run = program.run
     kmeans = getattr(nnx.merge(program.graph, program.params["model"]), "kmeans", 0)
@@ -33,9 +34,15 @@ def data_init(program, codes: dict, source, encode):
     if kmeans:
         model = nnx.merge(program.graph, params["model"])
         z, tokens = latents(model, run, source, encode)
+        if len(z) < model.quantizer.vocab_size:
+            raise ValueError(
+                f"config.model.quantizer.kmeans={kmeans}: {len(source)} examples give {len(z)} vectors, too few for "
+                f"the k-means of {model.quantizer.vocab_size} codes: set kmeans=0, or fewer codes"
+            )
         chosen = np.random.default_rng(run.seed).permutation(len(z))[:kmeans]
         start = model.quantizer.start(z[chosen], run.batch_size * len(run.modalities) * tokens)
         params["model"]["quantizer"] |= jax.device_get(start)
+        params["model"]["from_code"] = standardised(params["model"]["from_code"], z[chosen] * model.code_scale)
 
     def start_table(path, leaf):
         path = path_str(path)
@@ -66,6 +73,13 @@ def latents(model, run, source, encode):
             rows.append(z[[np.all(x["valid"]) for x in own]])
     rows = np.concatenate(rows)
     return rows.reshape(-1, rows.shape[-1]), rows.shape[1]
+
+
+def standardised(linear: dict, x) -> dict:
+    """A linear layer whose outputs for x `[n, d]` have mean 0 and deviation 1, each (arXiv 1602.07868, section 3)."""
+    y = x @ linear["kernel"]
+    deviation = y.std(0)
+    return {"kernel": linear["kernel"] / deviation, "bias": -y.mean(0) / deviation}
 
 
 def image(codes, dim: int, key):

@@ -145,7 +145,7 @@ def make_train_step(graph, objectives: dict, optimizer, *, seed: int, accum: int
         metrics = {
             "loss": loss,
             "terms": terms,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "skipped": opt_state.total_notfinite,
             "skipped_in_a_row": opt_state.notfinite_count,
             "finite": finite_parts(terms, grads),

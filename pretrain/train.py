@@ -49,7 +49,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
     for split in dict.fromkeys(splits) if run.labels else ():
         check_labels(run.labels, build.source(run.data, split))
     origin, base_info = find_origin(run, workdir)
-    codes = {} if origin else read_codes(run)
+    codes = {} if origin or has_checkpoint(workdir) else read_codes(run)
     report = check_start(origin, program.params, run.modalities, program.frozen) if origin else ""
     example = encode(source[0], np.random.default_rng(0))
     lowered = program.lower(example)

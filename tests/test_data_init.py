@@ -42,8 +42,19 @@ def test_codes_start_as_kmeans_of_what_the_encoder_makes():
     best = scipy.cluster.vq.kmeans2(z.astype(float), 16, seed=0, minit="++")
     assert np.square(distance).mean() < 1.2 * np.square(scipy.cluster.vq.vq(z, best[0])[1]).mean()
     np.testing.assert_allclose(params["model"]["quantizer"]["counts"].sum(), 8 * 2 * 16, rtol=1e-5)
+    read = z @ params["model"]["from_code"]["kernel"] + params["model"]["from_code"]["bias"]
+    np.testing.assert_allclose(read.mean(0), 0, atol=0.1)
+    np.testing.assert_allclose(read.std(0), 1, atol=0.1)  # of all vectors: k-means saw some of them
     fresh = jax.jit(program.init)()["model"]
     jax.tree.map(np.testing.assert_array_equal, params["model"]["encoder"], jax.device_get(fresh["encoder"]))
+
+
+def test_too_few_examples_for_kmeans_are_told():
+    c = tokenizer_config()
+    c.model.quantizer.size = 40
+    program, codes, source, encode = parts(c)
+    with pytest.raises(ValueError, match=r"quantizer.kmeans=4000: 1 examples give 32 vectors, too few .* of 40 codes"):
+        data_init(program, codes, [source[0]], encode)
 
 
 def test_tables_start_as_images_of_codes(token_store):

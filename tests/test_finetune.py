@@ -216,6 +216,6 @@ def test_the_config_is_filled_from_the_pretrained_run(config, pretrained):
     run = build.parse(inherit.read(c, pretrained.parent / "none"))
     render, caption = run.modalities
     assert (render.shape, render.trained_grid, render.targets) == ((4, 4), (8, 8), False)
-    assert (render.levels, render.tokenizer) == (held.modalities[0].levels, held.modalities[0].tokenizer)
+    assert (render.code_std, render.tokenizer) == (0.3, held.modalities[0].tokenizer)
     assert caption == held.modalities[1]
     assert run.model == held.model | {"decoder_depth": 0, "registers": 0, "adapter": 0}

@@ -1,7 +1,7 @@
 """python -m tools.report --workdir=DIR --out=report.html: one self-contained page on a finished run.
 
-Loss curves, the evaluation table, and what the model does with held-out examples: masked images filled in, one
-modality made from another, captions written, neighbours found.
+Loss curves and what the model does with held-out examples: masked images filled in, one modality made from another,
+captions written, neighbours found; then all its scores.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pretrain.storage import locate
 GRID_PAIRS = (
     ("flat", "render3d"), ("render3d", "noto"), ("line", "render3d"), ("noto", "line"), ("caption", "render3d"),
 )  # fmt: skip
+RETRIEVALS = (("render3d", "noto"), ("caption", "render3d"))
 TEXT_PAIRS = (("render3d", "caption"), ("noto", "caption"), ("render3d", "group"))
 
 
@@ -77,7 +78,7 @@ def pair_figure(p: Painter, source, target):
     return png(image_rows(rows, titles=p.words(source, p.batch[source])))
 
 
-def retrieval_figure(p: Painter, query="caption", gallery="render3d", nearest=5):
+def retrieval_figure(p: Painter, query, gallery, nearest=5):
     """For each query the nearest images among all held-out examples, the right one framed."""
     splits = ("val", "test")
     rows, (x, y) = together(p.context, p.restored.params, (query, gallery), splits, "z")
@@ -121,11 +122,6 @@ def page(workdir, examples: int) -> str:
     metrics = [json.loads(line) for line in (locate(workdir) / "metrics.jsonl").read_text().splitlines()]
     names = {m.name for m in p.modalities}
     parts = ["<h2>Losses</h2>", curves_figure(metrics)]
-    keys = ("value", "chance", "untrained")
-    plain = [(k, *(number(v[key]) for key in keys)) for k, v in scores.items() if not k.startswith("nll/")]
-    parts += ["<h2>Held-out scores</h2>", table(["", "trained", "chance", "untrained network"], plain)]
-    parts += ["<h2>How well one modality predicts another</h2>", matrix_table(scores)]
-    parts += ['<p class="note">Nats a token, lower is better. unigram: token frequencies of the training split.</p>']
     parts += ["<h2>Masked tokens filled in</h2>", masked_figure(p)]
     for source, target in GRID_PAIRS:
         if {source, target} <= names:
@@ -136,7 +132,14 @@ def page(workdir, examples: int) -> str:
             columns.append((f"{source} → {target}", p.words(target, p.make(source, target))))
     rows = list(zip(*(c for _, c in columns)))
     parts += ["<h2>Words for pictures</h2>", table(["true caption", *(h for h, _ in columns[1:])], rows)]
-    parts += ["<h2>Retrieval: caption → render3d</h2>", retrieval_figure(p)]
+    for source, target in RETRIEVALS:
+        if {source, target} <= names:
+            parts += [f"<h2>Nearest: {source} → {target}</h2>", retrieval_figure(p, source, target)]
+    keys = ("value", "chance", "untrained")
+    plain = [(k, *(number(v[key]) for key in keys)) for k, v in scores.items() if not k.startswith("nll/")]
+    parts += ["<h2>Held-out scores</h2>", table(["", "trained", "chance", "untrained network"], plain)]
+    parts += ["<h2>How well one modality predicts another</h2>", matrix_table(scores)]
+    parts += ['<p class="note">Nats a token, lower is better. unigram: token frequencies of the training split.</p>']
     run = p.restored.run
     intro = (
         f"<p>{run.steps} steps of {run.batch_size} examples; {len(run.modalities)} modalities: "

@@ -1,0 +1,30 @@
+"""A workdir of an untrained network, and the tokenizer of the tests' token store, for tools that open both."""
+
+import types
+
+import jax
+import laws
+import numpy as np
+from conftest import toy_tokens
+
+from pretrain import build
+from pretrain.checkpoint import Checkpointer
+from pretrain.step import TrainState
+
+
+class Toy:
+    """The tokenizer of the token store of the tests: a patch's mean."""
+
+    def encode(self, images):
+        return np.stack([toy_tokens(image) for image in images])
+
+    def decode(self, ids):
+        grey = (np.asarray(ids).reshape(-1, 8, 8) // 4).clip(0, 255).astype(np.uint8)
+        return grey.repeat(8, 1).repeat(8, 2)[..., None].repeat(3, 3)
+
+
+def write_run(config, workdir):
+    (workdir / "config.json").write_text(build.to_json(config))
+    with Checkpointer(workdir) as checkpointer:
+        state = TrainState(np.asarray(7, np.int32), jax.device_get(laws.Built(config).params), (), None)
+        checkpointer.save(state, types.SimpleNamespace(get_state=dict))
