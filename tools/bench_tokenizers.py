@@ -1,8 +1,9 @@
 """python -m tools.bench_tokenizers --out=DIR: trains a tokenizer with each quantizer and compares what they lose.
 
-Beside them two baselines that train no network: every patch replaced by its mean, or by the nearest of as many k-means
-patches of the training split as the first tokenizer has codes. Prints a table of the held-out split and writes it with
-pictures to DIR/tokenizers.html. A quantizer that DIR holds already is not trained again.
+Beside them two baselines that train no network: every patch replaced by its mean, or by the nearest of as many patches
+as the first tokenizer has codes, the k-means of random crops of the training split, which tokenizers see too. Prints a
+table of the held-out split and writes it with pictures to DIR/tokenizers.html. A quantizer that DIR holds already is
+not trained again.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pretrain import build
 from pretrain.evals.base import Context
 from pretrain.evals.page import document, table
 from pretrain.evals.pictures import image_rows, png
@@ -23,7 +25,7 @@ from pretrain.restore import load_tokenizer, restore
 from pretrain.tokenizers.kmeans import kmeans, nearest
 from pretrain.tokenizers.networks.patches import patchify, unpatchify
 
-QUANTIZERS = "fsq,vq,euclidean,residual,lfq,memcodes"
+QUANTIZERS = "kmeans,fsq,vq,euclidean,residual,lfq,memcodes"
 
 
 def train(config: str, workdir: Path, steps: int):
@@ -66,6 +68,14 @@ class Baselines:
         return np.asarray(unpatchify(cut, self.patch, self.grid)).round().clip(0, 255).astype(np.uint8)
 
 
+def crops(run) -> np.ndarray:
+    """A random crop of every picture of the training split, as the tokenizers see them."""
+    encode, source = build.encoder(run, train=True), build.source(run.data, run.data.train)
+    rng = np.random.default_rng(0)
+    examples = (encode(source[i], rng) for i in range(len(source)))
+    return np.stack([e[m.name]["pixels"] for e in examples for m in run.modalities if e[m.name]["valid"]])
+
+
 def closeness(made, images) -> dict:
     """Mean PSNR and SSIM over pictures, as `evals.reconstruction` has them."""
     out = {}
@@ -96,18 +106,18 @@ def main():
         decode[name] = functools.partial(lambda t, x: t.decode(t.encode(x)), tokenizer)
         size = size or tokenizer.vocab_size
     images = pictures(context, args.split)
-    baselines = Baselines(pictures(context, held.run.data.train), held.run.model["encoder"]["patch"], size)
-    for name in ("kmeans", "mean"):
-        decode[name] = getattr(baselines, name)
+    baselines = Baselines(crops(held.run), held.run.model["encoder"]["patch"], size)
+    decode |= {"k-means patches": baselines.kmeans, "mean patches": baselines.mean}
+    for name in ("k-means patches", "mean patches"):
         scores[name] = closeness(decode[name](images), images)
 
     keys = ("usage", "perplexity", "psnr", "ssim")
     rows = [[n, *(f"{s[k]:.3f}" if k in s else "" for k in keys)] for n, s in scores.items()]
-    print("\n".join("  ".join(f"{cell:>12}" for cell in row) for row in [["", *keys], *rows]))
+    print("\n".join("  ".join(f"{cell:>15}" for cell in row) for row in [["", *keys], *rows]))
     shown = images[np.linspace(0, len(images) - 1, args.examples).round().astype(int)]
     figure = image_rows([("true", shown), *((name, make(shown)) for name, make in decode.items())])
     figure.savefig(out / "tokenizers.png", dpi=110, bbox_inches="tight")
-    note = f"{args.steps} steps each; pictures of the split {args.split!r}. kmeans: {size} patches."
+    note = f"{args.steps} steps each; pictures of the split {args.split!r}. {size} k-means patches."
     body = f"<h1>Tokenizers</h1><p>{note}</p>{table(['', *keys], rows)}{png(figure)}"
     (out / "tokenizers.html").write_text(document("Tokenizers", body), encoding="utf8")
     print(f"wrote {out / 'tokenizers.html'}")

@@ -173,6 +173,7 @@ def test_another_command_is_refused(made, tars, monkeypatch, more, message):
         (["--tokenizers=rgb=w/rgb,more=v/rgb"], SystemExit, "two of them have a modality of one name"),
         (["--fields=flat=flatt"], ValueError, "modality 'flat': field='flatt' is unknown: use one of caption, extra"),
         (["--splits=train,test"], ValueError, "split='test'"),
+        (["--flip=2"], ValueError, r"flip=2.0 must be in \[0, 1\], a probability"),
     ],
     ids=str,
 )

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import tqdm
 
+from data_pipeline.image import crop_settings
 from data_pipeline.pipeline import check_fields
 from data_pipeline.sources.tokens import SHARD_SIZE, split_about, write_codes, write_manifest
 from pretrain import build
@@ -129,7 +130,9 @@ def main():
     colours = [m.field for _, modalities in tokenizers.values() for m in modalities
                if m.kind == "pixels" and m.shape[2] == 3 and not m.vocab_size]  # fmt: skip
     palette_field = next(iter(colours), "") if args.palette is None else args.palette.replace("none", "")
-    recipe = Recipe(tokenizers, palette_field, dict(min_scale=args.min_scale, flip=args.flip))
+    crop = dict(min_scale=args.min_scale, flip=args.flip)
+    crop_settings(np.random.default_rng(0), args.crops, 8, **crop)  # its errors come before anything is written
+    recipe = Recipe(tokenizers, palette_field, crop)
     sources = {s: build.source(build.Data(args.source, args.path), s) for s in args.splits.split(",")}
     for source in sources.values():
         check_fields([m for _, modalities in tokenizers.values() for m in modalities], source)
