@@ -135,6 +135,6 @@ class Source:
         return grain.MapDataset.mix(streams, self._turns).seed(seed)
 
     def __repr__(self) -> str:
-        # Grain compares this with the one in a checkpoint: it must change when the data change, and only then.
+        # A resumed run compares this with its checkpoint's: it must change when the data change, and only then.
         turns = ", ".join(f"{turn}× {part!r}" for turn, part in zip(self._turns, self.parts))
         return f"mixture.Source({turns})"

@@ -84,6 +84,11 @@ def train(config, workdir, executable: str = "") -> TrainState:
         if first:
             state = checkpointer.restore(state, iterator)
             runtime.say(f"resuming {workdir} from step {first} of {run.steps}")
+            if (then := read_info(workdir).get("source", repr(source))) != repr(source):
+                runtime.say(
+                    f"WARNING: the data changed since that checkpoint: {then} then, {source!r} now: from here on this "
+                    "is not what an uninterrupted run would have been"
+                )
         elif report:
             names = filter(None, (run.init, *build.tower_loads(run).values()))
             runtime.say(f"starting from {', '.join(names)}: {report}")

@@ -1,5 +1,6 @@
 """The train step as a whole on the tiny emoji run, and what the trainer refuses."""
 
+import re
 import shutil
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 import tiny
 from flax import nnx
 
-from configs import emoji
+from configs import emoji, emoji_tokenizer
+from data_pipeline.sources.emoji import Source
 from pretrain import runtime
 from pretrain.checkpoint import load_params
 from pretrain.models.tokens import whole
@@ -109,6 +111,21 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
     assert runtime.claim_workdir(tmp_path / "run", '{"steps": 1, "log": {"every": 2}}')
     with pytest.raises(ValueError, match=r'(?s)belongs to a run of another config.*-\s*"steps": 1.*\+\s*"steps": 2'):
         runtime.claim_workdir(tmp_path / "run", '{"steps": 2, "log": {"every": 1}}')
+
+
+def test_other_data_are_told_when_a_run_is_continued(tmp_path, monkeypatch, capsys):
+    c = emoji_tokenizer.get_config("gray-fsq")
+    c.modalities = [{**m, "shape": (16, 16, 1)} for m in c.modalities[:1]]
+    c.steps, c.optim.warmup, c.evals, c.batch_size = 1, 0, {}, 8
+    train(c, tmp_path / "run")
+    train(c, tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "resuming" in out and "WARNING: the data" not in out
+    monkeypatch.setattr(Source, "__repr__", lambda self: "Source(other)")
+    train(c, tmp_path / "run")
+    assert re.search(
+        r"the data changed since that checkpoint: .*train.* then, Source\(other\) now", capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ class Source:
         }
 
     def __repr__(self) -> str:
-        # Grain compares this with the one in a checkpoint: it must change when the data change, and only then.
+        # A resumed run compares this with its checkpoint's: it must change when the data change, and only then.
         return f"Source(split={self._split!r}, examples={len(self)}, corpus={_digest()})"
 
 

@@ -82,7 +82,7 @@ class Source:
         return part, int(index - self._ends[number] + len(part))
 
     def __repr__(self) -> str:
-        # Grain compares this with the one in a checkpoint: it must change when the listing changes, and only then.
+        # A resumed run compares this with its checkpoint's: it must change when the listing changes, and only then.
         marks = ", ".join(f"{name}:{part.digest}" for name, part in zip(self._splits, self._parts))
         return f"files.Source({marks})"
 

@@ -75,7 +75,7 @@ class Source:
         return example
 
     def __repr__(self) -> str:
-        # Grain compares this with the one in a checkpoint: it must change when the files change, and only then.
+        # A resumed run compares this with its checkpoint's: it must change when the files change, and only then.
         return f"parquet.Source(examples={len(self)}, files={self._digest})"
 
 

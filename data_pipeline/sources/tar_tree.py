@@ -105,7 +105,7 @@ class Source:
         return example
 
     def __repr__(self) -> str:
-        # Grain compares this with the one in a checkpoint: it must change when the members change, and only then.
+        # A resumed run compares this with its checkpoint's: it must change when the members change, and only then.
         marks = ", ".join(f"{m}:{index.digest}" for m, index in self._indexes.items())
         return f"tar_tree.Source({hashlib.sha256(self._at.tobytes()).hexdigest()[:12]}, {marks})"
 

@@ -80,7 +80,7 @@ class Source:
         return example | {"row": np.int64(index)}
 
     def __repr__(self) -> str:
-        # Grain compares this with the one in a checkpoint: it must change when the members change, and only then.
+        # A resumed run compares this with its checkpoint's: it must change when the members change, and only then.
         return f"webdataset.Source(examples={len(self)}, members={self._index.digest})"
 
 
