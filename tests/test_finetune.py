@@ -121,6 +121,7 @@ def test_a_mesh_changes_nothing(config, tmp_path):
     np.testing.assert_allclose(*rows, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_modality_is_added(config, pretrained, tmp_path, capsys):
     c = config("added")
     c.modalities = [m for m in c.modalities if m["name"] != "noto"]
@@ -192,6 +193,7 @@ def test_accumulation_beside_a_base_equals_one_batch(config, tmp_path):
     laws.close_trees(grads, grads_2, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_dense_head_trains(tmp_path):
     """One picture of an emoji as the depth of another: `pixels` that only the objective reads."""
     pixels = dict(kind="pixels", shape=(32, 32, 3), patch=8, mean=(0.5,) * 3, std=(0.5,) * 3, targets=False)

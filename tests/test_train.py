@@ -42,6 +42,7 @@ def test_accumulation_equals_one_batch(config):
     laws.close_trees(grads, grads_4, 1e-5)
 
 
+@pytest.mark.slow
 def test_scan_equals_unrolled_and_remat():
     batch = jax.tree.map(jnp.asarray, tiny.batch(4))
     seen = whole(batch, "image", tiny.MODALITIES)

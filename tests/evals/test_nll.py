@@ -29,6 +29,7 @@ def token_set(ids, index):
     return TokenSet(ids, np.full(ids.shape, index), at, np.ones(ids.shape, bool))
 
 
+@pytest.mark.slow
 def test_matrix_equals_each_example_alone(built):
     names = [m.name for m in built.run.modalities]
     context = Context(built.run, built.graph, built.objectives)

@@ -90,6 +90,7 @@ def test_a_source_holds_the_examples(source, workdir, data, splits):
         )
 
 
+@pytest.mark.slow
 def test_tasks_find_the_same_on_both(workdir, data, tmp_path):
     scores = []
     for source, path in data.items():

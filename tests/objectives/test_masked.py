@@ -61,6 +61,7 @@ def test_token_mean_is_the_mean_over_all_predicted_tokens():
     assert abs(loss - by_modality) > 1e-3
 
 
+@pytest.mark.slow
 def test_z_loss_and_smoothing_are_of_the_training_loss_only():
     graph, params = nnx.split(tiny.model())
     keys, batch = jax.random.split(jax.random.key(0), 8), tiny.batch(8)

@@ -61,6 +61,7 @@ def test_accumulation_equals_the_undivided_batch(name):
     laws.close_trees(grads, grads_4, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vq", "residual"])
 def test_eight_devices_equal_one(name):
     made = {}
