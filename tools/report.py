@@ -50,7 +50,7 @@ class Painter:
 
     def make(self, given, target, batch=None) -> dict:
         """What the model makes of a target, given one modality."""
-        how = Target(target, steps=16, temperature=0.4 if self.modality(target).kind == "grid" else 0.0)
+        how = Target(target, steps=16, temperature=0.1 if self.modality(target).kind == "grid" else 0.0)
         return self.generator(batch or self.batch, [given], [how])[target]
 
     def modality(self, name):
