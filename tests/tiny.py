@@ -66,6 +66,11 @@ def place(valid, key: int = 0) -> Place:
     return Place(jnp.asarray(rank), jnp.int32(np.sum(valid)), jax.random.key(key))
 
 
+def is_sentinel(ids):
+    """Which text ids are sentinels."""
+    return (ids >= SENTINEL) & (ids < SENTINEL + N_SENTINELS)
+
+
 def only(data: dict, **changes) -> dict:
     """A copy of a batch with some of its modalities replaced."""
     return {**data, **changes}
