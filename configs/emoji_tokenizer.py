@@ -19,15 +19,10 @@ QUANTIZERS = {
     "lfq": (dict(quantizer="lfq", width=10), 1.0, dict(commitment=0.02)),
     "memcodes": (dict(quantizer="memcodes", heads=2, size=32, width=64), 1.0, {}),
 }
+PAINTER = dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2)
 NETWORKS = {  # {name: (encoder, decoder)}
-    "patches": (
-        dict(network="patches", patch=8, dim=128, mlps=2),
-        dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2),
-    ),
-    "linear": (
-        dict(network="patches", patch=8, dim=128, mlps=0),
-        dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2),
-    ),
+    "patches": (dict(network="patches", patch=8, dim=128, mlps=2), PAINTER),
+    "linear": (dict(network="patches", patch=8, dim=128, mlps=0), PAINTER),  # it keeps its random values
     "conv": (dict(network="conv", widths=(16, 32, 64, 128)), dict(network="conv", widths=(16, 32, 64, 128))),
 }
 

@@ -21,18 +21,18 @@ TABLE = re.compile(r"^model/(?:.*/)?tokens/(?:tables|decoder_tables|heads)/(.*)$
 
 
 def data_init(program, codes: dict, source, encode):
-    """The fresh parameters of a run, host arrays, with what they take from its data; None if that is nothing.
+    """The fresh parameters of a run, those that start from its data as host arrays; None if none does.
 
-    program: a `Program`; codes: of `read_codes`; source, encode: the examples that it is trained on. Every process gets
-    the parameters of the first. ValueError if they are too few for k-means.
+    program: a `Program`; codes: of `read_codes`; source, encode: the examples that it is trained on. What the first
+    process found is taken by all. ValueError if there are too few examples for k-means.
     """
     run = program.run
     kmeans = getattr(nnx.merge(program.graph, program.params["model"]), "kmeans", 0)
     if not codes and not kmeans:
         return None
-    params = jax.device_get(jax.jit(program.init)())
+    found = {}
     if kmeans:
-        model = nnx.merge(program.graph, params["model"])
+        model = nnx.merge(program.graph, jax.device_get(jax.jit(program.init)())["model"])
         z, tokens = latents(model, run, source, encode)
         if len(z) < model.quantizer.vocab_size:
             raise ValueError(
@@ -41,20 +41,19 @@ def data_init(program, codes: dict, source, encode):
             )
         chosen = np.random.default_rng(run.seed).permutation(len(z))[:kmeans]
         start = model.quantizer.start(z[chosen], run.batch_size * len(run.modalities) * tokens)
-        params["model"]["quantizer"] |= jax.device_get(start)
-        params["model"]["from_code"] = standardised(params["model"]["from_code"], z[chosen] * model.code_scale)
-
-    def start_table(path, leaf):
+        kernel, bias = standardised(model.from_code.kernel[...], z[chosen] * model.code_scale)
+        found |= {f"model/quantizer/{name}": value for name, value in jax.device_get(start).items()}
+        found |= {"model/from_code/kernel": kernel, "model/from_code/bias": bias}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(program.params):
         path = path_str(path)
-        found = TABLE.match(path)
-        if not found or found[1] not in codes:
-            return leaf
-        std, rows = codes[found[1]]
-        key = jax.random.fold_in(jax.random.key(run.seed), zlib.crc32(path.encode()))
-        return jax.device_get(std * image(rows, leaf.shape[1], key))
-
-    params = jax.tree_util.tree_map_with_path(start_table, params)
-    return multihost_utils.broadcast_one_to_all(params) if jax.process_count() > 1 else params
+        if (table := TABLE.match(path)) and table[1] in codes:
+            std, rows = codes[table[1]]
+            key = jax.random.fold_in(jax.random.key(run.seed), zlib.crc32(path.encode()))
+            found[path] = jax.device_get(std * image(rows, leaf.shape[1], key))
+    if jax.process_count() > 1:
+        found = multihost_utils.broadcast_one_to_all(found)
+    params = program.place_params()
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: found.get(path_str(path), leaf), params)
 
 
 def latents(model, run, source, encode):
@@ -75,11 +74,12 @@ def latents(model, run, source, encode):
     return rows.reshape(-1, rows.shape[-1]), rows.shape[1]
 
 
-def standardised(linear: dict, x) -> dict:
-    """A linear layer whose outputs for x `[n, d]` have mean 0 and deviation 1, each (arXiv 1602.07868, section 3)."""
-    y = x @ linear["kernel"]
-    deviation = y.std(0)
-    return {"kernel": linear["kernel"] / deviation, "bias": -y.mean(0) / deviation}
+def standardised(kernel, x):
+    """(kernel, bias) of a linear layer whose outputs for x `[n, d]` have mean 0 and deviation 1 each, as data-dependent
+    initialization has it (arXiv 1602.07868)."""
+    y = x @ kernel
+    deviation = np.maximum(y.std(0), 1e-6)  # of pictures that are all alike
+    return np.asarray(kernel / deviation), np.asarray(-y.mean(0) / deviation)
 
 
 def image(codes, dim: int, key):

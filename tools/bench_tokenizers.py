@@ -22,8 +22,9 @@ from pretrain.evals.page import document, table
 from pretrain.evals.pictures import image_rows, png
 from pretrain.evals.reconstruction import Evaluator, psnr, ssim
 from pretrain.restore import load_tokenizer, restore
-from pretrain.tokenizers.kmeans import kmeans, nearest
+from pretrain.tokenizers.kmeans import kmeans
 from pretrain.tokenizers.networks.patches import patchify, unpatchify
+from pretrain.tokenizers.quantizers.base import nearest
 
 QUANTIZERS = "kmeans,fsq,vq,euclidean,residual,lfq,memcodes"
 
@@ -61,7 +62,7 @@ class Baselines:
     def kmeans(self, images):
         cut = np.asarray(patchify(images, self.patch), np.float32)
         return self._join(
-            self.means[np.asarray(nearest(cut.reshape(-1, cut.shape[-1]), self.means))].reshape(cut.shape)
+            self.means[np.asarray(nearest(cut.reshape(-1, cut.shape[-1]), self.means, cosine=False))].reshape(cut.shape)
         )
 
     def _join(self, cut):

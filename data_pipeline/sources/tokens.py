@@ -122,9 +122,18 @@ def write_codes(path, tokenizer: str, codes) -> dict:
 
 
 def read_codes(path, tokenizer: str):
-    """The codes that a store holds of a tokenizer; None if it has none."""
-    about = read_manifest(path)["tokenizers"].get(tokenizer, {})
-    return np.load(Path(path) / about["codes"]["file"], allow_pickle=False) if "codes" in about else None
+    """The codes that a store holds of a tokenizer; None if it has none.
+
+    FileNotFoundError if their file is missing, ValueError if it is another than the manifest says.
+    """
+    about = read_manifest(path)["tokenizers"].get(tokenizer, {}).get("codes")
+    if about is None:
+        return None
+    check_size(path, about)
+    file = Path(path) / about["file"]
+    if sha256(file) != about["sha256"]:
+        raise ValueError(f"{file}: another sha256 than its manifest says; copy it again")
+    return np.load(file, allow_pickle=False)
 
 
 class Writer:

@@ -137,7 +137,8 @@ class Tokenizer:
     def __init__(self, model: Model, digest: str, chunk: int = 64):
         graph, params = nnx.split(model)
         self.digest, self.vocab_size, self.chunk = digest, model.quantizer.vocab_size, chunk
-        self.grid, self.codes = model.grid, None if model.codes is None else np.asarray(model.codes, np.float32)
+        self.grid, codes = model.grid, model.codes
+        self.codes = None if codes is None else np.asarray(codes, np.float32)
         self._encode = jax.jit(lambda x: nnx.merge(graph, params).tokenize(x))
         self._decode = jax.jit(lambda x: nnx.merge(graph, params).detokenize(x))
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pretrain.tokenizers.quantizers.base import nearest
+
 ROUNDS = 15
 
 
@@ -19,18 +21,12 @@ def kmeans(rows, count: int, rounds: int = ROUNDS, seed: int = 0):
     means = rows[rng.choice(len(rows), count, replace=False)]
     for _ in range(rounds):
         means = _round(rows, means, rng.integers(len(rows), size=count))
-    return means, jnp.bincount(nearest(rows, means), length=count) / len(rows)
-
-
-@jax.jit
-def nearest(rows, means):
-    """rows `[n, d]`, means `[K, d]` → int `[n]`."""
-    return (rows @ means.T - 0.5 * jnp.square(means).sum(1)).argmax(1)
+    return means, jnp.bincount(nearest(rows, means, cosine=False), length=count) / len(rows)
 
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _round(rows, means, spare):
-    ids = nearest(rows, means)
+    ids = nearest(rows, means, cosine=False)
     sizes = jnp.bincount(ids, length=len(means))[:, None]
     sums = jnp.zeros_like(means).at[ids].add(rows)
     return jnp.where(sizes > 0, sums / jnp.maximum(sizes, 1), rows[spare])

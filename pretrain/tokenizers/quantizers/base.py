@@ -69,3 +69,19 @@ def code_counts(ids, valid, books: int, size: int):
     ids = ids.reshape(len(ids), -1, books)
     weight = jnp.broadcast_to(valid.astype(jnp.float32)[:, None, None], ids.shape)
     return jnp.zeros((books, size)).at[jnp.arange(books), ids].add(weight)
+
+
+def unit(x):
+    """Rows of norm 1."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def nearest(z, codebook, cosine: bool):
+    """z `[…, d]`, codebook `[K, d]` → ids int32 `[…]`, in fp32 on any device: a code must find itself."""
+    z, codebook = jax.lax.stop_gradient((z, codebook))
+    if cosine:
+        z, codebook = unit(z), unit(codebook)
+    score = jnp.einsum("...d,kd->...k", z, codebook, precision=jax.lax.Precision.HIGHEST)
+    if not cosine:
+        score = score - 0.5 * jnp.square(codebook).sum(-1)
+    return score.argmax(-1).astype(jnp.int32)

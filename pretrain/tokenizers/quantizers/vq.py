@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.tokenizers.kmeans import kmeans
-from pretrain.tokenizers.quantizers.base import Place, Quantized, code_counts, commitment, straight_through
+from pretrain.tokenizers.quantizers.base import (
+    Place,
+    Quantized,
+    code_counts,
+    commitment,
+    nearest,
+    straight_through,
+    unit,
+)  # fmt: skip
 
 EPS = 1e-5  # counts that codes without any are given (Laplace smoothing), Euclidean codes only
 
@@ -99,22 +107,6 @@ def start(config, z, tokens: int) -> dict:
     codes, shares = kmeans(unit(z) if config.cosine else z, config.size)
     codes, counts = unit(codes) if config.cosine else codes, shares * tokens
     return {"codebook": codes, "counts": counts} | ({} if config.cosine else {"sums": codes * counts[:, None]})
-
-
-def unit(x):
-    """Rows of norm 1."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
-def nearest(z, codebook, cosine: bool):
-    """z `[…, d]`, codebook `[K, d]` → ids int32 `[…]`, in fp32 on any device: a code must find itself."""
-    z, codebook = jax.lax.stop_gradient((z, codebook))
-    if cosine:
-        z, codebook = unit(z), unit(codebook)
-    score = jnp.einsum("...d,kd->...k", z, codebook, precision=jax.lax.Precision.HIGHEST)
-    if not cosine:
-        score = score - 0.5 * jnp.square(codebook).sum(-1)
-    return score.argmax(-1).astype(jnp.int32)
 
 
 def gather(config, z, ids, place: Place) -> dict:
