@@ -1,5 +1,7 @@
 """Several sources as one: each is shuffled and repeated by itself, and they take turns by their weights."""
 
+import bisect
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import grain
@@ -8,29 +10,12 @@ import numpy as np
 ONLY = "__modalities__"  # of an example: those that it is to have, whatever fields it holds
 
 
-class Held:
-    """An example that Grain does not look into: it would count the bytes of every field of every example."""
+def shuffled(source, seed: int, start: int = 0) -> grain.MapDataset:
+    """The numbers of a source's examples, from `start` on, endlessly, every time in another order.
 
-    __slots__ = ("example",)
-
-    def __init__(self, example: dict):
-        self.example = example
-
-
-class _Holding:
-    def __init__(self, source):
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Held:
-        return Held(self._source[index])
-
-
-def shuffled(source, seed: int) -> grain.MapDataset:
-    """The examples of a source, `Held`, endlessly, every time in another order."""
-    return grain.MapDataset.source(_Holding(source)).seed(seed).shuffle().repeat()
+    Grain carries numbers, not examples: it would count the bytes of every field of every example that it reads.
+    """
+    return grain.MapDataset.range(start, start + len(source)).seed(seed).shuffle().repeat()
 
 
 class Part:
@@ -100,9 +85,9 @@ class Source:
         weights = np.asarray(weights, float) if any(weights) else sizes ** (1 / temperature)
         # Grain takes turns by whole numbers of which the least is 100.
         self._turns = np.round(100 * weights / weights.min()).astype(int).tolist()
-        self._ends = np.cumsum(sizes.astype(np.int64))
+        self._ends = list(itertools.accumulate(len(part) for part in self.parts))
         for part, end in zip(self.parts, self._ends):
-            part.start = int(end) - len(part)
+            part.start = end - len(part)
 
     @property
     def shares(self) -> list[float]:
@@ -116,22 +101,24 @@ class Source:
         return None if None in known else frozenset().union(*known)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict:
-        return self._part(index)[index - self._part(index).start]
+        part = self._part(index)
+        return part[index - part.start]
 
     def peek(self, index: int) -> dict:
-        return self._part(index).peek(index - self._part(index).start)
+        part = self._part(index)
+        return part.peek(index - part.start)
 
     def _part(self, index) -> Part:
         if not 0 <= index < len(self):
             raise IndexError(f"index={index}: there are {len(self)} examples")
-        return self.parts[int(np.searchsorted(self._ends, index, "right"))]
+        return self.parts[bisect.bisect_right(self._ends, index)]
 
     def stream(self, seed: int) -> grain.MapDataset:
-        """Endless, `Held`; a part shows all its examples, in another order each time, before it shows one again."""
-        streams = [shuffled(part, seed + number) for number, part in enumerate(self.parts)]
+        """Numbers of examples, endlessly; a part shows all of its own, in another order each time, before one again."""
+        streams = [shuffled(part, seed + number, part.start) for number, part in enumerate(self.parts)]
         return grain.MapDataset.mix(streams, self._turns).seed(seed)
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from absl import flags
 from data_pipeline import mixture
 from data_pipeline.image import BICUBIC, NEAREST, apply_crop, as_channels, centre_crop, crop_settings, edges
 from data_pipeline.padding import pad_ids, pad_pixels, pad_vectors
-from data_pipeline.spec import Modality
+from data_pipeline.spec import KINDS, Modality
 from data_pipeline.text import FIELDS, render
 
 NO_LABEL = 255  # of a pixel of a label map that no class is said of, as in PASCAL VOC
@@ -58,7 +58,7 @@ class Encoder:
         only, nothing = example.get(mixture.ONLY), {"row": example["row"]}
         for m in self.modalities:
             given = example if only is None or m.name in only else nothing
-            out[m.name] = getattr(self, f"_{m.kind}")(m, given, rng, crop)
+            out[m.name] = MAKERS[m.kind](self, m, given, rng, crop)
         return out
 
     def collate(self, chosen: list[dict]) -> dict:
@@ -89,7 +89,7 @@ class Encoder:
                     f"modality {m.name!r}: tokenizer={m.tokenizer!r}, but row {example['row']} holds the text "
                     f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
                 )
-            return None if ids is None else ids[: m.length]
+            return None if ids is None else ids[: m.shape[0]]
         text = render(m.field, example, rng)
         return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length)
 
@@ -138,6 +138,9 @@ class Encoder:
                 )
         shapes = {name: image.shape[:2] for name, image in images.items() if image is not None}
         return common_frame(shapes, f"row {example['row']}") if shapes else None
+
+
+MAKERS = {kind: getattr(Encoder, f"_{kind}") for kind in KINDS}
 
 
 def common_frame(shapes: dict, where: str) -> tuple[int, int]:
@@ -255,12 +258,12 @@ class _HostRows(grain.MapDataset):
         return self._parent[batch * self._batch_size + self._rows[at]]
 
 
-class _Choose(grain.transforms.RandomMap):
-    def __init__(self, encoder):
-        self._encoder = encoder
+class _ReadAndChoose(grain.transforms.RandomMap):
+    def __init__(self, source, encoder):
+        self._source, self._encoder = source, encoder
 
-    def random_map(self, held, rng):
-        return self._encoder.choose(held.example, rng)
+    def random_map(self, number, rng):
+        return self._encoder.choose(self._source[number], rng)
 
 
 def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, workers: int = 0,
@@ -274,7 +277,7 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
         raise ValueError(f"{source!r} is empty: nothing to train on")
     check_fields(encoder.modalities, source)
     dataset = source.stream(seed) if isinstance(source, mixture.Source) else mixture.shuffled(source, seed)
-    dataset = dataset.random_map(_Choose(encoder))
+    dataset = dataset.random_map(_ReadAndChoose(source, encoder))
     rows = range(batch_size) if rows is None else rows
     dataset = _HostRows(dataset, batch_size, rows).batch(len(rows), batch_fn=encoder.collate)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
