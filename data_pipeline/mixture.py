@@ -8,6 +8,7 @@ import grain
 import numpy as np
 
 ONLY = "__modalities__"  # of an example: those that it is to have, whatever fields it holds
+SOURCE = "__source__"  # of an example: the number of the source that it comes from
 
 
 def shuffled(source, seed: int, start: int = 0) -> grain.MapDataset:
@@ -22,11 +23,14 @@ class Part:
     """A source as a mixture sees it.
 
     modalities: which of the run's its examples have, () for all that they hold; fields: {field that modalities are made
-    from: field of this source}; start: what is added to its numbers, so that `row` is unique in the mixture.
+    from: field of this source}; number: which of the run's sources it is, what a batch's `source` says; start: what is
+    added to its numbers, so that `row` is unique in the mixture.
     """
 
-    def __init__(self, source, modalities: Sequence[str] = (), fields: Mapping[str, str] | None = None):
-        self.source, self.modalities, self.start = source, tuple(modalities), 0
+    def __init__(
+        self, source, modalities: Sequence[str] = (), fields: Mapping[str, str] | None = None, number: int = 0
+    ):
+        self.source, self.modalities, self.number, self.start = source, tuple(modalities), number, 0
         self._fields = dict(fields or {})
         known = getattr(source, "fields", None)
         for field in self._fields.values() if known is not None else ():
@@ -50,7 +54,7 @@ class Part:
     def _renamed(self, example, index) -> dict:
         named = {name: example[field] for name, field in self._fields.items() if field in example}
         only = {ONLY: frozenset(self.modalities)} if self.modalities else {}
-        return example | named | only | {"row": np.int64(self.start + index)}
+        return example | named | only | {"row": np.int64(self.start + index), SOURCE: self.number}
 
     def __repr__(self) -> str:
         names = f", fields={self._fields}" if self._fields else ""

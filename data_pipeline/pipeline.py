@@ -2,7 +2,8 @@
 
 A batch is `{modality: {"ids": int[B, L], "valid": bool[B, L]}}`, for pixels `{modality: {"pixels": uint8[B, H, W, C],
 "valid": bool[B]}}`, for vectors `{modality: {"vectors": float32[B, L, width], "valid": bool[B, L]}}`, plus `"row":
-int64[B]`, a stable example number. An absent modality is all `valid=False`.
+int64[B]`, a stable example number, and of a mixture `"source": int32[B]`, the number of the source that an example is
+from. An absent modality is all `valid=False`.
 Nothing is masked here: corruption is the objective's, on the device.
 """
 
@@ -55,6 +56,8 @@ class Encoder:
         # One crop number for all modalities: their tokens stay aligned.
         crop = rng.random() if rng else 0.0
         out = {"row": example["row"]}
+        if mixture.SOURCE in example:
+            out["source"] = example[mixture.SOURCE]
         only, nothing = example.get(mixture.ONLY), {"row": example["row"]}
         for m in self.modalities:
             given = example if only is None or m.name in only else nothing
@@ -65,9 +68,10 @@ class Encoder:
         """Results of `choose` → a batch; checked and padded modality by modality, which is what makes it fast."""
         rows = np.array([c["row"] for c in chosen], np.int64)
         pad = {"pixels": pad_pixels, "vectors": pad_vectors}
-        return {"row": rows} | {
-            m.name: pad.get(m.kind, pad_ids)([c[m.name] for c in chosen], m, rows) for m in self.modalities
-        }
+        batch = {m.name: pad.get(m.kind, pad_ids)([c[m.name] for c in chosen], m, rows) for m in self.modalities}
+        if "source" in chosen[0]:
+            batch["source"] = np.array([c["source"] for c in chosen], np.int32)
+        return {"row": rows} | batch
 
     def _grid(self, m, example, rng, crop):
         crops = example.get(m.field)
@@ -293,7 +297,8 @@ def eval_batches(source, encoder: Encoder, *, batch_size: int):
     for start in range(0, len(source), batch_size):
         stop = min(start + batch_size, len(source))
         rows = [encoder.choose(source[i], np.random.default_rng(i)) for i in range(start, stop)]
-        rows += [{"row": -1} | {m.name: None for m in encoder.modalities}] * (batch_size - len(rows))
+        nothing = rows[0] | {"row": -1} | {m.name: None for m in encoder.modalities}
+        rows += [nothing] * (batch_size - len(rows))
         yield encoder.collate(rows)
 
 
