@@ -45,6 +45,7 @@ def test_each_source_is_masked_by_its_own_components(config):
         assert np.asarray(tokens.valid).any(1).mean() > 0.8, "a text may be shown or asked whole"
 
 
+@pytest.mark.slow
 def test_it_trains_and_evaluates(config, tmp_path, capsys):
     train(config, tmp_path / "run")
     assert np.isfinite([row["loss"] for row in laws.losses(tmp_path / "run").values()]).all()
