@@ -1,47 +1,36 @@
 """Several sources as one: each is shuffled and repeated by itself, and they take turns by their weights."""
 
+import bisect
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import grain
 import numpy as np
 
 ONLY = "__modalities__"  # of an example: those that it is to have, whatever fields it holds
+SOURCE = "__source__"  # of an example: the number of the source that it comes from
 
 
-class Held:
-    """An example that Grain does not look into: it would count the bytes of every field of every example."""
+def shuffled(source, seed: int, start: int = 0) -> grain.MapDataset:
+    """The numbers of a source's examples, from `start` on, endlessly, every time in another order.
 
-    __slots__ = ("example",)
-
-    def __init__(self, example: dict):
-        self.example = example
-
-
-class _Holding:
-    def __init__(self, source):
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Held:
-        return Held(self._source[index])
-
-
-def shuffled(source, seed: int) -> grain.MapDataset:
-    """The examples of a source, `Held`, endlessly, every time in another order."""
-    return grain.MapDataset.source(_Holding(source)).seed(seed).shuffle().repeat()
+    Grain carries numbers, not examples: it would count the bytes of every field of every example that it reads.
+    """
+    return grain.MapDataset.range(start, start + len(source)).seed(seed).shuffle().repeat()
 
 
 class Part:
     """A source as a mixture sees it.
 
     modalities: which of the run's its examples have, () for all that they hold; fields: {field that modalities are made
-    from: field of this source}; start: what is added to its numbers, so that `row` is unique in the mixture.
+    from: field of this source}; number: which of the run's sources it is, what a batch's `source` says; start: what is
+    added to its numbers, so that `row` is unique in the mixture.
     """
 
-    def __init__(self, source, modalities: Sequence[str] = (), fields: Mapping[str, str] | None = None):
-        self.source, self.modalities, self.start = source, tuple(modalities), 0
+    def __init__(
+        self, source, modalities: Sequence[str] = (), fields: Mapping[str, str] | None = None, number: int = 0
+    ):
+        self.source, self.modalities, self.number, self.start = source, tuple(modalities), number, 0
         self._fields = dict(fields or {})
         known = getattr(source, "fields", None)
         for field in self._fields.values() if known is not None else ():
@@ -65,7 +54,7 @@ class Part:
     def _renamed(self, example, index) -> dict:
         named = {name: example[field] for name, field in self._fields.items() if field in example}
         only = {ONLY: frozenset(self.modalities)} if self.modalities else {}
-        return example | named | only | {"row": np.int64(self.start + index)}
+        return example | named | only | {"row": np.int64(self.start + index), SOURCE: self.number}
 
     def __repr__(self) -> str:
         names = f", fields={self._fields}" if self._fields else ""
@@ -100,9 +89,9 @@ class Source:
         weights = np.asarray(weights, float) if any(weights) else sizes ** (1 / temperature)
         # Grain takes turns by whole numbers of which the least is 100.
         self._turns = np.round(100 * weights / weights.min()).astype(int).tolist()
-        self._ends = np.cumsum(sizes.astype(np.int64))
+        self._ends = list(itertools.accumulate(len(part) for part in self.parts))
         for part, end in zip(self.parts, self._ends):
-            part.start = int(end) - len(part)
+            part.start = end - len(part)
 
     @property
     def shares(self) -> list[float]:
@@ -116,22 +105,24 @@ class Source:
         return None if None in known else frozenset().union(*known)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict:
-        return self._part(index)[index - self._part(index).start]
+        part = self._part(index)
+        return part[index - part.start]
 
     def peek(self, index: int) -> dict:
-        return self._part(index).peek(index - self._part(index).start)
+        part = self._part(index)
+        return part.peek(index - part.start)
 
     def _part(self, index) -> Part:
         if not 0 <= index < len(self):
             raise IndexError(f"index={index}: there are {len(self)} examples")
-        return self.parts[int(np.searchsorted(self._ends, index, "right"))]
+        return self.parts[bisect.bisect_right(self._ends, index)]
 
     def stream(self, seed: int) -> grain.MapDataset:
-        """Endless, `Held`; a part shows all its examples, in another order each time, before it shows one again."""
-        streams = [shuffled(part, seed + number) for number, part in enumerate(self.parts)]
+        """Numbers of examples, endlessly; a part shows all of its own, in another order each time, before one again."""
+        streams = [shuffled(part, seed + number, part.start) for number, part in enumerate(self.parts)]
         return grain.MapDataset.mix(streams, self._turns).seed(seed)
 
     def __repr__(self) -> str:

@@ -1,5 +1,7 @@
 """Examples of one modality → its arrays in a batch: checked and padded all at once."""
 
+import math
+
 import numpy as np
 
 from data_pipeline.spec import Modality
@@ -7,19 +9,18 @@ from data_pipeline.spec import Modality
 
 def pad_ids(parts: list, m: Modality, rows) -> dict:
     """Lists of ids, None for none, → {"ids" `[B, L]`, "valid" `[B, L]`}."""
-    length = m.length
+    shape = (len(parts), m.length)
     parts = [np.asarray(() if part is None else part) for part in parts]
     sizes = np.array([len(part) for part in parts])
     held = [part for part in parts if len(part)]
-    valid = np.arange(length) < sizes[:, None]
     if not held:
-        return {"ids": np.zeros(valid.shape, m.dtype), "valid": valid}
+        return {"ids": np.zeros(shape, m.dtype), "valid": np.zeros(shape, bool)}
     flat = np.concatenate(held)
-    if flat.dtype.kind not in "iu" or sizes.max() > length or flat.min() < 0 or flat.max() >= m.vocab_size:
+    if flat.dtype.kind not in "iu" or sizes.max() > m.length or flat.min() < 0 or flat.max() >= m.vocab_size:
         _explain_ids(parts, m, rows)
-    if flat.size == valid.size:  # grids that all are there, ten times faster
-        return {"ids": flat.reshape(valid.shape).astype(m.dtype), "valid": valid}
-    ids = np.zeros(valid.shape, m.dtype)
+    if flat.size == math.prod(shape):  # grids that all are there, ten times faster
+        return {"ids": flat.reshape(shape).astype(m.dtype), "valid": np.ones(shape, bool)}
+    ids, valid = np.zeros(shape, m.dtype), np.arange(m.length) < sizes[:, None]
     ids[valid] = flat
     return {"ids": ids, "valid": valid}
 

@@ -2,7 +2,8 @@
 
 A batch is `{modality: {"ids": int[B, L], "valid": bool[B, L]}}`, for pixels `{modality: {"pixels": uint8[B, H, W, C],
 "valid": bool[B]}}`, for vectors `{modality: {"vectors": float32[B, L, width], "valid": bool[B, L]}}`, plus `"row":
-int64[B]`, a stable example number. An absent modality is all `valid=False`.
+int64[B]`, a stable example number, and of a mixture `"source": int32[B]`, the number of the source that an example is
+from. An absent modality is all `valid=False`.
 Nothing is masked here: corruption is the objective's, on the device.
 """
 
@@ -16,7 +17,7 @@ from absl import flags
 from data_pipeline import mixture
 from data_pipeline.image import BICUBIC, NEAREST, apply_crop, as_channels, centre_crop, crop_settings, edges
 from data_pipeline.padding import pad_ids, pad_pixels, pad_vectors
-from data_pipeline.spec import Modality
+from data_pipeline.spec import KINDS, Modality
 from data_pipeline.text import FIELDS, render
 
 NO_LABEL = 255  # of a pixel of a label map that no class is said of, as in PASCAL VOC
@@ -55,19 +56,22 @@ class Encoder:
         # One crop number for all modalities: their tokens stay aligned.
         crop = rng.random() if rng else 0.0
         out = {"row": example["row"]}
+        if mixture.SOURCE in example:
+            out["source"] = example[mixture.SOURCE]
         only, nothing = example.get(mixture.ONLY), {"row": example["row"]}
         for m in self.modalities:
             given = example if only is None or m.name in only else nothing
-            out[m.name] = getattr(self, f"_{m.kind}")(m, given, rng, crop)
+            out[m.name] = MAKERS[m.kind](self, m, given, rng, crop)
         return out
 
     def collate(self, chosen: list[dict]) -> dict:
         """Results of `choose` → a batch; checked and padded modality by modality, which is what makes it fast."""
         rows = np.array([c["row"] for c in chosen], np.int64)
         pad = {"pixels": pad_pixels, "vectors": pad_vectors}
-        return {"row": rows} | {
-            m.name: pad.get(m.kind, pad_ids)([c[m.name] for c in chosen], m, rows) for m in self.modalities
-        }
+        batch = {m.name: pad.get(m.kind, pad_ids)([c[m.name] for c in chosen], m, rows) for m in self.modalities}
+        if "source" in chosen[0]:
+            batch["source"] = np.array([c["source"] for c in chosen], np.int32)
+        return {"row": rows} | batch
 
     def _grid(self, m, example, rng, crop):
         crops = example.get(m.field)
@@ -89,7 +93,7 @@ class Encoder:
                     f"modality {m.name!r}: tokenizer={m.tokenizer!r}, but row {example['row']} holds the text "
                     f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
                 )
-            return None if ids is None else ids[: m.length]
+            return None if ids is None else ids[: m.shape[0]]
         text = render(m.field, example, rng)
         return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length)
 
@@ -138,6 +142,9 @@ class Encoder:
                 )
         shapes = {name: image.shape[:2] for name, image in images.items() if image is not None}
         return common_frame(shapes, f"row {example['row']}") if shapes else None
+
+
+MAKERS = {kind: getattr(Encoder, f"_{kind}") for kind in KINDS}
 
 
 def common_frame(shapes: dict, where: str) -> tuple[int, int]:
@@ -255,12 +262,12 @@ class _HostRows(grain.MapDataset):
         return self._parent[batch * self._batch_size + self._rows[at]]
 
 
-class _Choose(grain.transforms.RandomMap):
-    def __init__(self, encoder):
-        self._encoder = encoder
+class _ReadAndChoose(grain.transforms.RandomMap):
+    def __init__(self, source, encoder):
+        self._source, self._encoder = source, encoder
 
-    def random_map(self, held, rng):
-        return self._encoder.choose(held.example, rng)
+    def random_map(self, number, rng):
+        return self._encoder.choose(self._source[number], rng)
 
 
 def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, workers: int = 0,
@@ -274,7 +281,7 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
         raise ValueError(f"{source!r} is empty: nothing to train on")
     check_fields(encoder.modalities, source)
     dataset = source.stream(seed) if isinstance(source, mixture.Source) else mixture.shuffled(source, seed)
-    dataset = dataset.random_map(_Choose(encoder))
+    dataset = dataset.random_map(_ReadAndChoose(source, encoder))
     rows = range(batch_size) if rows is None else rows
     dataset = _HostRows(dataset, batch_size, rows).batch(len(rows), batch_fn=encoder.collate)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
@@ -290,7 +297,8 @@ def eval_batches(source, encoder: Encoder, *, batch_size: int):
     for start in range(0, len(source), batch_size):
         stop = min(start + batch_size, len(source))
         rows = [encoder.choose(source[i], np.random.default_rng(i)) for i in range(start, stop)]
-        rows += [{"row": -1} | {m.name: None for m in encoder.modalities}] * (batch_size - len(rows))
+        nothing = rows[0] | {"row": -1} | {m.name: None for m in encoder.modalities}
+        rows += [nothing] * (batch_size - len(rows))
         yield encoder.collate(rows)
 
 

@@ -132,6 +132,8 @@ def check_modalities(modalities) -> tuple[Modality, ...]:
     """Checks what only the whole list can show: unique names, and one size for a shared vocabulary."""
     seen, vocabs = set(), {}
     for m in modalities:
+        if m.name in ("row", "source"):
+            raise ValueError(f"modality {m.name!r}: batches hold something else under that name; choose another")
         if m.name in seen:
             raise ValueError(f"modalities: the name {m.name!r} occurs twice; give each modality its own name")
         seen.add(m.name)

@@ -71,7 +71,12 @@ class TextTokenizer:
         return f"TextTokenizer(vocab_size={self.vocab_size}, digest={self.digest[:12]})"
 
     def encode(self, text: str, max_len: int) -> list[int]:
-        """Token ids and [EOS], cut to `max_len` (which may cut [EOS]); "[S_k]" and "vj=n" become their one token."""
+        """Token ids and [EOS], cut to `max_len`; "[S_k]" and "vj=n" become their one token.
+
+        A text that is too long loses its [EOS], as in 4M (`sequence_mask` of apple/ml-4m appends it, then truncates):
+        what predicts text does not learn that it ends where it was cut. `HFTokenizer` cuts words instead, as
+        transformers does.
+        """
         ids = self._processor.encode(text)
         # SentencePiece puts the space before a special token into a piece of its own, which says nothing.
         pairs = itertools.pairwise([*ids, self.eos_id])

@@ -195,6 +195,8 @@ def _objective(run: Run, values: dict, name: str, where: str):
     if "sentinel" in fields:
         # 4M numbers its sentinels from [S_1]. Its WordPiece vocabulary has them at the same ids.
         given |= {"sentinel": TextTokenizer.sentinel_start + 1, "n_sentinels": TextTokenizer.n_sentinels - 1}
+    if "sources" in fields:
+        given["sources"] = tuple(part.name for part in run.data.sources)
     if "embed_dim" in fields:
         given["embed_dim"] = model_config(run)[1].embed_dim
     if "labels" in fields:  # it has a head on the trunk's outputs
@@ -284,7 +286,7 @@ def source(data: Data, split):
         return _source(data, split, "config.data")
     wanted = {split} if isinstance(split, str) else set(split)
     opened = {
-        i: mixture.Part(_source(part, split, f"config.data.sources[{i}]"), part.modalities, part.fields)
+        i: mixture.Part(_source(part, split, f"config.data.sources[{i}]"), part.modalities, part.fields, i)
         for i, part in enumerate(data.sources)
         if not part.splits or set(part.splits) >= wanted
     }

@@ -10,6 +10,7 @@ from data_pipeline.sources import tokens
 class Part:
     """One source of a mixture; source, path and options are those of `Data`.
 
+    name: what the components of the masked objective's mixture call it (their `sources`), if they do.
     weight: its share of what is trained on, beside the other weights; none gives one if the sizes are to decide.
     modalities: which of the run's its examples have; () for all that they hold.
     fields: {field that the run's modalities are made from: field of this source}, where the names differ.
@@ -17,6 +18,7 @@ class Part:
     """
 
     source: str
+    name: str = ""
     path: str = ""
     options: dict = dataclasses.field(default_factory=dict)
     weight: float = 0.0
@@ -51,6 +53,9 @@ class Data:
             raise ValueError(
                 f"config.data.source={self.source!r}: name one source there, or several in config.data.sources"
             )
+        names = [part.name for part in self.sources if part.name]
+        if len(set(names)) < len(names):
+            raise ValueError(f"config.data.sources: their names are {', '.join(names)}: give each one of its own")
         if self.temperature <= 0:
             raise ValueError(f"config.data.temperature={self.temperature}: must be above 0; 1 mixes by size")
 

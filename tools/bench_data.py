@@ -56,7 +56,7 @@ def stages(source, encoder, batch_size: int, count: int) -> dict[str, float]:
         times[name] = (time.process_time() - start) / count * 1e6
         return out
 
-    raw = timed("read the record", source._records.__getitem__, order)
+    raw = timed("read the record", source.read, order)
     examples = timed("decode it", decode_record, raw)
     chosen = timed("choose its crop and texts", lambda e: encoder.choose(e, rng), examples)
     timed(

@@ -56,7 +56,7 @@ def main(argv):
     for mode in ("full", "4m"):
         rows = []
         for i, component in enumerate(objective.mixture):
-            alone = dataclasses.replace(objective, mixture=(component,), fill=mode)
+            alone = dataclasses.replace(objective, mixture=(dataclasses.replace(component, sources=()),), fill=mode)
             rows.append(fill(run, alone, EXAMPLES.value))
             print_row(mode, i, rows[-1])
         print_row(mode, "all", np.average(np.asarray(rows), axis=0, weights=[c.weight for c in objective.mixture]))

@@ -1,7 +1,8 @@
 """Token stores, checked and handed on.
 
 python -m tools.store check DIR             compares every shard with the sha256 in the manifest
-python -m tools.store export DIR --out=DIR  writes it as a tar tree of 4M: OUT/SPLIT/FIELD/shard-00000.tar
+python -m tools.store export DIR --out=DIR  writes it as a tar tree of 4M: OUT/SPLIT/FIELD/shard-00000.tar, and beside
+                                            it the tokenizers' codes: OUT/NAME.codes.npy
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from data_pipeline.sources.tokens import Source, check_size, read_manifest, sha256
+from data_pipeline.sources.tokens import Source, check_size, read_codes, read_manifest, sha256, write_codes
 
 
 def check(path) -> list[str]:
@@ -39,9 +40,11 @@ def export(path, out, shard_size: int) -> dict[str, int]:
 
     The key of an example is its `row`. Arrays become .npy, ids of less than 2**15 int16 as 4M has them; texts .txt,
     everything else .json. A field that an example lacks is no member of its tar. Each tar is renamed when it is whole.
+    The codes of the tokenizers are checked and written beside the splits.
     """
-    counts = {}
-    for split in read_manifest(path)["splits"]:
+    counts, manifest = {}, read_manifest(path)
+    codes = {name: read_codes(path, name) for name in manifest["tokenizers"]}
+    for split in manifest["splits"]:
         source, before = Source(path, split), -1
         for start in tqdm.tqdm(range(0, len(source), shard_size), f"export {split}", disable=None):
             records = [source[i] for i in range(start, min(start + shard_size, len(source)))]
@@ -53,6 +56,9 @@ def export(path, out, shard_size: int) -> dict[str, int]:
                 file = Path(out) / split / field / f"shard-{start // shard_size:05d}.tar"
                 write_tar(file, {f"{row:09d}": r[field] for row, r in zip(rows, records) if field in r})
         counts[split] = len(source)
+    for name, held in codes.items():
+        if held is not None:
+            write_codes(out, name, held)
     return counts
 
 

@@ -6,7 +6,7 @@ checks that every shard is there and has its size; `python -m tools.store check 
 is a msgpack map with all arrays of the example in one block, as (key, dtype, shape, start).
 """
 
-import dataclasses
+import bisect
 import hashlib
 import itertools
 import json
@@ -196,15 +196,11 @@ class Source:
         self._shards = [shard for s in splits for shard in self.manifest["splits"][s]["shards"]]
         for shard in self._shards:
             check_size(self.path, shard)
-        self._ends = np.cumsum([shard["count"] for shard in self._shards], dtype=np.int64)
-        self._open()
+        self._ends = list(itertools.accumulate(shard["count"] for shard in self._shards))
+        self._readers = {}
 
-    def _open(self):
-        from grain.sources import ArrayRecordDataSource
-
-        # With the counts of the manifest no file is opened before it is read.
-        files = [_Instruction(os.path.join(self.path, s["file"]), s["count"]) for s in self._shards]
-        self._records = ArrayRecordDataSource(files) if files else []
+    def __getstate__(self):
+        return self.__dict__ | {"_readers": {}}
 
     @property
     def fields(self) -> frozenset[str]:
@@ -213,20 +209,37 @@ class Source:
         return frozenset(f for a in about for f in (a["fields"] if "fields" in a else self[0]))
 
     def __len__(self):
-        return len(self._records)
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index) -> dict:
         if not 0 <= index < len(self):
             raise IndexError(f"index={index}: there are {len(self)} examples")
         try:
-            return decode_record(self._records[index])
+            return decode_record(self.read(index))
         except Exception as e:  # of ArrayRecord and msgpack
-            number = int(np.searchsorted(self._ends, index, "right"))
-            shard = self._shards[number]
+            shard, record = self._place(index)
             raise ValueError(
-                f"{self.path}/{shard['file']}: record {index - self._ends[number] + shard['count']} is not readable "
+                f"{self.path}/{self._shards[shard]['file']}: record {record} is not readable "
                 f"({e}); `python -m tools.store check {self.path}` finds the broken shards"
             ) from e
+
+    def read(self, index: int) -> bytes:
+        """The record of an example, not yet decoded."""
+        shard, record = self._place(index)
+        reader = self._readers.get(shard)
+        if reader is None:
+            from array_record.python.array_record_module import ArrayRecordReader
+
+            file = os.path.join(self.path, self._shards[shard]["file"])
+            # Opened when it is first read. It may serve several threads at once.
+            reader = self._readers[shard] = ArrayRecordReader(file, options="readahead_buffer_size:0")
+        # As a range: given a list of numbers ArrayRecord fills a table of all records of the file, a third of the time.
+        return reader.read(record, record + 1)[0]
+
+    def _place(self, index) -> tuple[int, int]:
+        """(number of the shard, number in it) of an example."""
+        shard = bisect.bisect_right(self._ends, index)
+        return shard, int(index) - self._ends[shard] + self._shards[shard]["count"]
 
     def __repr__(self):
         marks = ", ".join(f"{s}:{self._digest(s)[:12]}" for s in self.splits)
@@ -235,19 +248,6 @@ class Source:
     def _digest(self, split) -> str:
         sums = [shard["sha256"] for shard in self.manifest["splits"][split]["shards"]]
         return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    """A whole file, as ArrayRecord wants it said (its protocol `FileInstruction`)."""
-
-    filename: str
-    take: int
-    skip: int = 0
-
-    @property
-    def examples_in_shard(self) -> int:
-        return self.take
 
 
 def check_size(path, shard: dict):

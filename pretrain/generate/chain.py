@@ -105,7 +105,8 @@ class Generator:
             made.add(t.name)
         for name in given:
             if name not in batch:
-                raise ValueError(f"given {name!r}: the batch has only {', '.join(n for n in batch if n != 'row')}")
+                held = ", ".join(n for n in batch if n in self._index)
+                raise ValueError(f"given {name!r}: the batch has only {held}")
             if not self.modalities[self._index[name]].inputs and name not in made:
                 raise ValueError(f"given {name!r}: this model only predicts it (inputs=False)")
 

@@ -17,13 +17,16 @@ TOKENS = "tokens"  # the term of `token_mean`; those of the modalities are then 
 class Mixture:
     """One component of the mixture of Dirichlets: modality name → alpha. A modality left out gets none.
 
+    weight: how often it is drawn, beside the others that apply to an example.
     keep: how much of a sequence is kept, by name (`masking.KEEP`); `random` if not given.
+    sources: the names of the sources of a data mixture to whose examples it applies; () for all.
     """
 
     inputs: dict
     targets: dict
     weight: float = 1.0
     keep: dict = dataclasses.field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Objective:
     input_tokens, target_tokens: (smallest, largest) token budget; the largest is the static size.
     z_loss, label_smoothing: of the training loss (`ops.cross_entropy`); evaluation reports the plain one.
     fill: `full`, or `4m` to lose the part of a budget that a modality cannot take (`masking.mask_example`).
+    sources: the names of the run's sources, in their order; () of a run that has only one.
     """
 
     modalities: tuple[Modality, ...]
@@ -49,6 +53,7 @@ class Objective:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     coef: float = 1.0
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self):
         for key, allowed in (("loss", ("modality_mean", "token_mean")), ("fill", ("full", "4m"))):
@@ -87,6 +92,7 @@ class Objective:
             )
         if not sum(c.weight for c in self.mixture) > 0:
             raise ValueError("objectives.masked.mixture: needs a component of positive weight")
+        self._check_sources()
         for key in ("input_tokens", "target_tokens"):
             low, high = getattr(self, key)
             if not 0 <= low <= high or high < 1:
@@ -98,6 +104,26 @@ class Objective:
                     f"objectives.masked.{key}={low, high}: no component of the mixture can meet {low} tokens, its "
                     f"{side} have at most {max(room)}; lower the smallest budget or give more modalities an alpha"
                 )
+
+    def _check_sources(self):
+        for i, name in ((i, name) for i, c in enumerate(self.mixture) for name in c.sources):
+            if name not in self.sources:
+                known = ", ".join(filter(None, self.sources)) or "none of a name"
+                raise ValueError(
+                    f"objectives.masked.mixture[{i}].sources: no source {name!r}; config.data.sources has {known}: "
+                    "name one of these, or set the `name` of a source"
+                )
+        for number, odds in enumerate(self._odds):
+            if not sum(odds) > 0:
+                raise ValueError(
+                    f"objectives.masked.mixture: no component of positive weight applies to config.data.sources"
+                    f"[{number}] (name={self.sources[number]!r}): add one, or take `sources` from one"
+                )
+
+    @property
+    def _odds(self) -> list[list[float]]:
+        """Of each source of the run the weights of the components, 0 of one that does not apply to it."""
+        return [[c.weight if not c.sources or s in c.sources else 0.0 for c in self.mixture] for s in self.sources]
 
     @property
     def targets(self) -> list[str]:
@@ -117,17 +143,21 @@ class Objective:
         def table(side, default):
             return [[getattr(c, side).get(m.name, default) for m in self.modalities] for c in self.mixture]
 
-        alphas = table("inputs", 0.0), table("targets", 0.0), [c.weight for c in self.mixture]
+        alphas = table("inputs", 0.0), table("targets", 0.0)
+        # Other data than the run's own, as evaluations may read, do not say it: then all components apply.
+        by_source = "source" in batch and any(c.sources for c in self.mixture)
+        odds = jnp.asarray(self._odds)[batch["source"]] if by_source else jnp.asarray([c.weight for c in self.mixture])
         keep = np.asarray([[KEEP.index(k) for k in row] for row in table("keep", "random")])
 
-        def one(example, key):
+        def one(example, key, odds):
             return mask_example(
-                key, example, self.modalities, inputs=self.input_tokens, outputs=self.target_tokens, alphas=alphas,
-                sentinel=self.sentinel, n_sentinels=self.n_sentinels, keep=keep, fill=self.fill,
+                key, example, self.modalities, inputs=self.input_tokens, outputs=self.target_tokens,
+                alphas=(*alphas, odds), sentinel=self.sentinel, n_sentinels=self.n_sentinels, keep=keep, fill=self.fill,
             )  # fmt: skip
 
         sets = {m.name: whole(batch, m.name, self.modalities) for m in self.modalities}
-        inputs, queries, labels = jax.vmap(one)({n: {"ids": t.ids, "valid": t.valid} for n, t in sets.items()}, keys)
+        examples = {n: {"ids": t.ids, "valid": t.valid} for n, t in sets.items()}
+        inputs, queries, labels = jax.vmap(one, (0, 0, 0 if by_source else None))(examples, keys, odds)
         return inputs, dense_rows(batch, self.modalities), queries, labels
 
     def weights(self, view):

@@ -4,6 +4,7 @@ import base64
 import json
 import pickle
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -70,6 +71,12 @@ def test_a_store_gives_back_what_was_written(store):
     assert about["count"] == 5 and [s["count"] for s in about["shards"]] == [2, 2, 1]
     assert all(len(s["sha256"]) == 64 and (store / s["file"]).stat().st_size == s["bytes"] for s in about["shards"])
     assert not list(store.glob("*.partial"))
+
+
+def test_threads_may_share_a_store(store):
+    source, order = tokens.Source(store, ("train", "val")), np.random.default_rng(0).integers(0, 7, 500).tolist()
+    with ThreadPoolExecutor(8) as threads:
+        assert [int(e["row"]) for e in threads.map(source.__getitem__, order)] == order
 
 
 def test_a_store_feeds_the_pipeline(store):

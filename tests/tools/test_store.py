@@ -10,6 +10,8 @@ from data_pipeline.sources import tar_tree, tokens
 from data_pipeline.spec import Modality
 from tools import store
 
+CODES = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+
 
 def examples(count, first=0):
     for i in range(first, first + count):
@@ -23,7 +25,11 @@ def examples(count, first=0):
 
 @pytest.fixture
 def made(tmp_path):
-    writer = tokens.Writer(tmp_path / "store", tokenizers={}, licence="", shard_size=3)
+    (tmp_path / "store").mkdir()
+    codes = tokens.write_codes(tmp_path / "store", "rgb", CODES)
+    writer = tokens.Writer(
+        tmp_path / "store", tokenizers={"rgb": {"codes": codes}, "grey": {}}, licence="", shard_size=3
+    )
     writer.write_split("train", examples(7))
     writer.write_split("val", examples(2, 7))
     writer.close()
@@ -64,6 +70,17 @@ def test_a_tree_reads_like_its_store(made, tmp_path, monkeypatch, capsys):
         assert ours[m.name]["valid"].any(1).all()
     with pytest.raises(FileExistsError, match=r"shard-00000.tar is there already"):
         store.export(made, tmp_path / "tree", 4)
+
+
+def test_codes_go_with_the_tree(made, tmp_path):
+    store.export(made, tmp_path / "tree", 9)
+    assert sorted(f.name for f in (tmp_path / "tree").iterdir()) == ["rgb.codes.npy", "train", "val"]
+    np.testing.assert_array_equal(np.load(tmp_path / "tree" / "rgb.codes.npy"), CODES)
+    assert len(tar_tree.Source(tmp_path / "tree", "train", missing="absent")) == 7
+    np.save(made / "rgb.codes.npy", CODES + 1)
+    with pytest.raises(ValueError, match=r"rgb.codes.npy: another sha256 than its manifest says; copy it again"):
+        store.export(made, tmp_path / "other", 9)
+    assert not (tmp_path / "other").exists()
 
 
 def test_check_finds_what_is_broken(made, monkeypatch, capsys):

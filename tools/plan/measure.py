@@ -9,6 +9,7 @@ import tempfile
 import time
 
 import jax
+import numpy as np
 
 from pretrain import build, sharding
 from pretrain.chips import Chip
@@ -78,7 +79,8 @@ class Plan:
 
 def example(run: build.Run):
     """Shapes of one example."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch(run.modalities, 1, 0))
+    made = batch(run.modalities, 1, 0) | ({"source": np.zeros(1, np.int32)} if run.data.sources else {})
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), made)
 
 
 def measure(run: build.Run, topology: Topology) -> Plan:

@@ -131,7 +131,7 @@ class Session:
         """The first batch of held-out examples of the first run."""
         batch = next(iter(self._contexts[0].batches(SPLITS, 64)))
         keep = batch["row"] >= 0
-        return {k: v[keep] if k == "row" else {f: x[keep] for f, x in v.items()} for k, v in batch.items()}
+        return {k: {f: x[keep] for f, x in v.items()} if isinstance(v, dict) else v[keep] for k, v in batch.items()}
 
 
 def read_picture(name: str, url: str, channels: int) -> np.ndarray:

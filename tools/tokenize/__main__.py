@@ -8,12 +8,14 @@ The store is made shard by shard. Whenever it stops, the same command goes on: a
 on devices of the same kind and number the outcome is the same to the byte. Another command on that folder is refused.
 An example that cannot be read is left out and told in quarantine.jsonl.
 
+Several sources at once: --sources=FILE instead of --source, --path and --fields: a JSON list, as config.data.sources
+is one. Each has a name, its store is OUT/NAME, and its options, fields, splits and modalities are heeded.
+
 On n hosts that share a file system start it n times with --process=i/n (--process=$SLURM_PROCID/$SLURM_NTASKS on
 Slurm); the last to finish writes the manifest, without which it is no store.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
@@ -24,12 +26,11 @@ import numpy as np
 import tqdm
 
 from data_pipeline.image import crop_settings
-from data_pipeline.pipeline import check_fields
 from data_pipeline.sources.tokens import SHARD_SIZE, split_about, write_codes, write_manifest
-from pretrain import build
+from pretrain.data import Part
 from pretrain.restore import load_tokenizer, read_run
-from tools.tokenize.recipe import Recipe
-from tools.tokenize.shards import Shard, TooManyFailures, failures_so_far, make_shard, write_json, write_quarantine
+from tools.tokenize.jobs import Job, field_here, make_job, read_sources
+from tools.tokenize.shards import TooManyFailures, failures_so_far, make_shard, write_json, write_quarantine
 
 
 def claim(out: Path, plan: dict):
@@ -70,29 +71,45 @@ def parse_process(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def open_tokenizers(workdirs: dict, fields: dict) -> dict:
-    """{name: (Tokenizer, its modalities)}; fields: {modality: the field that it is made from instead}."""
-    opened = {}
-    for name, workdir in workdirs.items():
-        modalities = read_run(workdir).modalities
-        modalities = tuple(dataclasses.replace(m, field=fields.get(m.name, m.field)) for m in modalities)
-        opened[name] = load_tokenizer(workdir), modalities
+def open_tokenizers(workdirs: dict) -> dict:
+    """{name: (Tokenizer, its modalities)}."""
+    opened = {name: (load_tokenizer(workdir), read_run(workdir).modalities) for name, workdir in workdirs.items()}
     known = [m.name for _, modalities in opened.values() for m in modalities]
-    for name in fields:
-        if name not in known:
-            raise SystemExit(f"--fields={name}=…: no tokenizer has a modality {name!r}; they have {', '.join(known)}")
     if len(known) != len(set(known)):
         raise SystemExit(f"--tokenizers: two of them have a modality of one name: {', '.join(known)}")
     return opened
 
 
+def make_jobs(args, workdirs: dict, opened: dict) -> list[Job]:
+    """One of --source, or one of each of --sources; what is wrong with any of them is said before the first is made."""
+    out, specs = Path(args.out), {m.name: m for _, modalities in opened.values() for m in modalities}
+    if bool(args.source) == bool(args.sources):
+        raise SystemExit("give --source, or --sources for several")
+    if args.source:
+        fields = parse_pairs("fields", args.fields)
+        for name in fields:
+            if name not in specs:
+                raise SystemExit(
+                    f"--fields={name}=…: no tokenizer has a modality {name!r}; they have {', '.join(specs)}"
+                )
+        return [make_job(args, Part(args.source, path=args.path), out, fields, workdirs, opened)]
+    if args.path or args.fields:
+        raise SystemExit("--path and --fields belong to --source; with --sources they are keys of each source")
+    jobs = []
+    for part in read_sources(args.sources):
+        fields = {name: field_here(m.field, part.fields) for name, m in specs.items()}
+        jobs.append(make_job(args, part, out / part.name, fields, workdirs, opened))
+    return jobs
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", required=True, help="a file of data_pipeline/sources, e.g. emoji")
+    parser.add_argument("--source", default="", help="a file of data_pipeline/sources, e.g. emoji")
+    parser.add_argument("--sources", default="", help="a JSON file that lists several")
     parser.add_argument("--path", default="", help="the folder that it reads, if it does")
     parser.add_argument("--tokenizers", required=True, help="NAME=WORKDIR,… of trained tokenizers")
     parser.add_argument("--fields", default="", help="MODALITY=FIELD,…: what modalities are made from in this source")
-    parser.add_argument("--out", required=True, help="directory of the token store")
+    parser.add_argument("--out", required=True, help="directory of the token store, of several the one that holds them")
     parser.add_argument("--splits", default="train,val,test")
     parser.add_argument("--crops", type=int, default=8, help="aligned crops of a training example")
     parser.add_argument("--min_scale", type=float, default=0.8, help="least share of the area that a crop keeps")
@@ -106,50 +123,27 @@ def parse_args():
     return parser.parse_args()
 
 
-def make_plan(args, recipe: Recipe, workdirs: dict, sources: dict) -> dict:
-    """All that decides what the store holds."""
-    tokenizers = {
-        name: {"workdir": workdirs[name], "digest": t.digest, "vocab_size": t.vocab_size, "shape": list(t.grid),
-               "modalities": [m.name for m in modalities],
-               "specs": {m.name: build.plain(m) for m in modalities}}
-        for name, (t, modalities) in recipe.tokenizers.items()
-    }  # fmt: skip
-    licence = args.licence or ("see data_pipeline/emoji_corpus/LICENSES" if args.source == "emoji" else "not stated")
-    return {
-        "splits": {s: {"source": repr(source), "examples": len(source)} for s, source in sources.items()},
-        "tokenizers": tokenizers, "licence": licence, "crops": args.crops, "crop": recipe.crop,
-        "palette": recipe.palette, "shard_size": args.shard_size,
-    }  # fmt: skip
-
-
 def main():
     args = parse_args()
     process, processes = parse_process(args.process)
-    workdirs, out = parse_pairs("tokenizers", args.tokenizers), Path(args.out)
-    tokenizers = open_tokenizers(workdirs, parse_pairs("fields", args.fields))
-    colours = [m.field for _, modalities in tokenizers.values() for m in modalities
-               if m.kind == "pixels" and m.shape[2] == 3 and not m.vocab_size]  # fmt: skip
-    palette_field = next(iter(colours), "") if args.palette is None else args.palette.replace("none", "")
-    crop = dict(min_scale=args.min_scale, flip=args.flip)
-    crop_settings(np.random.default_rng(0), args.crops, 8, **crop)  # its errors come before anything is written
-    recipe = Recipe(tokenizers, palette_field, crop)
-    sources = {s: build.source(build.Data(args.source, args.path), s) for s in args.splits.split(",")}
-    for source in sources.values():
-        check_fields([m for _, modalities in tokenizers.values() for m in modalities], source)
-    plan = make_plan(args, recipe, workdirs, sources)
-    if processes == 1:  # nobody else writes there: what a kill has left is of no use
-        for partial in out.rglob("*.partial"):
-            partial.unlink()
-    claim(out, plan)
-    shards = [
-        Shard(split, number, start, min(start + args.shard_size, len(source)))
-        for split, source in sources.items()
-        for number, start in enumerate(range(0, len(source), args.shard_size))
-    ]
-    for tokenizer, _ in tokenizers.values():
+    # Its errors come before anything is written.
+    crop_settings(np.random.default_rng(0), args.crops, 8, min_scale=args.min_scale, flip=args.flip)
+    workdirs = parse_pairs("tokenizers", args.tokenizers)
+    opened = open_tokenizers(workdirs)
+    jobs = make_jobs(args, workdirs, opened)
+    for job in jobs:
+        if processes == 1:  # nobody else writes there: what a kill has left is of no use
+            for partial in job.out.rglob("*.partial"):
+                partial.unlink()
+        claim(job.out, job.plan)
+    for tokenizer, _ in opened.values():
         tokenizer.chunk = args.batch_size * jax.local_device_count()
-    run(args, out, [s for s in shards[process::processes] if s.about(out) is None], sources, recipe)
-    finish(out, shards, plan, tokenizers)
+    for job in jobs:
+        if len(jobs) > 1:
+            print(f"{job.out}:", flush=True)
+        mine = job.shards[process::processes]
+        run(args, job.out, [s for s in mine if s.about(job.out) is None], job.sources, job.recipe)
+        finish(job.out, job.shards, job.plan, job.recipe.tokenizers)
 
 
 def run(args, out, shards, sources, recipe):
