@@ -13,10 +13,12 @@ from ml_collections import ConfigDict
 from configs import finetune_emoji
 from pretrain import build, inherit, restore
 from pretrain.checkpoint import load_params
+from pretrain.interop.torch import export
 from pretrain.program import Program
 from pretrain.sharding import path_str
 from pretrain.step import accumulate, evaluate_objectives, example_keys
 from pretrain.train import train
+from tools.export import compare
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,18 @@ def test_the_base_keeps_every_bit_and_is_not_saved(arg, config, pretrained, tmp_
             assert delta.any()
             np.testing.assert_allclose(after[k], before[k] + delta, rtol=1e-5, atol=1e-7)
     assert restore.digest(restore.restore(pretrained).params) == digest
+
+
+@pytest.mark.parametrize(
+    "arg", ["lora", *(pytest.param(a, marks=pytest.mark.slow) for a in ("prompt", "adapter", "last", "full"))]
+)
+def test_what_was_fine_tuned_goes_to_pytorch(arg, config, tmp_path):
+    pytest.importorskip("torch")
+    run(config(arg, ema=0.5), tmp_path / "run")
+    restored = restore.restore(tmp_path / "run")
+    export(restored, tmp_path / "export")
+    worst = compare(restored, tmp_path / "export", examples=16)
+    assert worst.keys() == {"head/classification"} and max(worst.values()) < 1e-5
 
 
 def test_a_run_with_a_base_resumes_bit_for_bit_and_names_a_base_that_is_gone(config, pretrained, tmp_path, monkeypatch):
