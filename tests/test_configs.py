@@ -47,6 +47,11 @@ def test_finetuning_recipes_build_on_4m(name, size, steps, lr, layer_decay, rate
     assert run.steps == pytest.approx(steps, abs=1) and run.optim.layer_decay == layer_decay
     assert run.optim.lr == pytest.approx(lr)
     assert run.modalities[0].trained_grid == (() if name == "imagenet" else (14, 14))
+    encoder = build.encoder(run, train=True)
+    assert (encoder.randaugment.ops, encoder.randaugment.magnitude, encoder.randaugment.std) == (
+        (2, 9.0, 0.5) if name == "imagenet" else (0, 9.0, 0.5)
+    )
+    assert encoder.jitter == ((0.1, 2.0) if name == "ade20k" else ())
     ((_, objective),) = build.objectives(run).items()
     assert objective.drop_path == rate
     shapes = jax.eval_shape(init_function(build.model(run, {"": objective}), {"": objective}, 0)[1])
