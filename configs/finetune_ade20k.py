@@ -5,7 +5,6 @@
 
 FOLDER: `train.jsonl` and `val.jsonl` with lines {"rgb": "x.jpg", "segments": "x.png"}; the maps hold 0…149, and 255
 where ADE20K has 0, no label. XL trains LoRA of rank 64.
-The paper's large-scale jitter is a crop of 1/16 to the whole of the area here (ours): pictures are never shrunk.
 """
 
 from configs.finetune_common import by_size, lora, recipe
@@ -31,6 +30,6 @@ def get_config(arg=""):
             dense=dict(inputs=["rgb@224"], grid="rgb@224", label="segments", drop_path=v["drop"])
         ),
     )  # fmt: skip
-    c.data.min_scale = 1 / 16
+    c.data.jitter = (0.1, 2.0)  # large-scale jittering; the range: its paper, arXiv 2012.07177
     c.adapt = lora(v["rank"]) if v["rank"] else []
     return c

@@ -27,7 +27,10 @@ def recipe(*, path, epochs, warmup, images, batch_size, lr, layer_decay, weight_
     c.batch_size = batch_size
     c.steps = round(epochs * images / batch_size)
     c.init = ""
-    c.data = dict(source="files", path=path, train="train", workers=8, min_scale=1.0, ratio=(1.0, 1.0), flip=0.5)
+    c.data = dict(
+        source="files", path=path, train="train", workers=8, min_scale=1.0, ratio=(1.0, 1.0), flip=0.5, jitter=(),
+        randaugment=dict(ops=0, magnitude=9.0, std=0.5),
+    )  # fmt: skip
     c.modalities = [dict(name="rgb@224", shape=shape)]
     c.labels = [labels]
     c.model = dict(decoder_depth=0)

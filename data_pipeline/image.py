@@ -66,12 +66,48 @@ def crop_settings(
     return settings
 
 
+def jitter_setting(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    scales: tuple[float, float],
+    *,
+    flip: float = 0.0,
+    aspect: float = 1.0,
+) -> np.ndarray:
+    """Large-scale jittering (arXiv 2012.07177, section 3): one window of a picture that is made larger or smaller.
+
+    Args:
+      rng: source of the random window.
+      size: (height, width) of the picture in pixels.
+      scales: least and greatest factor on the size at which the picture just fits into the result. Above 1 the window
+        is at a random place; below 1 the picture lies in its upper left corner and the rest is to be filled.
+      flip: probability that the window is mirrored.
+      aspect: width / height of the window.
+
+    Returns:
+      int64[5] of (top, left, height, width, flip) for `apply_crop` with a `fill`, in pixels of the picture.
+
+    Raises:
+      ValueError: an argument out of its range.
+    """
+    if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
+        raise ValueError(f"jitter={scales} must be (least, greatest), both above 0: (0.1, 2.0) is usual.")
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip={flip} must be in [0, 1], a probability.")
+    (height, width), scale = size, rng.uniform(*scales)
+    rows = max(height, width / aspect) / scale
+    rows, columns = max(1, round(rows)), max(1, round(rows * aspect))
+    top, left = (int(rng.integers(max(n - part, 0) + 1)) for n, part in ((height, rows), (width, columns)))
+    return np.asarray([top, left, rows, columns, rng.random() < flip], np.int64)
+
+
 def apply_crop(
     image: np.ndarray,
     setting: np.ndarray,
     size: int | tuple[int, int],
     resample: Image.Resampling = BICUBIC,
     frame: tuple[int, int] | None = None,
+    fill: int | None = None,
 ) -> np.ndarray:
     """Crops, resizes and perhaps mirrors an image.
 
@@ -82,6 +118,7 @@ def apply_crop(
       resample: BICUBIC for colour and grey; NEAREST for masks and labels, so that no new values appear.
       frame: (height, width) of the image that `setting` was drawn for, of which this one may be a larger or smaller
         version; None for this image.
+      fill: the value of what lies outside the image; None if a crop must not leave it.
 
     Returns:
       uint8[size, size, C] or uint8[height, width, C].
@@ -92,7 +129,15 @@ def apply_crop(
     _check_image(image)
     height, width = frame or image.shape[:2]
     top, left, rows, columns, flip = (int(x) for x in setting)
-    if min(top, left) < 0 or min(rows, columns) < 1 or top + rows > height or left + columns > width:
+    bottom, right = min(top + rows, height), min(left + columns, width)
+    leaves = min(top, left) < 0 or bottom < top + rows or right < left + columns
+    if leaves and fill is not None and 0 <= top < bottom and 0 <= left < right:
+        made = np.full((*(int(side) for side in np.broadcast_to(size, 2)), image.shape[2]), fill, np.uint8)
+        part = made[: max(1, round((bottom - top) / rows * len(made)))]
+        part = part[:, : max(1, round((right - left) / columns * made.shape[1]))]
+        part[...] = apply_crop(image, (top, left, bottom - top, right - left, 0), part.shape[:2], resample, frame)
+        return np.ascontiguousarray(made[:, ::-1] if flip else made)
+    if leaves or min(rows, columns) < 1:
         raise ValueError(
             f"setting={setting} (top, left, height, width, flip) leaves an image of {(height, width)} (H, W): "
             "draw crop_settings with the size of this image."

@@ -15,8 +15,18 @@ import numpy as np
 from absl import flags
 
 from data_pipeline import mixture
-from data_pipeline.image import BICUBIC, NEAREST, apply_crop, as_channels, centre_crop, crop_settings, edges
+from data_pipeline.image import (
+    BICUBIC,
+    NEAREST,
+    apply_crop,
+    as_channels,
+    centre_crop,
+    crop_settings,
+    edges,
+    jitter_setting,
+)
 from data_pipeline.padding import pad_ids, pad_pixels, pad_vectors
+from data_pipeline.randaugment import RandAugment
 from data_pipeline.spec import KINDS, Modality
 from data_pipeline.text import FIELDS, render
 
@@ -32,6 +42,9 @@ class Encoder:
 
     tokenizers: {name: TextTokenizer or HFTokenizer}; sequences of other tokenizers hold their ids already.
     min_scale, ratio, flip: of the crops of `pixels`, see `crop_settings`.
+    jitter: (least, greatest) scale of large-scale jittering in place of the first two (`jitter_setting`); () for none.
+    Beyond a picture lies grey, beyond a map of classes 255, no label, beyond other maps 0, unknown.
+    randaugment: what is done to the crops of pictures, to all of an example alike.
     """
 
     modalities: tuple[Modality, ...]
@@ -40,8 +53,16 @@ class Encoder:
     min_scale: float = 0.8
     ratio: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
+    jitter: tuple[float, ...] = ()
+    randaugment: RandAugment = RandAugment()
 
     def __post_init__(self):
+        for m in self.modalities if self.train and self.randaugment.ops else ():
+            if m.kind == "grid" or (m.kind == "pixels" and m.resample == "nearest"):
+                raise ValueError(
+                    f"randaugment.ops={self.randaugment.ops}: it moves pictures, and {m.name!r} would stay where it "
+                    "is; set ops=0, and beside maps take jitter"
+                )
         shapes = {m.name: m.shape[:2] for m in self._pixel_modalities}
         if shapes:
             self._draw(0, common_frame(shapes, "modalities: shape"))
@@ -113,12 +134,15 @@ class Encoder:
         else:
             setting = None if rng is None or frame is None else self._draw(crop, frame)
         resample = {"bicubic": BICUBIC, "nearest": NEAREST}[m.resample]
-        image = read_image(example, m.field, setting, m.shape[:2], resample, frame)
+        fill = _outside(m) if self.jitter else None
+        image = read_image(example, m.field, setting, m.shape[:2], resample, frame, fill)
         if image is None:
             return None
         image = as_channels(image, m.shape[2])
         if image.shape != m.shape:
             raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {image.shape}")
+        if rng is not None and self.randaugment.ops:
+            return self.randaugment(image, np.random.default_rng([int(crop * 2**32), 1]), _outside(m))
         return image
 
     @property
@@ -126,9 +150,11 @@ class Encoder:
         return [m for m in self.modalities if m.kind == "pixels"]
 
     def _draw(self, crop: float, frame):
-        """The crop number → one row of `crop_settings`, the same for all pixels of an example."""
+        """The crop number → one row of `crop_settings` or a `jitter_setting`, the same for all pixels of an example."""
         height, width = self._pixel_modalities[0].shape[:2]
         rng = np.random.default_rng(int(crop * 2**32))
+        if self.jitter:
+            return jitter_setting(rng, frame, self.jitter, flip=self.flip, aspect=width / height)
         options = dict(min_scale=self.min_scale, ratio=self.ratio, flip=self.flip, aspect=width / height)
         return crop_settings(rng, 2, frame, **options)[1]
 
@@ -147,6 +173,13 @@ class Encoder:
 MAKERS = {kind: getattr(Encoder, f"_{kind}") for kind in KINDS}
 
 
+def _outside(m: Modality) -> int:
+    """What lies beyond a picture: grey as bright as its mean; beyond a map what says nothing."""
+    if m.resample == "nearest":
+        return NO_LABEL if m.vocab_size else 0
+    return round(255 * float(np.mean(m.mean or 0.5)))
+
+
 def common_frame(shapes: dict, where: str) -> tuple[int, int]:
     """The largest of {modality: (height, width)}, all of one aspect ratio up to a pixel of rounding."""
     largest = max(shapes, key=lambda name: math.prod(shapes[name]))
@@ -161,12 +194,12 @@ def common_frame(shapes: dict, where: str) -> tuple[int, int]:
 
 
 def read_image(
-    example: dict, field: str, setting, size: int | tuple[int, int], resample=BICUBIC, frame=None
+    example: dict, field: str, setting, size: int | tuple[int, int], resample=BICUBIC, frame=None, fill=None
 ) -> np.ndarray | None:
     """An image field of a raw example, cropped by a row of `crop_settings` (None: at its centre), uint8 `[*size, C]`.
 
-    `edges:FIELD` is derived: the edges of the crop of FIELD. None if the example lacks the field. resample and frame
-    are those of `apply_crop`.
+    `edges:FIELD` is derived: the edges of the crop of FIELD. None if the example lacks the field. resample,
+    frame and fill are those of `apply_crop`.
     """
     derived, _, base = field.rpartition(":")
     image = example.get(base)
@@ -175,7 +208,7 @@ def read_image(
     if setting is None:
         image = centre_crop(image, size, resample)
     else:
-        image = apply_crop(image, setting, size, resample, frame)
+        image = apply_crop(image, setting, size, resample, frame, fill)
     if not derived:
         return image
     if derived != "edges":

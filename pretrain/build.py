@@ -310,7 +310,8 @@ def _source(part: Data | Part, split, where: str):
 
 def encoder(run: Run, *, train: bool) -> Encoder:
     data = run.data
-    return Encoder((*run.modalities, *run.labels), text_tokenizers(run), train, data.min_scale, data.ratio, data.flip)
+    crops = {key: getattr(data, key) for key in ("min_scale", "ratio", "flip", "jitter", "randaugment")}
+    return Encoder((*run.modalities, *run.labels), text_tokenizers(run), train, **crops)
 
 
 def evaluators(specs: dict, context) -> dict:

@@ -93,15 +93,20 @@ def steps(workdir) -> list[int]:
     return list(_complete(workdir))
 
 
-def _complete(workdir) -> dict[int, epath.Path]:
+def _complete(workdir, tries: int = 5) -> dict[int, epath.Path]:
     """{step: folder} of the complete checkpoints, the newest last.
 
     It only looks. A `Checkpointer` removes what is incomplete: in another program, the checkpoint that a training is
     just writing.
     """
     folder = locate(workdir) / "checkpoints"
-    found = ocp.path.step.standard_name_format().find_all(folder) if folder.exists() else ()
-    return {c.step: c.path for c in sorted(found, key=lambda c: c.step)}
+    try:
+        found = ocp.path.step.standard_name_format().find_all(folder) if folder.exists() else ()
+        return {c.step: c.path for c in sorted(found, key=lambda c: c.step)}
+    except (FileNotFoundError, NotADirectoryError):
+        if not tries:
+            raise
+        return _complete(workdir, tries - 1)  # a training removed one of them while it was looked at
 
 
 def read_info(workdir, step: int | None = None) -> dict:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from data_pipeline.randaugment import RandAugment
 from data_pipeline.sources import tokens
 
 
@@ -35,6 +36,7 @@ class Data:
     sources, temperature: several instead of one, mixed by their weights or by size^(1 / temperature).
     min_scale, ratio, flip: random crops of `pixels`, aligned over an example: the least share of the area that one
     keeps, the least and greatest factor on its aspect, the probability that it is mirrored.
+    jitter, randaugment: large-scale jittering in place of the first two, and RandAugment (`pipeline.Encoder`).
     """
 
     source: str = ""
@@ -47,6 +49,8 @@ class Data:
     min_scale: float = 0.8
     ratio: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
+    jitter: tuple[float, ...] = ()
+    randaugment: RandAugment = RandAugment()
 
     def __post_init__(self):
         if bool(self.source) == bool(self.sources):

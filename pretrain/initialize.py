@@ -1,7 +1,7 @@
 """Starting a run from another's parameters: what fits is taken over exactly, and everything else is reported.
 
-Modalities may have been added or removed (their tables are new, or left behind) and learned positions resized. Fixed
-positions are no parameters: they follow from the spec.
+Modalities may have been added or removed (their tables are new, or left behind), and learned positions resized; a head
+of other classes is new. Fixed positions are no parameters: they follow from the spec.
 """
 
 import dataclasses
@@ -95,7 +95,7 @@ def start_from(held, fresh: dict, modalities) -> tuple[dict, Report]:
     """
     old = {path_str(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(held.params)}
     index = {m.name: i for i, m in enumerate(held.run.modalities)}
-    loaded, new, resized = [], [], []
+    loaded, new, resized, replaced = [], [], [], []
 
     def take(path, leaf):
         path = path_str(path)
@@ -114,6 +114,10 @@ def start_from(held, fresh: dict, modalities) -> tuple[dict, Report]:
         if old[path].shape == leaf.shape:
             loaded.append(path)
             return old[path]
+        if path.startswith("objective/"):  # a head of other classes, which the old one says nothing of
+            new.append(path)
+            replaced.append(path)
+            return np.asarray(leaf)
         rows = fit(path, old, leaf.shape)
         resized.append(f"{path} {len(old[path])} → {len(leaf)}")
         return rows
@@ -123,7 +127,9 @@ def start_from(held, fresh: dict, modalities) -> tuple[dict, Report]:
     blocks = [p for p in new if p.startswith(("model/encoder/", "model/decoder/")) and "/adapter" not in p]
     if blocks:
         raise ValueError(f"config.init: that model has no {', '.join(blocks[:3])}; give this config its kind of blocks")
-    dropped = sorted(set(old) - taken) + [f"{MODALITY}/{n}" for n in index if n not in {m.name for m in modalities}]
+    dropped = sorted({*set(old) - taken, *replaced}) + [
+        f"{MODALITY}/{n}" for n in index if n not in {m.name for m in modalities}
+    ]
     return params, Report(tuple(loaded), tuple(new), tuple(dropped), tuple(resized))
 
 

@@ -36,6 +36,8 @@ def test_configs_parse_and_make_their_objectives(name):
     "name, size, steps, lr, layer_decay, rate, rank",
     [
         ("imagenet", "B", 50 * 1281167 / 1024, 4e-4, 0.75, 0.1, 0), ("imagenet", "XL", 25023, 4e-4, 0.85, 0.4, 0),
+        ("imagenet", "B,in21k", 20 * 14197122 / 4096, 16e-4, 0.75, 0.1, 0),
+        ("imagenet", "XL,in21k", 69322, 8e-4, 0.85, 0.4, 0),
         ("ade20k", "L", 64 * 20210 / 64, 2e-4, 0.85, 0.2, 0), ("ade20k", "XL", 40420, 3e-4, 0.95, 0.3, 64),
         ("nyuv2", "B", 795000 / 128, 1e-4, 0.75, 0.0, 0), ("nyuv2", "XL", 795000 / 16, 5e-5, 0.9, 0.0, 8),
     ],
@@ -43,10 +45,19 @@ def test_configs_parse_and_make_their_objectives(name):
 def test_finetuning_recipes_build_on_4m(name, size, steps, lr, layer_decay, rate, rank):
     c = config(f"finetune_{name}", size)
     c.init = "pretrained"
-    run = build.parse(fill(c.to_dict(), build.parse(config("fourm_mod7", size))))
+    run = build.parse(fill(c.to_dict(), build.parse(config("fourm_mod7", size.partition(",")[0]))))
+    if name == "imagenet":
+        first = size.endswith("in21k")
+        assert run.optim.b2 == (0.95 if first else 0.999) and run.batch_size == (4096 if first else 1024)
+        assert run.labels[0].vocab_size == (21841 if first else 1000)
     assert run.steps == pytest.approx(steps, abs=1) and run.optim.layer_decay == layer_decay
     assert run.optim.lr == pytest.approx(lr)
     assert run.modalities[0].trained_grid == (() if name == "imagenet" else (14, 14))
+    encoder = build.encoder(run, train=True)
+    assert (encoder.randaugment.ops, encoder.randaugment.magnitude, encoder.randaugment.std) == (
+        (2, 9.0, 0.5) if name == "imagenet" else (0, 9.0, 0.5)
+    )
+    assert encoder.jitter == ((0.1, 2.0) if name == "ade20k" else ())
     ((_, objective),) = build.objectives(run).items()
     assert objective.drop_path == rate
     shapes = jax.eval_shape(init_function(build.model(run, {"": objective}), {"": objective}, 0)[1])
@@ -131,6 +142,8 @@ def test_modalities_are_those_of_the_papers():
 
 
 def test_a_wrong_size_lists_the_sizes():
+    with pytest.raises(ValueError, match=r"finetune_imagenet.py:B,in22k: write SIZE, or SIZE,in21k"):
+        config("finetune_imagenet", "B,in22k")
     with pytest.raises(ValueError, match=r"fourm_mod7.py:huge: .*tiny, small, B, L, XL"):
         config("fourm_mod7", "huge")
     with pytest.raises(ValueError, match="the argument must be empty or one of gelu"):

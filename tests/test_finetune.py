@@ -10,13 +10,16 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
-from configs import finetune_emoji
+from configs import finetune_emoji, finetune_imagenet
+from data_pipeline.sources import emoji
 from pretrain import build, inherit, restore
 from pretrain.checkpoint import load_params
+from pretrain.interop.torch import export
 from pretrain.program import Program
 from pretrain.sharding import path_str
 from pretrain.step import accumulate, evaluate_objectives, example_keys
 from pretrain.train import train
+from tools.export import compare
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,18 @@ def test_the_base_keeps_every_bit_and_is_not_saved(arg, config, pretrained, tmp_
             assert delta.any()
             np.testing.assert_allclose(after[k], before[k] + delta, rtol=1e-5, atol=1e-7)
     assert restore.digest(restore.restore(pretrained).params) == digest
+
+
+@pytest.mark.parametrize(
+    "arg", ["lora", *(pytest.param(a, marks=pytest.mark.slow) for a in ("prompt", "adapter", "last", "full"))]
+)
+def test_what_was_fine_tuned_goes_to_pytorch(arg, config, tmp_path):
+    pytest.importorskip("torch")
+    run(config(arg, ema=0.5), tmp_path / "run")
+    restored = restore.restore(tmp_path / "run")
+    export(restored, tmp_path / "export")
+    worst = compare(restored, tmp_path / "export", examples=16)
+    assert worst.keys() == {"head/classification"} and max(worst.values()) < 1e-5
 
 
 def test_a_run_with_a_base_resumes_bit_for_bit_and_names_a_base_that_is_gone(config, pretrained, tmp_path, monkeypatch):
@@ -209,6 +224,45 @@ def test_a_dense_head_trains(tmp_path):
     train(c, tmp_path / "run")
     errors = [row["dense/l1"] for row in laws.losses(tmp_path / "run").values()]
     assert len(errors) == 20 and errors[-1] < 0.7 * errors[0]
+
+
+@pytest.mark.slow
+def test_imagenet_in_two_stages(tmp_path, capsys):
+    """4M's recipe on emoji: from a model of pixels to 95 classes, and from there to 9, with a new head."""
+    pixels = dict(kind="pixels", shape=(32, 32, 3), patch=8, mean=(0.5,) * 3, std=(0.5,) * 3, targets=False)
+    groups = sorted({row["group"] for row in map(emoji.Source("train").__getitem__, range(1300))})
+    subgroups = finetune_emoji.get_config().labels[0]["classes"]
+    model = dict(dim=32, heads=2, encoder_depth=2, decoder_depth=0, dtype="float32")
+    label = dict(name="mono", kind="pixels", shape=(8, 8, 1), field="mono", resample="nearest")
+    c = ConfigDict(dict(
+        steps=1, batch_size=8, data=dict(source="emoji"), modalities=[dict(name="rgb@224", field="noto", **pixels)],
+        labels=[label], model=model,
+        objectives=dict(dense=dict(inputs=["rgb@224"], grid="rgb@224", label="mono", loss="l1", width=8, blocks=1)),
+    ))  # fmt: skip
+    train(c, tmp_path / "pretrained")
+    before = "pretrained"
+    for arg, field, names, lr in (("B,in21k", "subgroup", subgroups, 1e-2), ("B", "group", groups, 0.0)):
+        c = finetune_imagenet.get_config(arg)
+        c.data.update(source="emoji", path="", workers=0)
+        c.modalities = [dict(name="rgb@224", shape=(32, 32, 3))]
+        c.labels = [{**c.labels[0], "field": field, "vocab_size": len(names), "classes": names}]
+        c.steps, c.batch_size, c.optim.warmup, c.optim.lr, c.evals = 2, 8, 0, lr, {}
+        c.init = str(tmp_path / before)
+        capsys.readouterr()
+        run(c, tmp_path / field)
+        before = field
+    out = capsys.readouterr().out
+    assert "  2 new: objective/classification/bias, objective/classification/kernel\n" in out
+    assert "  2 dropped: objective/classification/bias, objective/classification/kernel\n" in out
+    one, two = (flat(restore.restore(tmp_path / field).params) for field in ("subgroup", "group"))
+    assert one["objective/classification/kernel"].shape == (32, 95)
+    assert two["objective/classification/kernel"].shape == (32, 9)
+    trunk = [path for path in one if path.startswith("model/")]
+    assert len(trunk) > 10 and one["objective/classification/norm/bias"].any()
+    for path in (*trunk, "objective/classification/norm/bias"):  # the second learned nothing: its rate was 0
+        np.testing.assert_array_equal(two[path], one[path], err_msg=path)
+    (moved,) = (v for p, v in flat(restore.restore(tmp_path / "pretrained").params).items() if "dense/rgb" in p)
+    assert (moved != one["model/tokens/dense/rgb@224/kernel"]).any(), "the first did"
 
 
 def test_the_config_is_filled_from_the_pretrained_run(config, pretrained):

@@ -2,6 +2,7 @@
 
 Writes model.safetensors, config.json and tokenloom_torch.py, the module that loads them. Where torch is installed,
 64 held-out examples go through both and the largest absolute differences are printed; above the tolerance it fails.
+Heads of fine-tuned networks go with them, low-rank updates inside the matrices, adapters and prompts as they are.
 """
 
 import argparse
@@ -20,21 +21,25 @@ from pretrain.step import example_keys
 
 
 def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
-    """Largest |JAX − PyTorch| of logits and embeddings over test examples, both in fp32."""
-    import torch
-
+    """Largest |JAX − PyTorch| of logits, embeddings and what heads say over test examples, both in fp32."""
     spec = importlib.util.spec_from_file_location("tokenloom_torch", f"{folder}/tokenloom_torch.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     theirs, graph = module.load(folder), fp32_graph(restored)
     batch = next(Context(restored.run, restored.graph, restored.objectives).batches("test", examples))
     masked = next((o for o in restored.objectives.values() if hasattr(o, "input_tokens")), None)
-    if masked is None:
-        raise ValueError("the run has no masked objective, whose views of examples are what is compared")
-    inputs, dense, queries, _ = masked.view(batch, example_keys(0, 0, examples))
+    if masked is None and not theirs.predictors:
+        raise ValueError("the run has neither a masked objective nor a head, of whose outputs the two are compared")
+    worst = _compare_trunk(restored, graph, theirs, masked.view(batch, example_keys(0, 0, examples))) if masked else {}
+    for name in theirs.predictors:
+        worst[f"head/{name}"] = _compare_head(restored, graph, theirs, name, batch)
+    return worst
 
-    def torch_set(tokens):
-        return tuple(torch.from_numpy(np.asarray(f).astype(bool if f.dtype == bool else np.int64)) for f in tokens)
+
+def _compare_trunk(restored, graph, theirs, view) -> dict[str, float]:
+    import torch
+
+    inputs, dense, queries, _ = view
 
     @jax.jit
     def ours(params):
@@ -47,17 +52,41 @@ def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
     logits, z = jax.device_get(ours(restored.params["model"]))
     worst = {}
     with torch.no_grad():
-        x_t = theirs.encode(*torch_set(inputs), {n: torch.from_numpy(np.array(x)) for n, x in dense.items()})
-        y_t = theirs.decode(x_t, torch_set(inputs), torch_set(queries))
+        x_t = theirs.encode(*_tensors(inputs), {n: torch.from_numpy(np.array(x)) for n, x in dense.items()})
+        y_t = theirs.decode(x_t, _tensors(inputs), _tensors(queries))
         valid = np.asarray(queries.valid)
         for vocab in theirs.vocabs:
             difference = logits[vocab] - theirs.logits(y_t, vocab).numpy()
             worst[f"logits/{vocab}"] = float(np.abs(difference)[valid].max())
         for name in z:
-            worst[f"embedding/{name}"] = float(
-                np.abs(z[name] - theirs.embed(x_t, torch_set(inputs), name).numpy()).max()
-            )
+            said = theirs.embed(x_t, _tensors(inputs), name).numpy()
+            worst[f"embedding/{name}"] = float(np.abs(z[name] - said).max())
     return worst
+
+
+def _compare_head(restored, graph, theirs, name: str, batch) -> float:
+    import torch
+
+    objective = restored.objectives[name]
+    view = objective.view(batch, example_keys(0, 0, len(batch["row"])))
+
+    @jax.jit
+    def ours(params):
+        model = nnx.merge(graph, params["model"])
+        own, encoded = params["objective"][name], model.encode(view["tokens"], view["dense"])
+        is_map = hasattr(objective, "predict")
+        return objective.predict(own, encoded) if is_map else objective.logits(model, own, encoded)
+
+    inputs, dense = _tensors(view["tokens"]), {n: torch.from_numpy(np.array(x)) for n, x in view["dense"].items()}
+    with torch.no_grad():
+        said = theirs.predict(theirs.encode(*inputs, dense), inputs, name).numpy()
+    return float(np.abs(np.asarray(ours(restored.params)) - said)[np.asarray(view["tokens"].valid).any(1)].max())
+
+
+def _tensors(tokens):
+    import torch
+
+    return tuple(torch.from_numpy(np.asarray(f).astype(bool if f.dtype == bool else np.int64)) for f in tokens)
 
 
 def fp32_graph(restored: Restored):

@@ -5,7 +5,7 @@ import dataclasses
 from pretrain import build
 from pretrain.data import check_tokens
 from pretrain.evals.base import Context, Unfit
-from pretrain.restore import Restored, restore, untrained
+from pretrain.restore import Restored, init_function, restore, untrained
 
 # In the order of the page. A task is the file of that name.
 TASKS = (
@@ -16,20 +16,27 @@ TASKS = (
 
 def open_run(workdir, step=None, data: dict | None = None) -> tuple[Restored, Context]:
     """A checkpoint, and what its tasks are given. data: keys that replace the run's own, see `redirect`."""
-    restored = redirect(restore(workdir, step), data or {})
-    if not hasattr(build.model_config(restored.run)[0].Model, "pooled"):
-        raise ValueError(f"{workdir} trained {restored.run.model['model']!r}, which embeds nothing to evaluate")
+    restored = restore(workdir, step)
+    context = open_context(workdir, restored.run, data)
+    return dataclasses.replace(restored, run=context.run), context
+
+
+def open_context(workdir, run: build.Run, data: dict | None = None) -> Context:
+    """What the tasks of a workdir's run are given, which no checkpoint is needed for."""
+    run = redirect(run, data or {})
+    if not hasattr(build.model_config(run)[0].Model, "pooled"):
+        raise ValueError(f"{workdir} trained {run.model['model']!r}, which embeds nothing to evaluate")
     try:
-        check_tokens(restored.run)
+        check_tokens(run)
     except (ValueError, FileNotFoundError) as e:
         e.add_note("--source, --path and --fields give the tasks other data, such as a converted model needs")
         raise
-    return restored, Context(restored.run, restored.graph, restored.objectives)
+    objectives = build.objectives(run)
+    return Context(run, init_function(build.model(run, objectives), objectives, run.seed)[0], objectives)
 
 
-def redirect(restored: Restored, data: dict) -> Restored:
+def redirect(run: build.Run, data: dict) -> build.Run:
     """The same network on other data: `source` and `path` replace config.data's, `fields` {modality: field}."""
-    run = restored.run
     fields = data.get("fields", {})
     known = [m.name for m in run.modalities]
     for name in fields:
@@ -39,8 +46,7 @@ def redirect(restored: Restored, data: dict) -> Restored:
     changed = {k: data[k] for k in ("source", "path") if k in data}
     if "source" in changed:
         changed = {"path": "", "options": {}, "sources": ()} | changed
-    run = dataclasses.replace(run, modalities=modalities, data=dataclasses.replace(run.data, **changed))
-    return dataclasses.replace(restored, run=run)
+    return dataclasses.replace(run, modalities=modalities, data=dataclasses.replace(run.data, **changed))
 
 
 def make_tasks(context: Context, names=()) -> tuple[dict, dict]:

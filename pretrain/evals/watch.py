@@ -5,7 +5,7 @@ import time
 
 from pretrain.checkpoint import steps
 from pretrain.evals import harness
-from pretrain.restore import read_run
+from pretrain.restore import read_run, restore
 from pretrain.storage import locate
 
 FILE = "evals.jsonl"
@@ -14,34 +14,38 @@ FILE = "evals.jsonl"
 def watch(workdir, names=(), *, poll: float = 30.0, data: dict | None = None) -> list[dict]:
     """Appends {"step", "task/name": value, …} to WORKDIR/evals.jsonl for every checkpoint, the oldest first.
 
-    Ends when the run's last step is scored. Steps that the file holds are not scored again; a checkpoint that the
-    training removes before or while it is read is passed over. Returns the lines that it wrote.
+    Tasks and data are checked before there is a checkpoint. Ends when the run's last step is scored. Steps that the
+    file holds are not scored again; a checkpoint that the training removes before or while it is read is passed over.
+    Returns the lines that it wrote.
     """
-    last, scored, passed, written, tasks = read_run(workdir).steps, _scored(workdir), set(), [], None
+    run = read_run(workdir)
+    tasks, left_out = harness.make_tasks(harness.open_context(workdir, run, data), names)
+    for name, reason in left_out.items():
+        print(f"without {name}: {reason}", flush=True)
+    done, failing, written = _scored(workdir), set(), []
     while True:
-        waiting = [s for s in steps(workdir) if s not in scored | passed]
-        for step in waiting:
+        for step in (s for s in steps(workdir) if s not in done):
             try:
-                restored, context = harness.open_run(workdir, step, data)
+                params = restore(workdir, step).params
             except Exception:
                 # Orbax deletes file by file: a checkpoint that fails to open may be one that is just going.
-                time.sleep(min(poll, 1.0))
-                if step in steps(workdir):
+                if step in failing:
                     raise
-                print(f"step {step}: removed before it could be read", flush=True)
-                passed.add(step)
+                failing.add(step)
+                time.sleep(1.0)
                 continue
-            if tasks is None:
-                tasks, left_out = harness.make_tasks(context, names)
-                for name, reason in left_out.items():
-                    print(f"without {name}: {reason}", flush=True)
-            values = harness.score(tasks, restored.params)
+            values = harness.score(tasks, params)
             line = {"step": step} | {name: float(value) for name, value in values.items()}
             _append(workdir, line)
             print(f"step {step}: {len(values)} scores", flush=True)
-            scored.add(step)
+            done.add(step)
+            failing.discard(step)
             written.append(line)
-        if last in scored | passed:
+        for step in failing.difference(steps(workdir)):
+            print(f"step {step}: removed before it could be read", flush=True)
+            failing.remove(step)
+            done.add(step)
+        if run.steps in done and not failing:
             return written
         time.sleep(poll)
 

@@ -1,9 +1,12 @@
 """Our parameters as a PyTorch state dict and back: an exact renaming, transposition and unstacking, no arithmetic.
 
+Fine-tuned heads go with the network, as `predictors`; low-rank updates are in the matrices of what `restore` gives.
+
 ours                                   PyTorch
 `encoder/attn/qkv/kernel [depth,a,b]`  `encoder.{i}.attn.qkv.weight [b, a]` for every layer i
 `norm/scale`                           `norm.weight`
 `tokens/tables/text [V, D]`            `tables.text [V, D]`
+`depthwise/kernel [H, W, 1, C]`        `depthwise.weight [C, 1, H, W]`
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ import jax
 import numpy as np
 
 from pretrain.build import plain
+from pretrain.objectives import classification, dense
 from pretrain.restore import Restored
 from pretrain.sharding import path_str
 
@@ -25,9 +29,9 @@ def to_state_dict(model_params: dict) -> dict[str, np.ndarray]:
     """Nested parameters → {PyTorch name: array}."""
     out = {}
     for path, value in jax.tree_util.tree_leaves_with_path(model_params):
-        names, stacked, transposed = _names(path, value)
+        names, stacked, axes = _names(path, value)
         for name, part in zip(names, np.asarray(value) if stacked else [np.asarray(value)]):
-            out[name] = np.ascontiguousarray(part.T if transposed else part)
+            out[name] = np.ascontiguousarray(part.transpose(axes))
     return out
 
 
@@ -36,15 +40,15 @@ def from_state_dict(state: dict[str, np.ndarray], like: dict) -> dict:
     used = set()
 
     def take(path, leaf):
-        names, stacked, transposed = _names(path, leaf)
+        names, stacked, axes = _names(path, leaf)
         if missing := [n for n in names if n not in state]:
             raise ValueError(f"{missing[0]}: missing in the state dict")
         used.update(names)
-        parts = [np.asarray(state[n]).T if transposed else np.asarray(state[n]) for n in names]
         wanted = leaf.shape[1:] if stacked else leaf.shape
-        for name, part in zip(names, parts):
-            if part.shape != wanted:
-                raise ValueError(f"{name}: shape {np.asarray(state[name]).shape} does not fit {wanted} of the model")
+        for name in names:
+            if np.shape(state[name]) != tuple(wanted[a] for a in axes):
+                raise ValueError(f"{name}: shape {np.shape(state[name])} does not fit {wanted} of the model")
+        parts = [np.asarray(state[n]).transpose(np.argsort(axes)) for n in names]
         return np.stack(parts) if stacked else parts[0]
 
     out = jax.tree_util.tree_map_with_path(take, like)
@@ -54,40 +58,71 @@ def from_state_dict(state: dict[str, np.ndarray], like: dict) -> dict:
 
 
 def _names(path, leaf):
-    """(PyTorch names, whether the leaf stacks a layer for each, whether each is transposed)."""
+    """(PyTorch names, whether the leaf stacks a layer for each, the order of each one's axes in PyTorch)."""
     *parents, last = path_str(path).removeprefix("tokens/").split("/")
-    name = {"kernel": "weight", "scale": "weight"}.get(last, last)
+    weight = last == "kernel" or (last == "scale" and "norm" in parents[-1])
+    name = "weight" if weight else last
+    at = None
     if parents and parents[0] in STACKS:
-        names = [".".join([parents[0], str(i), *parents[1:], name]) for i in range(leaf.shape[0])]
-        return names, True, last == "kernel"
-    return [".".join([*parents, name])], False, last == "kernel"
+        at = 0
+    elif parents and parents[0] == "predictors" and parents[2:3] == ["blocks"]:
+        at = 2
+    rank = leaf.ndim - (at is not None)
+    # Products have [out, in] there, convolutions [out, in, height, width].
+    axes = tuple(range(rank)) if last != "kernel" else (1, 0) if rank == 2 else (3, 2, 0, 1)
+    if at is not None:
+        names = [".".join([*parents[: at + 1], str(i), *parents[at + 1 :], name]) for i in range(leaf.shape[0])]
+        return names, True, axes
+    return [".".join([*parents, name])], False, axes
+
+
+def heads(restored: Restored) -> dict:
+    """{objective: what its head is} of those that stand on the encoder's outputs, as `config.json` says it."""
+    out = {}
+    for name, o in restored.objectives.items():
+        lengths = {m.name: m.length for m in restored.run.modalities}
+        about = {"inputs": [(n, lengths[n]) for n in getattr(o, "inputs", ())]}
+        if isinstance(o, classification.Objective):
+            label = next(m for m in o.labels if m.name == o.label)
+            about |= {"kind": "classification", "pool": o.pool, "outputs": o.classes, "classes": list(label.classes)}
+        elif isinstance(o, dense.Objective):
+            grid = next(m.grid for m in o.modalities if m.name == o.grid)
+            start = sum(lengths[n] for n in o.inputs[: o.inputs.index(o.grid)])
+            about |= {"kind": "dense", "grid": grid, "start": start, "size": o.target.shape[:2], "outputs": o.outputs}
+            about |= {"width": o.width, "up": o.up, "blocks": o.blocks}
+        else:
+            continue
+        out[name] = about
+    return out
 
 
 def export(restored: Restored, out) -> Path:
     """Writes `model.safetensors`, `config.json` and the module that loads them into a new folder.
 
-    ValueError for what the module does not have: a network without a decoder, or with adapters.
+    ValueError for a network of another kind than the trunk that the module is.
     """
     from safetensors.numpy import save_file
 
-    for key, wanted in (("decoder_depth", True), ("adapter", False)):
-        value = restored.run.model.get(key, wanted)
-        if bool(value) is not wanted:
-            raise ValueError(
-                f"model.{key}={value}: the PyTorch module is an encoder-decoder without adapters; such a fine-tuned "
-                "network can be restored and evaluated here, not exported yet"
-            )
+    kind = restored.run.model.get("model", "models.encdec")
+    if kind != "models.encdec":
+        raise ValueError(
+            f"model.model={kind!r}: the PyTorch module is models.encdec alone; towers of images and texts go to "
+            "PyTorch through `tools.convert --write`, as CLIP or SigLIP of transformers"
+        )
     out = Path(out)
     if (out / "model.safetensors").exists():
         raise FileExistsError(f"{out} already holds an export: remove it or write elsewhere")
     out.mkdir(parents=True, exist_ok=True)
     model = restored.model
+    predictors = heads(restored)
+    params = restored.params["model"] | {"predictors": {n: restored.params["objective"][n] for n in predictors}}
     config = {
         "model": dataclasses.asdict(model.config),
         "modalities": plain(model.modalities),
         "embedded": list(model.embedded),
+        "predictors": predictors,
     }
-    save_file(to_state_dict(restored.params["model"]), out / "model.safetensors")
+    save_file(to_state_dict(params), out / "model.safetensors")
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     shutil.copyfile(Path(__file__).with_name("torch_model.py"), out / "tokenloom_torch.py")
     return out

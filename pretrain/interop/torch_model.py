@@ -6,6 +6,9 @@
     y = model.decode(x, (ids, modality, position, valid), queries)   # queries: the same four, [B, M] -> [B, M, D]
     logits = model.logits(y, "text")                          # [B, M, V]
 
+    inputs, dense = model.tokens({"rgb": pixels})             # whole modalities; pixels uint8 [B, H, W, C]
+    model.predict(model.encode(*inputs, dense), inputs, "classification")   # what a fine-tuned head says
+
 `modality` is the index into config["modalities"]; `position` the raster index on a grid, the running index in a
 sequence; `valid` is False for empty slots. Pixels and vectors go into `encode` as `dense`: {name: rows [B, L, width]},
 normalised; `ids` then say which row. Registers come first in x: `embed` and `decode` expect them there.
@@ -57,7 +60,7 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, dim, ratio, gated, bias):
         super().__init__()
-        hidden = int(ratio * dim * 2 / 3) if gated else int(ratio * dim)
+        hidden = int(ratio * dim * 2 / 3) if gated else round(ratio * dim)
         self.fc1, self.fc2 = nn.Linear(dim, hidden, bias=bias), nn.Linear(hidden, dim, bias=bias)
         self.fc3 = nn.Linear(dim, hidden, bias=bias) if gated else None
 
@@ -65,15 +68,25 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)) if self.fc3 is None else F.silu(self.fc1(x)) * self.fc3(x))
 
 
+class Adapter(nn.Module):
+    def __init__(self, dim, width):
+        super().__init__()
+        self.down, self.up = nn.Linear(dim, width), nn.Linear(width, dim)
+
+    def forward(self, x):
+        return x + self.up(F.gelu(self.down(x), approximate="tanh"))
+
+
 class EncoderBlock(nn.Module):
-    def __init__(self, dim, heads, ratio, gated, bias, qk_norm, sloped):
+    def __init__(self, dim, heads, ratio, gated, bias, qk_norm, sloped, adapter):
         super().__init__()
         self.norm1, self.norm2 = LayerNorm(dim, bias), LayerNorm(dim, bias)
         self.attn, self.mlp = Attention(dim, heads, False, bias, qk_norm, sloped), Mlp(dim, ratio, gated, bias)
+        self.adapter1, self.adapter2 = (Adapter(dim, adapter) if adapter else nn.Identity() for _ in range(2))
 
     def forward(self, x, mask, distance):
-        x = x + self.attn(self.norm1(x), mask, distance)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.adapter1(self.attn(self.norm1(x), mask, distance))
+        return x + self.adapter2(self.mlp(self.norm2(x)))
 
 
 class DecoderBlock(nn.Module):
@@ -89,6 +102,55 @@ class DecoderBlock(nn.Module):
         x = x + self.self_attn(self.norm1(x), self_mask, self_distance)
         x = x + self.cross_attn(self.query_norm(x), cross_mask, cross_distance, self.context_norm(context))
         return x + self.mlp(self.norm2(x))
+
+
+class Classifier(nn.Linear):
+    """A linear layer on the normalised mean of the outputs, or on what the probes pool of them."""
+
+    def __init__(self, head, dim, probes):
+        width = dim * (probes if head["pool"] == "probes" else 1)
+        super().__init__(width, head["outputs"])
+        self.head, self.norm = head, LayerNorm(width, True)
+
+    def forward(self, x, placed, valid, probes):
+        return super().forward(self.norm(pool(x, placed, valid, probes if self.head["pool"] == "probes" else None)))
+
+
+class ConvNeXtBlock(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.depthwise, self.norm = nn.Conv2d(width, width, 7, padding=3, groups=width), LayerNorm(width, True)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.scale = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x):
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return x + (self.scale * self.fc2(F.gelu(self.fc1(y)))).permute(0, 3, 1, 2)
+
+
+class DenseHead(nn.Module):
+    """ConvNeXt blocks on the outputs of a grid, spread over up × up places each: [B, H, W, outputs] of a map's size."""
+
+    def __init__(self, head, dim, probes):
+        super().__init__()
+        self.head, width = head, head["width"]
+        self.expand = nn.Linear(dim, head["up"] ** 2 * width)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(width) for _ in range(head["blocks"]))
+        self.out = nn.Linear(width, head["outputs"])
+
+    def forward(self, x, placed, valid, probes):
+        (rows, columns), start, up = self.head["grid"], self.head["start"], self.head["up"]
+        x = self.expand(x[:, start : start + rows * columns]).unflatten(1, (rows, columns))
+        x = x.unflatten(-1, (up, up, -1)).permute(0, 5, 1, 3, 2, 4)
+        x = x.reshape(len(x), -1, rows * up, columns * up)
+        for block in self.blocks:
+            x = block(x)
+        y = self.out(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y = F.interpolate(y, tuple(self.head["size"]), mode="bilinear", align_corners=False, antialias=True)
+        return y.permute(0, 2, 3, 1)
+
+
+HEADS = {"classification": Classifier, "dense": DenseHead}
 
 
 class EncDec(nn.Module):
@@ -120,7 +182,7 @@ class EncDec(nn.Module):
         self.registers = nn.Parameter(torch.zeros(c["registers"], dim)) if c["registers"] else None
         self.modality = nn.Parameter(torch.zeros(len(mods), dim))
         self.mask_token = nn.Parameter(torch.zeros(dim))
-        self.encoder = nn.ModuleList(EncoderBlock(*args) for _ in range(c["encoder_depth"]))
+        self.encoder = nn.ModuleList(EncoderBlock(*args, c["adapter"]) for _ in range(c["encoder_depth"]))
         self.decoder = nn.ModuleList(DecoderBlock(*args) for _ in range(c["decoder_depth"]))
         self.encoder_norm, self.decoder_norm = LayerNorm(dim, c["bias"]), LayerNorm(dim, c["bias"])
         self.context = nn.Linear(dim, dim)
@@ -128,6 +190,8 @@ class EncDec(nn.Module):
         self.probes = nn.Parameter(torch.zeros(probes, dim)) if probes else None
         pooled = max(probes, 1) * dim
         self.project = nn.ModuleDict({m: nn.Linear(pooled, c["embed_dim"], bias=False) for m in config["embedded"]})
+        predictors = {name: HEADS[h["kind"]](h, dim, probes) for name, h in config["predictors"].items()}
+        self.predictors = nn.ModuleDict(predictors)
         self.register_buffer("is_sequence", torch.tensor([m["kind"] == "sequence" for m in mods]), persistent=False)
         grids = [[n // max(m["patch"], 1) for n in m["shape"][:2]] if on_grid(m) else [1, 1] for m in mods]
         self.register_buffer("grids", torch.tensor(grids), persistent=False)
@@ -156,6 +220,19 @@ class EncDec(nn.Module):
                 rows[own] = projected[torch.arange(len(ids), device=ids.device)[:, None], which][own]
         return rows
 
+    def tokens(self, given):
+        """{name: ids [B, L], -1 for none; uint8 pixels [B, H, W, C]; or vectors [B, L, width]} → (inputs, dense)."""
+        names, sets, rows = [m["name"] for m in self.config["modalities"]], [], {}
+        for name, value in given.items():
+            m = self.config["modalities"][names.index(name)]
+            if m["kind"] in ("pixels", "vectors"):
+                rows[name] = patches(m, value) if m["kind"] == "pixels" else value
+            valid = value >= 0 if name not in rows else torch.ones(rows[name].shape[:2], dtype=torch.bool)
+            position = torch.arange(valid.shape[1], device=value.device).expand(valid.shape)
+            ids = position if name in rows else value.clamp(min=0).long()
+            sets.append((ids, torch.full_like(position, names.index(name)), position, valid.to(value.device)))
+        return tuple(torch.cat(field, 1) for field in zip(*sets)), rows
+
     def encode(self, ids, modality, position, valid, dense=None):
         x = (self.content(ids, modality, self.tables, dense) + self.place(modality, position)) * valid[..., None]
         if self.registers is not None:
@@ -181,15 +258,25 @@ class EncDec(nn.Module):
 
     def embed(self, x, inputs, name):
         _, modality, position, valid = inputs
-        placed, valid = self._placed(modality, position, valid), self._valid(valid)[:, None]
-        if self.probes is None:
-            weights = valid / valid.sum(-1, keepdim=True).clamp(min=1)
-        else:
-            scores = self.probes @ (x + placed).transpose(1, 2)
-            weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(-1) * valid
-        return F.normalize(self.project[name]((weights @ x).flatten(1)), dim=-1)
+        pooled = pool(x, self._placed(modality, position, valid), self._valid(valid), self.probes)
+        return F.normalize(self.project[name](pooled), dim=-1)
+
+    def predict(self, x, inputs, name):
+        """What the head `name` says: logits of classes [B, C], or of a map's pixels [B, H, W, C] (depth: metres).
+
+        inputs: all tokens of the modalities that it was trained on, in that order, as `tokens` makes them.
+        """
+        _, modality, position, valid = inputs
+        head, names = self.predictors[name], [m["name"] for m in self.config["modalities"]]
+        wanted = torch.tensor([names.index(n) for n, length in head.head["inputs"] for _ in range(length)])
+        if modality.shape[1:] != wanted.shape or (modality != wanted.to(modality.device)).any():
+            raise ValueError(f"{name!r} reads {head.head['inputs']} (modality, tokens), whole and in this order")
+        placed = self.place(modality, position) * valid[..., None]
+        return head(x[:, -modality.shape[1] :], placed, valid, self.probes)
 
     def decode(self, x, inputs, queries):
+        if not self.decoder:
+            raise ValueError("this model has no decoder: fine-tuning left it behind; see `predict`")
         _, in_modality, in_position, in_valid = inputs
         ids, modality, position, valid = queries
         sequence = self.is_sequence[modality]
@@ -210,6 +297,25 @@ class EncDec(nn.Module):
     def logits(self, y, vocab):
         head = self.tables if self.decoder_tables is None else self.decoder_tables
         return y @ (head if self.heads is None else self.heads)[vocab].T
+
+
+def pool(x, placed, valid, probes):
+    """Mean of the valid outputs [B, D], or of each probe one weighted by how it likes them, [B, probes·D]."""
+    valid = valid[:, None]
+    if probes is None:
+        weights = valid / valid.sum(-1, keepdim=True).clamp(min=1)
+    else:
+        scores = probes @ (x + placed).transpose(1, 2)
+        weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(-1) * valid
+    return (weights @ x).flatten(1)
+
+
+def patches(modality, pixels):
+    """uint8 [B, H, W, C] → normalised rows [B, L, width], as the encoder reads them."""
+    mean, std = (torch.tensor(modality[k], device=pixels.device) for k in ("mean", "std"))
+    p, x = modality["patch"], (pixels / 255.0 - mean) / std
+    x = x.unflatten(1, (-1, p)).unflatten(3, (-1, p)).transpose(2, 3)
+    return x.flatten(1, 2).flatten(2)
 
 
 def on_grid(modality):

@@ -62,8 +62,8 @@ class Objective:
             fail("label", "its spec needs resample='nearest': between two classes or depths lies none of them")
         if self.loss == "segmentation" and (target.shape[2] > 1 or not 0 < target.vocab_size <= NO_LABEL):
             fail("label", f"segmentation needs one channel and vocab_size=CLASSES, at most {NO_LABEL}")
-        if min(self.width, self.up) < 1 or self.blocks < 0 or not self.unit > 0 or not 0 <= self.drop_path < 1:
-            fail("width", "width and up must be positive, blocks not negative, unit positive, 0 <= drop_path < 1")
+        if min(self.width, self.up, self.blocks) < 1 or not self.unit > 0 or not 0 <= self.drop_path < 1:
+            fail("width", "width, up, blocks and unit must be positive, and 0 <= drop_path < 1")
 
     @property
     def target(self) -> Modality:

@@ -1,8 +1,12 @@
 """The program: workdirs side by side, what it says before it computes, and a training that is watched."""
 
 import dataclasses
+import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,11 +15,12 @@ import laws
 import numpy as np
 import pytest
 import tiny
+from conftest import QUICK
 
 from configs import emoji_tokenizer
 from data_pipeline.sources import emoji
 from pretrain import build
-from pretrain.checkpoint import Checkpointer
+from pretrain.checkpoint import Checkpointer, steps
 from pretrain.evals import __main__ as program
 from pretrain.evals import harness, page, watch
 from pretrain.step import TrainState
@@ -113,15 +118,15 @@ def test_without_tokenizers_nothing_is_generated(tmp_path, config, params):
 
 def test_a_training_is_watched(tmp_path, config, params, monkeypatch, capsys):
     """Every checkpoint is scored once, one that is removed while it is read is passed over, and the end is seen."""
-    workdir, opened = save(tmp_path / "run", config, params, 1), harness.open_run
+    workdir, restore = save(tmp_path / "run", config, params, 1), watch.restore
     ready = save(tmp_path / "ready", config, params, 2, 3) / "checkpoints"
 
-    def racing(where, step, data):
+    def racing(where, step):
         if step == 2:
             shutil.rmtree(workdir / "checkpoints" / "2")
-        return opened(where, step, data)
+        return restore(where, step)
 
-    monkeypatch.setattr(harness, "open_run", racing)
+    monkeypatch.setattr(watch, "restore", racing)
 
     def train():
         for step in (2, 3):
@@ -141,9 +146,75 @@ def test_a_training_is_watched(tmp_path, config, params, monkeypatch, capsys):
 
 def test_a_broken_checkpoint_ends_the_watch(tmp_path, config, params, monkeypatch):
     workdir = save(tmp_path / "run", config, params, 1)
-    monkeypatch.setattr(harness, "open_run", lambda *_: 1 / 0)
+    monkeypatch.setattr(watch, "restore", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         watch.watch(workdir, poll=0.01)
+
+
+def test_a_watch_is_checked_before_there_is_a_checkpoint(tmp_path, config):
+    workdir = save(tmp_path / "run", config, None)
+    with pytest.raises(ValueError, match="--tasks=knm: no task 'knm'"):
+        watch.watch(workdir, ("knm",))
+    with pytest.raises(FileNotFoundError, match="is no workdir"):
+        watch.watch(tmp_path / "none")
+
+
+def test_checkpoints_come_and_go_while_they_are_listed(tmp_path, config, params):
+    """What a training removes file by file never breaks a look at what is there."""
+    workdir, stop = save(tmp_path / "run", config, params, 1), threading.Event()
+
+    def churn():
+        for step in itertools.count(2):
+            if stop.is_set():
+                return
+            shutil.copytree(workdir / "checkpoints" / "1", tmp_path / "next")
+            (tmp_path / "next").rename(workdir / "checkpoints" / str(step))
+            shutil.rmtree(workdir / "checkpoints" / str(step))
+
+    trainer = threading.Thread(target=churn)
+    trainer.start()
+    seen, end = set(), time.monotonic() + 4
+    try:
+        while time.monotonic() < end:
+            seen.update(steps(workdir))
+    finally:
+        stop.set()
+        trainer.join()
+    assert 1 in seen and len(seen) > 20
+
+
+@pytest.mark.slow
+def test_a_training_of_another_program_is_watched(tmp_path, token_store):
+    """Live: the newest checkpoint alone is kept, and there is a new one faster than one is scored."""
+    (tmp_path / "config.py").write_text(
+        "import tiny\n"
+        "def get_config(arg=''):\n"
+        f"    c = tiny.emoji_run({str(token_store)!r})\n"
+        "    c.steps, c.batch_size, c.checkpoint.every, c.checkpoint.keep = 80, 8, 10, 1\n"
+        "    c.log.every = 100\n"
+        "    c.final_evals = dict(retrieval=dict(pairs=[('render3d', 'caption')], splits=('test',)))\n"
+        "    return c\n"
+    )
+    env = os.environ | {"PYTHONPATH": f"{laws.ROOT}{os.pathsep}{laws.ROOT / 'tests'}", "XLA_FLAGS": QUICK}
+    run, command = tmp_path / "run", [sys.executable, "-m"]
+    trainer = subprocess.Popen(
+        [*command, "pretrain", f"--config={tmp_path / 'config.py'}", f"--workdir={run}"], cwd=laws.ROOT, env=env
+    )
+    try:
+        while not (run / "config.json").exists():
+            assert trainer.poll() is None
+            time.sleep(0.1)
+        watching = [*command, "pretrain.evals", f"--checkpoint={run}", "--watch", "--poll=0.1", "--tasks=retrieval"]
+        said = subprocess.run(watching, cwd=laws.ROOT, env=env, capture_output=True, text=True, timeout=300)
+        assert said.returncode == 0, said.stderr[-3000:]
+        assert trainer.wait(timeout=60) == 0
+    finally:
+        trainer.kill()
+    lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    scored = [line["step"] for line in lines]
+    assert scored == sorted(set(scored)) and scored[-1] == 80 and len(scored) > 1 and not any(s % 10 for s in scored)
+    assert all(f"step {s}: " in said.stdout for s in scored)
+    assert len({line["retrieval/render3d→caption/MRR"] for line in lines}) > 1
 
 
 def test_networks_that_embed_nothing_are_refused(tmp_path, config, params, monkeypatch):

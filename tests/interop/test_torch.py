@@ -63,6 +63,7 @@ def test_jax_equals_torch(changes):
 
     model = tiny.model(embedded=EMBEDDED, modalities=MORE, waves=(0.5, 50.0), **changes)
     config = {"model": dataclasses.asdict(model.config), "modalities": plain(MORE), "embedded": list(EMBEDDED)}
+    config["predictors"] = {}
     theirs = EncDec(config).eval()
     theirs.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in to_state_dict(pure(model)).items()}, strict=True)
 
@@ -102,6 +103,7 @@ def test_an_example_with_nothing_given_agrees_too():
 
     model = tiny.model(embedded=EMBEDDED)
     config = {"model": dataclasses.asdict(model.config), "modalities": plain(MODALITIES), "embedded": list(EMBEDDED)}
+    config["predictors"] = {}
     theirs = EncDec(config).eval()
     theirs.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in to_state_dict(pure(model)).items()}, strict=True)
     inputs, queries = case()
@@ -157,9 +159,9 @@ def test_one_misshapen_layer_is_named():
         from_state_dict(state | {name: np.zeros((3, 5), np.float32)}, params)
 
 
-@pytest.mark.parametrize("key, value", [("decoder_depth", 0), ("adapter", 8)])
-def test_what_the_module_does_not_have_is_refused(tmp_path, key, value):
-    restored = types.SimpleNamespace(run=types.SimpleNamespace(model={key: value}))
-    with pytest.raises(ValueError, match=f"model.{key}={value}: the PyTorch module is an encoder-decoder without"):
+@pytest.mark.parametrize("kind", ["models.multimodal", "tokenizers.autoencoder"])
+def test_what_the_module_does_not_have_is_refused(tmp_path, kind):
+    restored = types.SimpleNamespace(run=types.SimpleNamespace(model={"model": kind}))
+    with pytest.raises(ValueError, match=f"model.model='{kind}': the PyTorch module is models.encdec alone"):
         export(restored, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -99,6 +99,7 @@ def test_depth_equals_numpy(loss):
     [
         (dict(grid="caption", inputs=("caption",)), "grid='caption': must be one of"),
         (dict(label="depth"), "label='depth': no such map among config.labels; there are: segments, metres"),
+        (dict(blocks=0), "width=6: width, up, blocks and unit must be positive"),
         (dict(loss="l3"), "loss='l3': must be one of segmentation, l1, berhu"),
         (dict(label="metres"), "label='metres': segmentation needs one channel"),
     ],
