@@ -212,7 +212,7 @@ def test_a_dense_head_trains(tmp_path):
 
 
 def test_the_config_is_filled_from_the_pretrained_run(config, pretrained):
-    held = restore.read_run(pretrained)
+    held = build.read_run(pretrained)
     c = config("full")
     c.modalities = [dict(name="render3d", shape=(4, 4), targets=False), dict(name="caption")]
     run = build.parse(inherit.read(c, pretrained.parent / "none"))

@@ -27,7 +27,8 @@ from data_pipeline.image import crop_settings
 from data_pipeline.pipeline import check_fields
 from data_pipeline.sources.tokens import SHARD_SIZE, split_about, write_codes, write_manifest
 from pretrain import build
-from pretrain.restore import load_tokenizer, read_run
+from pretrain.build import read_run
+from pretrain.restore import load_tokenizer
 from tools.tokenize.recipe import Recipe
 from tools.tokenize.shards import Shard, TooManyFailures, failures_so_far, make_shard, write_json, write_quarantine
 
