@@ -134,6 +134,8 @@ def check_modalities(modalities) -> tuple[Modality, ...]:
     for m in modalities:
         if m.name in seen:
             raise ValueError(f"modalities: the name {m.name!r} occurs twice; give each modality its own name")
+        if m.name in ("row", "step"):
+            raise ValueError(f"modalities: the name {m.name!r} is that of another part of a batch; choose another")
         seen.add(m.name)
         ours = (m.vocab_size, m.code_std)
         if m.kind not in (*DENSE, "labels") and vocabs.setdefault(m.vocab, ours) != ours:

@@ -158,7 +158,7 @@ def test_loading_lists_real_files_only():
     with pytest.raises(ValueError) as e:
         build.load("pretrain.objectives", "masking", "key", "Objective")
     kinds = {"contrastive", "masked", "matryoshka", "reconstruction", "sigmoid", "symile", "triplet", "uniformity"}
-    kinds |= {"classification", "dense", "code_entropy", "denoising"}
+    kinds |= {"adversarial", "classification", "dense", "code_entropy", "denoising"}
     assert kinds == set(str(e.value).split("there are: ")[1].split(", "))
 
 
