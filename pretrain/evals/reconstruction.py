@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from data_pipeline.spec import PICTURES
 from pretrain.evals.base import Task
 from pretrain.models.image_network import ImageNetwork
-from pretrain.objectives.reconstruction import NO_LABEL, cosine, raw_view, usage
+from pretrain.objectives.reconstruction import NO_LABEL, cosine, pictures, raw_view, usage
 from pretrain.restore import restore
 from pretrain.step import example_keys
 from pretrain.tokenizers.quantizers.base import code_counts
@@ -25,7 +26,7 @@ class Evaluator(Task):
 
     of pictures `psnr`, 10 log₁₀ 255² / mse in dB, and `ssim` (Wang et al. 2004, IEEE TIP 13(4), equation 13: Gaussian
     window of 11 pixels, σ = 1.5, K₁ = 0.01, K₂ = 0.03, a mean over channels and over windows inside the picture);
-    of label maps `accuracy`, of vectors `cosine`.
+    of clips these of their frames; of label maps `accuracy`, of vectors `cosine`.
 
     With a `network`, also `rfid` of pictures: the Fréchet distance (arXiv 1706.08500, equation 6) between Gaussians of
     what that network says of the originals and of what was decoded. It depends on the network and on the number of
@@ -39,10 +40,11 @@ class Evaluator(Task):
 
     def __post_init__(self):
         m = self.context.modalities[0]
-        if self.network and (m.kind != "pixels" or m.vocab_size):
+        if self.network and (m.kind not in PICTURES or m.vocab_size):
             raise ValueError(f"reconstruction.network: it compares pictures; {m.name!r} holds none")
-        if m.kind == "pixels" and not m.vocab_size and min(m.shape[:2]) < WINDOW:
-            raise ValueError(f"reconstruction: {m.name!r} is {m.shape[0]}×{m.shape[1]}: SSIM needs {WINDOW} × {WINDOW}")
+        if m.kind in PICTURES and not m.vocab_size and min(m.shape[-3:-1]) < WINDOW:
+            height, width = m.shape[-3:-1]
+            raise ValueError(f"reconstruction: {m.name!r} is {height}×{width}: SSIM needs {WINDOW} × {WINDOW}")
 
     def run(self, params):
         sums, seen = None, []
@@ -55,7 +57,7 @@ class Evaluator(Task):
         weight = sums.pop("weight")
         yield from ((name, total / weight) for name, total in sums.items())
         if self.network:
-            yield "rfid", frechet(*(np.concatenate(x) for x in zip(*seen)))
+            yield "rfid", frechet(*(np.concatenate(x).reshape(-1, x[0].shape[-1]) for x in zip(*seen)))
 
     @functools.cached_property
     def _step(self):
@@ -69,8 +71,9 @@ class Evaluator(Task):
             ids = model.tokenize(raw)
             made = model.detokenize(ids)
             scores = compare(made, raw, model)
-            both = (raw, made) if self.network else ()
+            both = (pictures(raw), pictures(made)) if self.network else ()
             features = [self.network.pooled(fixed, x.astype(jnp.float32)) for x in both]
+            features = [x.reshape(len(raw), -1, x.shape[-1]) for x in features]  # of a clip a row for each frame
             counts = code_counts(ids, weight, model.quantizer.books, model.quantizer.vocab_size)
             sums = {k: (weight * v).sum() for k, v in scores.items()} | {"weight": weight.sum(), "counts": counts}
             return sums, features, weight
@@ -86,8 +89,8 @@ def compare(made, raw, model) -> dict:
         known = raw != NO_LABEL
         right = ((made == raw) & known).sum((1, 2, 3))
         return {"accuracy": right / jnp.maximum(known.sum((1, 2, 3)), 1)}
-    made, raw = made.astype(jnp.float32), raw.astype(jnp.float32)
-    return {"psnr": psnr(made, raw), "ssim": ssim(made, raw)}
+    made, raw, count = *(pictures(x).astype(jnp.float32) for x in (made, raw)), len(raw)
+    return {k: v.reshape(count, -1).mean(1) for k, v in (("psnr", psnr(made, raw)), ("ssim", ssim(made, raw)))}
 
 
 def frechet(a, b) -> float:

@@ -46,7 +46,7 @@ class Objective(reconstruction.Objective):
             fail("weight" if self.weight < 0 else "start", "must not be negative")
         if self.layers < 1 or self.width < 1 or self.width % GROUPS:
             fail("layers" if self.layers < 1 else "width", f"must be positive, the width a multiple of {GROUPS}")
-        if min(self.modalities[0].shape[:2]) < 3 * 2**self.layers:
+        if min(self.modalities[0].shape[-3:-1]) < 3 * 2**self.layers:
             fail("layers", f"needs pictures of at least 3 · 2^layers = {3 * 2**self.layers} pixels: take fewer")
 
     def init(self, key) -> dict:
@@ -66,12 +66,12 @@ class Objective(reconstruction.Objective):
 
     def distances(self, own, made, target) -> dict:
         fixed = jax.lax.stop_gradient
-        judge = lambda params, x: nnx.merge(self._graph, params)(x)
+        judge = lambda params, x: nnx.merge(self._graph, params)(reconstruction.pictures(x))
         mine = own["discriminator"]
         real, fake = judge(mine, target), judge(mine, fixed(made))
         hinge = jax.nn.relu(1 - real) + jax.nn.relu(1 + fake)
         game = {"generator": -judge(fixed(mine), made), "discriminator": 0.5 * hinge}
-        return super().distances(own, made, target) | {k: v.mean((1, 2, 3)) for k, v in game.items()}
+        return super().distances(own, made, target) | {k: v.reshape(len(made), -1).mean(1) for k, v in game.items()}
 
     def share(self, name) -> float:
         return {"generator": self.weight, "discriminator": 1.0}.get(name, super().share(name))

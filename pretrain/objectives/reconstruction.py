@@ -123,7 +123,8 @@ class Objective:
             return out | ({"cosine": (1 - cosine(made, target)).mean(1)} if "cosine" in self.terms else {})
         if self.network:
             fixed = jax.lax.stop_gradient(own["network"])
-            out["perceptual"] = self.network.distance(fixed, *(127.5 * x + 127.5 for x in (made, target)))
+            apart = self.network.distance(fixed, *(127.5 * pictures(x) + 127.5 for x in (made, target)))
+            out["perceptual"] = apart.reshape(len(made), -1).mean(1)
         mse = jnp.square(jax.lax.stop_gradient(jnp.clip(made, -1, 1)) - target).mean(axes)
         return out | {"psnr": 10 * jnp.log10(4 / jnp.maximum(mse, 1e-10))}
 
@@ -136,6 +137,11 @@ class Objective:
 
     def summary(self, statistics) -> dict:
         return usage(statistics["counts"])
+
+
+def pictures(x):
+    """Pictures `[B, H, W, C]` as they are, of clips `[B, T, H, W, C]` the frames: `[B · T, H, W, C]`."""
+    return x.reshape(-1, *x.shape[-3:])
 
 
 def raw_view(modalities, batch, keys) -> dict:
