@@ -95,7 +95,7 @@ def test_a_good_config_builds():
         (
             dict(data__source="webdata"),
             ValueError,
-            "config.data.source='webdata': .*there are: emoji, files, moving_emoji, parquet, tar_tree, tfds, tokens, webd",
+            "config.data.source='webdata': .*there are: emoji, files, moving_emoji, parquet, tar_tree, tfds, tokens, w",
         ),
         (dict(data__source="files"), ValueError, "config.data.path='': the source 'files' reads a folder"),
         (
