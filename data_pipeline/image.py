@@ -194,6 +194,11 @@ def is_picture(value) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)
 
 
+def is_clip(value) -> bool:
+    """uint8[T, H, W, 1 or 3]."""
+    return isinstance(value, np.ndarray) and value.ndim == 4 and len(value) > 0 and is_picture(value[0])
+
+
 def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Grey as colour by repetition, colour as grey by its luminance: uint8[H, W, C] -> uint8[H, W, channels]."""
     _check_image(image)

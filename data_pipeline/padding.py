@@ -51,7 +51,7 @@ def pad_vectors(parts: list, m: Modality, rows) -> dict:
 
 
 def pad_pixels(parts: list, m: Modality, rows) -> dict:
-    """Pictures, None for none, → {"pixels" `[B, H, W, C]`, "valid" `[B]`}."""
+    """Pictures or clips, None for none, → {"pixels" `[B, …, H, W, C]`, "valid" `[B]`}."""
     pixels = np.zeros((len(parts), *m.shape), np.uint8)
     for padded, part in zip(pixels, parts):
         if part is not None:

@@ -1,9 +1,9 @@
 """From a random-access source to batches: clean, aligned, repeatable, the same for any number of workers and hosts.
 
 A batch is `{modality: {"ids": int[B, L], "valid": bool[B, L]}}`, for pixels `{modality: {"pixels": uint8[B, H, W, C],
-"valid": bool[B]}}`, for vectors `{modality: {"vectors": float32[B, L, width], "valid": bool[B, L]}}`, plus `"row":
-int64[B]`, a stable example number, and of a mixture `"source": int32[B]`, the number of the source that an example is
-from. An absent modality is all `valid=False`.
+"valid": bool[B]}}`, for a video the same with uint8[B, T, H, W, C], for vectors `{modality: {"vectors": float32[B, L,
+width], "valid": bool[B, L]}}`, plus `"row": int64[B]`, a stable example number, and of a mixture `"source": int32[B]`,
+the number of the source that an example is from. An absent modality is all `valid=False`.
 Nothing is masked here: corruption is the objective's, on the device.
 """
 
@@ -27,7 +27,7 @@ from data_pipeline.image import (
 )
 from data_pipeline.padding import pad_ids, pad_pixels, pad_vectors
 from data_pipeline.randaugment import RandAugment
-from data_pipeline.spec import KINDS, Modality
+from data_pipeline.spec import KINDS, PICTURES, Modality
 from data_pipeline.text import FIELDS, render
 
 NO_LABEL = 255  # of a pixel of a label map that no class is said of, as in PASCAL VOC
@@ -58,12 +58,12 @@ class Encoder:
 
     def __post_init__(self):
         for m in self.modalities if self.train and self.randaugment.ops else ():
-            if m.kind == "grid" or (m.kind == "pixels" and m.resample == "nearest"):
+            if m.kind in ("grid", "video") or (m.kind == "pixels" and m.resample == "nearest"):
                 raise ValueError(
                     f"randaugment.ops={self.randaugment.ops}: it moves pictures, and {m.name!r} would stay where it "
                     "is; set ops=0, and beside maps take jitter"
                 )
-        shapes = {m.name: m.shape[:2] for m in self._pixel_modalities}
+        shapes = {m.name: m.shape[-3:-1] for m in self._pictures}
         if shapes:
             self._draw(0, common_frame(shapes, "modalities: shape"))
 
@@ -88,7 +88,7 @@ class Encoder:
     def collate(self, chosen: list[dict]) -> dict:
         """Results of `choose` → a batch; checked and padded modality by modality, which is what makes it fast."""
         rows = np.array([c["row"] for c in chosen], np.int64)
-        pad = {"pixels": pad_pixels, "vectors": pad_vectors}
+        pad = {"pixels": pad_pixels, "video": pad_pixels, "vectors": pad_vectors}
         batch = {m.name: pad.get(m.kind, pad_ids)([c[m.name] for c in chosen], m, rows) for m in self.modalities}
         if "source" in chosen[0]:
             batch["source"] = np.array([c["source"] for c in chosen], np.int32)
@@ -133,25 +133,20 @@ class Encoder:
             setting = given[int(crop * len(given))]
         else:
             setting = None if rng is None or frame is None else self._draw(crop, frame)
-        resample = {"bicubic": BICUBIC, "nearest": NEAREST}[m.resample]
-        fill = _outside(m) if self.jitter else None
-        image = read_image(example, m.field, setting, m.shape[:2], resample, frame, fill)
-        if image is None:
-            return None
-        image = as_channels(image, m.shape[2])
-        if image.shape != m.shape:
-            raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {image.shape}")
-        if rng is not None and self.randaugment.ops:
-            return self.randaugment(image, np.random.default_rng([int(crop * 2**32), 1]), _outside(m))
-        return image
+        pictures = read_pictures(example, m, setting, frame, crop, _outside(m) if self.jitter else None)
+        if pictures is not None and rng is not None and self.randaugment.ops:
+            return self.randaugment(pictures, np.random.default_rng([int(crop * 2**32), 1]), _outside(m))
+        return pictures
+
+    _video = _pixels
 
     @property
-    def _pixel_modalities(self):
-        return [m for m in self.modalities if m.kind == "pixels"]
+    def _pictures(self):
+        return [m for m in self.modalities if m.kind in PICTURES]
 
     def _draw(self, crop: float, frame):
         """The crop number → one row of `crop_settings` or a `jitter_setting`, the same for all pixels of an example."""
-        height, width = self._pixel_modalities[0].shape[:2]
+        height, width = self._pictures[0].shape[-3:-1]
         rng = np.random.default_rng(int(crop * 2**32))
         if self.jitter:
             return jitter_setting(rng, frame, self.jitter, flip=self.flip, aspect=width / height)
@@ -160,13 +155,13 @@ class Encoder:
 
     def _frame(self, example) -> tuple[int, int] | None:
         """(height, width) of the largest image of the example: crops are drawn in its pixels."""
-        images = {m.name: example.get(m.field.rpartition(":")[2]) for m in self._pixel_modalities}
+        images = {m.name: example.get(m.field.rpartition(":")[2]) for m in self._pictures}
         for name, image in images.items():
             if not isinstance(image, np.ndarray | None):
                 raise ValueError(
                     f"modality {name!r}: row {example['row']} holds {image!r:.40}: pixels need an image, uint8[H, W, C]"
                 )
-        shapes = {name: image.shape[:2] for name, image in images.items() if image is not None}
+        shapes = {name: image.shape[-3:-1] for name, image in images.items() if image is not None}
         return common_frame(shapes, f"row {example['row']}") if shapes else None
 
 
@@ -191,6 +186,34 @@ def common_frame(shapes: dict, where: str) -> tuple[int, int]:
                 "of an example, so their aspect ratios must agree; crop or pad them alike"
             )
     return height, width
+
+
+def read_pictures(example: dict, m: Modality, setting, frame, start: float = 0.0, fill=None):
+    """What `pixels` or a `video` are of a raw example, uint8 of their shape; None if it lacks them.
+
+    setting, frame, fill: as in `read_image`, one for all frames. start: where among the places that a longer clip
+    leaves its frames begin, 0 … 1.
+    """
+    resample = {"bicubic": BICUBIC, "nearest": NEAREST}[m.resample]
+    base = m.field.rpartition(":")[2]
+    given = example.get(base)
+    if given is None:
+        return None
+    if m.kind == "video":
+        if given.dtype != np.uint8 or given.ndim != 4 or len(given) < m.shape[0]:
+            raise ValueError(
+                f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {given.dtype}{list(given.shape)}: "
+                f"it must be uint8[T, H, W, C], T at least {m.shape[0]}"
+            )
+        first = int(start * (len(given) - m.shape[0] + 1))
+        images = given[first : first + m.shape[0]]
+    else:
+        images = [given]
+    made = [read_image({base: image}, m.field, setting, m.shape[-3:-1], resample, frame, fill) for image in images]
+    made = [as_channels(image, m.shape[-1]) for image in made]
+    if made[0].shape != m.shape[-3:]:
+        raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {made[0].shape}")
+    return np.stack(made) if m.kind == "video" else made[0]
 
 
 def read_image(
@@ -270,7 +293,7 @@ def check_fields(modalities, source):
     """A field that no example of the source has is a typo. Only sources that say which `fields` they have can tell."""
     known = getattr(source, "fields", None)
     for m in modalities if known is not None else ():
-        field = m.field.rpartition(":")[2] if m.kind == "pixels" else m.field
+        field = m.field.rpartition(":")[2] if m.kind in PICTURES else m.field
         if field not in known and not (m.kind == "sequence" and field in FIELDS):
             texts = f", or for text one of {', '.join(FIELDS)}" if m.kind == "sequence" else ""
             raise ValueError(

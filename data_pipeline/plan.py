@@ -1,6 +1,7 @@
 """What a training is going to be shown, in words."""
 
 from data_pipeline import mixture
+from data_pipeline.spec import PICTURES
 
 
 def describe_data(source, modalities, batch_size: int, steps: int) -> str:
@@ -35,6 +36,6 @@ def gives(source, m) -> bool:
     """Whether some example of a source has what a modality is made from, as far as the source can tell."""
     known = getattr(source, "fields", None)
     name, _, derived = m.field.partition(":")
-    if m.kind == "pixels" and derived:
+    if m.kind in PICTURES and derived:
         name = derived
     return known is None or m.field in known or {"palette": "palettes"}.get(name, name) in known

@@ -7,9 +7,10 @@ import functools
 import math
 
 # kind: how many sizes its shape has
-KINDS = {"grid": 2, "sequence": 1, "set": 1, "pixels": 3, "vectors": 2, "labels": 1}
+KINDS = {"grid": 2, "sequence": 1, "set": 1, "pixels": 3, "video": 4, "vectors": 2, "labels": 1}
 SPANS = ("sequence", "vectors")  # what is masked by spans, the others token by token
-DENSE = ("pixels", "vectors")  # what has no ids: the encoder projects it, the decoder never predicts it
+PICTURES = ("pixels", "video")  # what is made of images; `shape` ends with height, width and channels
+DENSE = (*PICTURES, "vectors")  # what has no ids: the encoder projects it, the decoder never predicts it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Modality:
       `sequence`  text-like tokens with sentinels; `shape` is (max_len,), `[EOS]` included.
       `set`       always the same few tokens, each with a learned position; `shape` is (tokens,).
       `pixels`    raw images, cut into patches; `shape` is (height, width, channels). Input only for the trunk.
+      `video`     clips; `shape` is (frames, height, width, channels). Only tokenizers read them.
       `vectors`   continuous embeddings; `shape` is (max_len, width). Input only.
       `labels`    the class of an example, which only objectives read; `shape` is (1,).
     field: which field of an example it is made from; `name:en` is field `name` in form `en`.
@@ -73,6 +75,8 @@ class Modality:
             fail("trained_grid", self.trained_grid, "must be (rows, columns), and only a grid or pixels has it")
         if self.resample not in ("bicubic", "nearest"):
             fail("resample", self.resample, "must be bicubic, or nearest for label maps")
+        if self.kind == "video" and (self.vocab_size or self.patch):
+            fail("vocab_size, patch", (self.vocab_size, self.patch), "must be 0: only tokenizers read clips")
         if self.kind in DENSE:
             if self.targets and (self.patch or self.kind == "vectors"):
                 fail("targets", True, f"{self.kind} can only be input: set targets=False")
@@ -104,6 +108,11 @@ class Modality:
         return {name: i for i, name in enumerate(self.classes)}
 
     @property
+    def readable(self) -> bool:
+        """Whether a transformer can read it as it is."""
+        return self.kind != "video" and (self.kind != "pixels" or self.patch > 0)
+
+    @property
     def length(self) -> int:
         """Tokens at most: L of `ids [B, L]`."""
         return math.prod(self.grid) if self.grid else self.shape[0]
@@ -124,7 +133,7 @@ class Modality:
     def dtype(self) -> str:
         """The smallest integer type that holds the vocabulary; token ids travel in it."""
         if self.kind in DENSE:
-            return "uint8" if self.kind == "pixels" else "float32"
+            return "uint8" if self.kind in PICTURES else "float32"
         return "int16" if self.vocab_size <= 2**15 else "int32"
 
 
@@ -132,7 +141,7 @@ def check_modalities(modalities) -> tuple[Modality, ...]:
     """Checks what only the whole list can show: unique names, and one size for a shared vocabulary."""
     seen, vocabs = set(), {}
     for m in modalities:
-        if m.name in ("row", "source"):
+        if m.name in ("row", "source", "step"):
             raise ValueError(f"modality {m.name!r}: batches hold something else under that name; choose another")
         if m.name in seen:
             raise ValueError(f"modalities: the name {m.name!r} occurs twice; give each modality its own name")

@@ -23,9 +23,11 @@ from data_pipeline.spec import KINDS, Modality, check_modalities
 from data_pipeline.text import TextTokenizer
 from pretrain.adapt import Rule
 from pretrain.data import Data, Part
+from pretrain.models.image_network import ImageNetwork
 from pretrain.optim import Config as OptimConfig
 from pretrain.runtime import parse_window
 from pretrain.sharding import BATCH, parse_mesh
+from pretrain.storage import locate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,9 +207,32 @@ def _objective(run: Run, values: dict, name: str, where: str):
         given |= {"labels": run.labels, "dim": model_config(run)[1].dim}
     if "probes" in fields:
         given["probes"] = model_config(run)[1].probes
+    if values.get("network"):
+        given["network"] = image_network(values.pop("network"), f"{where}.network")
     if "base" in fields:  # an objective around another
         given["base"] = _objective(run, values.pop("base", {}), "", f"{where}.base")
     return from_dict(cls, values, where, **given)
+
+
+def read_run(workdir) -> Run:
+    """The frozen config that a workdir was trained with."""
+    file = locate(workdir) / "config.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{workdir} is no workdir (no config.json): train with `python -m pretrain`")
+    return parse(json.loads(file.read_text()))
+
+
+def image_network(values: dict, where: str) -> ImageNetwork:
+    """The network of another workdir, for an objective or an evaluator with a key `network`; it is read when used."""
+
+    def read(workdir):
+        try:
+            run = read_run(workdir)
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f"{where}.workdir={workdir!r}: {e}") from e
+        return model(run, objectives(run)), run.modalities
+
+    return from_dict(ImageNetwork, values, where, read=read)
 
 
 def model_config(run: Run):
@@ -248,6 +273,11 @@ def frozen(run: Run) -> tuple[str, ...]:
 def averaged(run: Run) -> tuple[str, ...]:
     """Patterns of the parameters that an objective's `update` sets from statistics, such as a codebook."""
     return getattr(model_config(run)[1], "averaged", ())
+
+
+def networks(run: Run) -> dict[str, str]:
+    """{objective: workdir of the network that it compares pictures by}, whose parameters are its own and fixed."""
+    return {name: values["network"]["workdir"] for name, values in run.objectives.items() if values.get("network")}
 
 
 def tower_loads(run: Run) -> dict[str, str]:
@@ -321,7 +351,10 @@ def evaluators(specs: dict, context) -> dict:
         values = dict(values)
         every = values.pop("every", 0)
         module = load("pretrain.evals", values.pop("evaluator", name), f"config.evals.{name}.evaluator", "Evaluator")
-        out[name] = (every, from_dict(module.Evaluator, values, f"config.evals.{name}", context=context))
+        given = {"context": context}
+        if values.get("network"):
+            given["network"] = image_network(values.pop("network"), f"config.evals.{name}.network")
+        out[name] = (every, from_dict(module.Evaluator, values, f"config.evals.{name}", **given))
     return out
 
 

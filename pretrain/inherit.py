@@ -3,7 +3,6 @@
 import json
 
 from pretrain import build
-from pretrain.restore import read_run
 from pretrain.storage import locate
 
 
@@ -35,5 +34,5 @@ def read(config, workdir):
     if not config.init:
         raise ValueError("config.init='': fine-tuning starts from a model: give its workdir, --config.init=WORKDIR")
     begun = (locate(workdir) / "config.json").exists()
-    filled = fill(config.to_dict(), read_run(workdir if begun else config.init))
+    filled = fill(config.to_dict(), build.read_run(workdir if begun else config.init))
     return build.from_json(json.dumps(filled))

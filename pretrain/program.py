@@ -4,6 +4,7 @@ The trainer runs it, `tools.plan` compiles the same for machines that are not he
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ class Program:
         own, base = jax.eval_shape(lambda p: (self.split.own(p, run.seed), self.split.base(p)), self.params)
         # What must be given by the run that this one starts from: it never learns, or not all of it is saved.
         self.frozen = (*build.frozen(run), *self.split.fixed)
-        still = (*build.frozen(run), *build.averaged(run))
+        given = tuple(f"^objective/{re.escape(name)}/network/" for name in build.networks(run))
+        still = (*build.frozen(run), *build.averaged(run), *given)
         self.optimizer = optim.make_optimizer(run.optim, own, run.steps, still)
         self.state = jax.eval_shape(self.fresh)
         self.layout = sharding.state_sharding(self.state, self.mesh)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from typing import Any
 
 import jax
@@ -13,7 +12,6 @@ from pretrain import build
 from pretrain.adapt import Split
 from pretrain.checkpoint import load_params, read_info, steps
 from pretrain.initialize import Origin, start
-from pretrain.storage import locate
 from pretrain.tokenizers.autoencoder import Tokenizer
 
 
@@ -32,20 +30,12 @@ class Restored:
         return nnx.merge(self.graph, self.params["model"])
 
 
-def read_run(workdir) -> build.Run:
-    """The frozen config that a workdir was trained with."""
-    file = locate(workdir) / "config.json"
-    if not file.exists():
-        raise FileNotFoundError(f"{workdir} is no workdir (no config.json): train with `python -m pretrain`")
-    return build.parse(json.loads(file.read_text()))
-
-
 def restore(workdir, step: int | None = None, *, ema: bool = True) -> Restored:
     """Opens a workdir at a step (None: the newest), with the moving average of its parameters if it has one.
 
     Of a run that trained a part of a network, the rest comes from the workdir that it started from.
     """
-    run = read_run(workdir)
+    run = build.read_run(workdir)
     objectives = build.objectives(run)
     graph, init = init_function(build.model(run, objectives), objectives, run.seed)
     step = max(steps(workdir), default=None) if step is None else step
@@ -77,6 +67,19 @@ def read_origin(run: build.Run, base: dict | None = None) -> Origin | None:
     return Origin(whole, {name: restore(path) for name, path in loads.items()})
 
 
+def read_networks(run: build.Run) -> dict[str, Restored]:
+    """{objective: what it compares pictures by}, of the workdirs that the config names."""
+    return {name: restore(workdir) for name, workdir in build.networks(run).items()}
+
+
+def with_networks(params: dict, networks: dict[str, Restored]) -> dict:
+    """Parameters of a run with those of its objectives' networks in their places, as host arrays."""
+    own = dict(params["objective"])
+    for name, held in networks.items():
+        own[name] = own[name] | {"network": jax.device_get(held.params["model"])}
+    return params | {"objective": own}
+
+
 def describe_base(run: build.Run, origin: Origin) -> dict:
     """What a run that saves only its own part says of where the rest is; the origin was just read."""
     return {"init": run.init, "step": origin.whole.step, "digest": digest(origin.whole.params)}
@@ -85,7 +88,10 @@ def describe_base(run: build.Run, origin: Origin) -> dict:
 def untrained(restored: Restored, seed: int = 1) -> Restored:
     """The same network with fresh parameters: the baseline that shows what training gave."""
     _, init = init_function(build.model(restored.run, restored.objectives), restored.objectives, seed)
-    return dataclasses.replace(restored, params=jax.jit(init)())
+    params, held = jax.jit(init)(), restored.params["objective"]
+    for name in build.networks(restored.run):  # what pictures are compared by is no part of what was trained
+        params["objective"][name]["network"] = held[name]["network"]
+    return dataclasses.replace(restored, params=params)
 
 
 def init_function(make_model, objectives: dict, seed: int):

@@ -129,7 +129,8 @@ def make_train_step(graph, objectives: dict, optimizer, *, seed: int, accum: int
         def whole(own):
             return compose(own, *base) if base else own
 
-        keys = example_keys(seed, state.step, len(batch["row"]))
+        size = len(batch["row"])
+        keys, batch = example_keys(seed, state.step, size), batch | {"step": jnp.full(size, state.step)}
         if accum > 1:
             loss, (terms, statistics), grads = accumulate(graph, state.params, objectives, batch, keys, accum, whole)
         else:

@@ -18,7 +18,7 @@ from pretrain.executable import load as load_executable
 from pretrain.flops import model_flops
 from pretrain.initialize import check_start, start
 from pretrain.program import Program
-from pretrain.restore import describe_base, read_origin
+from pretrain.restore import describe_base, read_networks, read_origin, with_networks
 from pretrain.step import TrainState
 
 
@@ -50,6 +50,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
         check_labels(run.labels, build.source(run.data, split))
     origin, base_info = find_origin(run, workdir)
     codes = {} if origin or has_checkpoint(workdir) else read_codes(run)
+    networks = {} if has_checkpoint(workdir) else read_networks(run)
     report = check_start(origin, program.params, run.modalities, program.frozen) if origin else ""
     example = encode(source[0], np.random.default_rng(0))
     lowered = program.lower(example)
@@ -75,6 +76,9 @@ def train(config, workdir, executable: str = "") -> TrainState:
             origin = None  # nothing else holds that model
         else:
             params = None if first else data_init(program, codes, source, encode)
+        if networks:
+            params = with_networks(program.place_params() if params is None else params, networks)
+            runtime.say(f"pictures are compared by the networks of {', '.join(build.networks(run).values())}")
         if params is None:
             state = program.place(program.fresh)
         else:

@@ -95,7 +95,7 @@ def test_a_good_config_builds():
         (
             dict(data__source="webdata"),
             ValueError,
-            "config.data.source='webdata': .*there are: emoji, files, parquet, tar_tree, tfds, tokens, webdataset",
+            "config.data.source='webdata': .*there are: emoji, files, moving_emoji, parquet, tar_tree, tfds, tokens, w",
         ),
         (dict(data__source="files"), ValueError, "config.data.path='': the source 'files' reads a folder"),
         (
@@ -158,7 +158,7 @@ def test_loading_lists_real_files_only():
     with pytest.raises(ValueError) as e:
         build.load("pretrain.objectives", "masking", "key", "Objective")
     kinds = {"contrastive", "masked", "matryoshka", "reconstruction", "sigmoid", "symile", "triplet", "uniformity"}
-    kinds |= {"classification", "dense", "code_entropy", "denoising"}
+    kinds |= {"adversarial", "classification", "dense", "code_entropy", "denoising"}
     assert kinds == set(str(e.value).split("there are: ")[1].split(", "))
 
 

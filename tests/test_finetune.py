@@ -266,7 +266,7 @@ def test_imagenet_in_two_stages(tmp_path, capsys):
 
 
 def test_the_config_is_filled_from_the_pretrained_run(config, pretrained):
-    held = restore.read_run(pretrained)
+    held = build.read_run(pretrained)
     c = config("full")
     c.modalities = [dict(name="render3d", shape=(4, 4), targets=False), dict(name="caption")]
     run = build.parse(inherit.read(c, pretrained.parent / "none"))

@@ -23,8 +23,8 @@ from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pretrain import metrics, runtime
+from pretrain.build import read_run
 from pretrain.checkpoint import has_checkpoint, load_params
-from pretrain.restore import read_run
 from pretrain.storage import locate
 
 RUN = "gs://bucket/run"

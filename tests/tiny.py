@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from configs import emoji
-from data_pipeline.spec import DENSE, Modality
+from data_pipeline.spec import DENSE, PICTURES, Modality
 from pretrain.models import encdec
 from pretrain.tokenizers.quantizers.base import Place
 
@@ -29,7 +29,7 @@ def batch(size: int, seed: int = 0, modalities=MODALITIES, missing: float = 0.25
     for m in modalities:
         if m.kind in DENSE:
             valid = rng.random(size) >= missing
-            if m.kind == "pixels":
+            if m.kind in PICTURES:
                 out[m.name] = {"pixels": rng.integers(256, size=(size, *m.shape), dtype=np.uint8), "valid": valid}
             else:
                 vectors = rng.normal(size=(size, *m.shape)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data_pipeline.spec import PICTURES
 from data_pipeline.text import N_SENTINELS, TextTokenizer
 
 WORDS = TextTokenizer.sentinel_start + N_SENTINELS  # the first id of a text vocabulary that is no special token
@@ -12,7 +13,7 @@ def batch(modalities, size: int, seed: int) -> dict:
     rng = np.random.default_rng(seed)
     out = {"row": np.arange(size)}
     for m in modalities:
-        if m.kind == "pixels":
+        if m.kind in PICTURES:
             pixels = rng.integers(256, size=(size, *m.shape), dtype=np.uint8)
             out[m.name] = {"pixels": pixels, "valid": np.ones(size, bool)}
             continue

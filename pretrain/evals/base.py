@@ -61,7 +61,7 @@ class Context:
     def readable(self) -> tuple[str, ...]:
         """Modalities that the network takes in: the embedded ones, and if it has a trunk all inputs."""
         has_trunk = self.run.model.get("model", "models.encdec") == "models.encdec" or self.run.model.get("trunk")
-        inputs = [m for m in self.modalities if m.inputs and (m.kind != "pixels" or m.patch)]
+        inputs = [m for m in self.modalities if m.inputs and m.readable]
         return tuple(m.name for m in inputs if has_trunk or m.name in self.embedded)
 
     @functools.cached_property

@@ -13,6 +13,7 @@ from flax import nnx
 from pretrain import build
 from pretrain.evals.base import Context, parts, split_layer, split_made
 from pretrain.generate.chain import Generator, Target
+from pretrain.models.image_network import blocks
 from pretrain.models.tokens import concat, dense_rows, whole
 
 STEPS = 1  # in which a modality is predicted, as in 4M-21
@@ -172,12 +173,7 @@ def _embedder(context: Context, names: tuple[str, ...], layers: bool):
 
 def _layers(model, name, tokens, dense):
     """The mean over the valid tokens of what every block gave, `[depth, B, D]`."""
-    if name in getattr(model, "owner", {}):
-        x, valid, hidden = model.towers[model.owner[name]].encode(tokens, dense.get(name), layers=True)
-        hidden = x[None] if hidden is None else hidden
-    else:
-        encoded = model.encode(tokens, dense, layers=True)
-        valid, hidden = encoded.valid, encoded.layers
+    hidden, valid = blocks(model, name, tokens, dense)
     weights = valid / jnp.maximum(valid.sum(1, keepdims=True), 1)
     return jnp.einsum("bn,lbnd->lbd", weights, hidden)
 

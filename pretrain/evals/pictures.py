@@ -27,8 +27,9 @@ class Images:
         return m is not None and (m.kind == "pixels" or (m.kind == "grid" and m.tokenizer in self.context.tokenizers))
 
     def decode(self, name: str, ids) -> np.ndarray:
-        """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`."""
-        return self.context.tokenizers[self.modalities[name].tokenizer].decode(np.asarray(ids))
+        """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`, the frames of clips side by side."""
+        made = self.context.tokenizers[self.modalities[name].tokenizer].decode(np.asarray(ids))
+        return np.concatenate(list(made.swapaxes(0, 1)), axis=2) if made.ndim == 5 else made
 
     def pictures(self, name: str, given: dict) -> np.ndarray:
         """{"pixels"} or {"ids"} of a modality that it `has` → uint8 `[n, H, W, C]`."""

@@ -3,9 +3,10 @@
 import json
 import time
 
+from pretrain.build import read_run
 from pretrain.checkpoint import steps
 from pretrain.evals import harness
-from pretrain.restore import read_run, restore
+from pretrain.restore import restore
 from pretrain.storage import locate
 
 FILE = "evals.jsonl"

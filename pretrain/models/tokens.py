@@ -80,9 +80,10 @@ class TokenEmbedding(nnx.Module):
 
     def __init__(self, modalities: tuple[Modality, ...], dim: int, tables: str, std: float, waves: tuple, dtype, rngs):
         for m in modalities:
-            if m.kind == "pixels" and not m.patch:
+            if m.kind in DENSE and not m.readable:
                 raise ValueError(
-                    f"modality {m.name!r}: patch=0: give pixels that a trunk reads the side of its patches"
+                    f"modality {m.name!r}: patch=0: give pixels that a trunk reads the side of their patches; clips "
+                    "need tokens"
                 )
         normal = jax.nn.initializers.normal(0.02)
         first = {m.vocab: m for m in reversed(modalities) if m.kind not in DENSE}

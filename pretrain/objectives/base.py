@@ -21,7 +21,10 @@ class Objective(Protocol):
         """Own learnable scalars; {} if none."""
 
     def view(self, batch, keys) -> Any:
-        """Corruption and selection: data only, every leaf with leading axis B. keys `[B]`, one an example."""
+        """Corruption and selection: data only, every leaf with leading axis B. keys `[B]`, one an example.
+
+        In training the batch holds `step [B]` too, the number of the step from 0.
+        """
 
     def weights(self, view) -> dict[str, jax.Array]:
         """The coefficient-free denominators W_k, from data alone."""

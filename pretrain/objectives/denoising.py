@@ -33,7 +33,7 @@ class Objective(reconstruction.Objective):
             raise ValueError("objectives.denoising: the decoder is no diffusion: set model.model='tokenizers.divae'")
         return super().totals(model, own, view, keys, train=train)
 
-    def compare(self, model, raw, codes, keys) -> dict:
+    def compare(self, model, own, raw, codes, keys) -> dict:
         """{term: `[B]`} at a time and with noise that are drawn from the keys."""
         x0, d = model.target(raw), model.diffusion
         t, epsilon = jax.vmap(lambda k: draw(k, x0.shape[1:], d.steps))(keys)

@@ -41,8 +41,10 @@ class Embedding:
         for name in self.embedded:
             if name not in known:
                 raise ValueError(f"{self.where}: no modality {name!r}; the run has {', '.join(known)}")
-            if known[name].kind == "pixels" and not known[name].patch:
-                raise ValueError(f"{self.where}: modality {name!r}: patch=0: give its spec the side of a patch")
+            if not known[name].readable:
+                raise ValueError(
+                    f"{self.where}: modality {name!r}: patch=0: give pixels the side of a patch; clips need tokens"
+                )
 
     @property
     def where(self) -> str:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipeline.spec import Modality
+from pretrain.models.image_network import ImageNetwork
 from pretrain.objectives.dense import NO_LABEL
 from pretrain.tokenizers.quantizers.base import Place
 
@@ -24,6 +25,8 @@ class Objective:
     `l1`, `l2`, `smooth_l1`: |e|, e² and Huber's function of e = x̂ − x, pixels scaled to [-1, 1];
     `cosine`: 1 − cos(x̂, x) of each vector, for features;
     `cross_entropy`: of the classes of label maps, a mean over the pixels that have a label (255: none);
+    `perceptual`: how far pictures are from what they should be for `network`, which keeps its parameters
+      (`ImageNetwork.distance`);
     `commitment`: of z to its codes, of quantizers that have it.
 
     Beside them the metrics `psnr` of pictures (10 log₁₀ 4 / mse, in dB, a mean over pictures) or `accuracy` of label
@@ -33,6 +36,7 @@ class Objective:
 
     modalities: tuple[Modality, ...]
     terms: dict = dataclasses.field(default_factory=lambda: {"l1": 1.0})
+    network: ImageNetwork | None = None
     coef: float = 1.0
 
     def __post_init__(self):
@@ -44,6 +48,10 @@ class Objective:
                 )
             if not isinstance(weight, (int, float)) or weight < 0:
                 raise ValueError(f"{self.where}.terms: {name}={weight!r}: must be a number, 0 or more")
+        if ("perceptual" in self.terms) != (self.network is not None):
+            raise ValueError(
+                f"{self.where}: the term `perceptual` and the key network=dict(workdir=…) go together: give both"
+            )
         if not set(self.terms) - {"commitment"}:
             raise ValueError(
                 f"{self.where}.terms={dict(self.terms)}: nothing to reconstruct; name one of {', '.join(self.known)}"
@@ -58,7 +66,7 @@ class Objective:
         """The terms that compare what was made with what was given."""
         if self.maps:
             return ("cross_entropy",)
-        return (*DISTANCES, "cosine") if self.vectors else tuple(DISTANCES)
+        return (*DISTANCES, "cosine") if self.vectors else (*DISTANCES, "perceptual")
 
     @property
     def vectors(self) -> bool:
@@ -73,7 +81,7 @@ class Objective:
         return 0  # it trains on pixels
 
     def init(self, key) -> dict:
-        return {}
+        return {"network": self.network.fresh(key)} if self.network else {}
 
     def view(self, batch, keys):
         return raw_view(self.modalities, batch, keys)
@@ -90,17 +98,19 @@ class Objective:
         raw, place, each = alone(view, keys)
         z = model.latents(raw)
         quantized = model.quantizer(z, each if train else None)
-        found = quantized.losses | self.compare(model, raw, quantized.codes, each)
+        found = quantized.losses | self.compare(model, own, raw, quantized.codes, each)
         lacking = sorted(set(self.terms) - set(found))
         if lacking:
             raise ValueError(f"{self.where}.terms: the quantizer has no {', '.join(lacking)}: take it out")
-        wanted = [*self.terms, *(n for n in ("psnr", "accuracy") if n in found)]
-        out = {n: jnp.where(place.rank >= 0, found[n], 0.0).sum() for n in wanted}
+        out = {n: jnp.where(place.rank >= 0, found[n], 0.0).sum() for n in self.weights(view)}
         return out | ({"statistics": model.quantizer.statistics(z, quantized.ids, place)} if train else {})
 
-    def compare(self, model, raw, codes, keys) -> dict:
+    def compare(self, model, own, raw, codes, keys) -> dict:
         """{term or metric: `[B]`} of what is decoded from the codes: of label maps sums over pixels, else means."""
-        made, target = model.decode(codes), model.target(raw)
+        return self.distances(own, model.decode(codes), model.target(raw))
+
+    def distances(self, own, made, target) -> dict:
+        """`compare` of what was made and what it should be."""
         if self.maps:
             known = target != NO_LABEL
             at = jnp.where(known, target, 0)[..., None]  # a number beyond the classes reads NaN, and so does the loss
@@ -111,6 +121,10 @@ class Objective:
         out = {name: distance(made - target).mean(axes) for name, distance in DISTANCES.items() if name in self.terms}
         if self.vectors:
             return out | ({"cosine": (1 - cosine(made, target)).mean(1)} if "cosine" in self.terms else {})
+        if self.network:
+            fixed = jax.lax.stop_gradient(own["network"])
+            apart = self.network.distance(fixed, *(127.5 * pictures(x) + 127.5 for x in (made, target)))
+            out["perceptual"] = apart.reshape(len(made), -1).mean(1)
         mse = jnp.square(jax.lax.stop_gradient(jnp.clip(made, -1, 1)) - target).mean(axes)
         return out | {"psnr": 10 * jnp.log10(4 / jnp.maximum(mse, 1e-10))}
 
@@ -123,6 +137,11 @@ class Objective:
 
     def summary(self, statistics) -> dict:
         return usage(statistics["counts"])
+
+
+def pictures(x):
+    """Pictures `[B, H, W, C]` as they are, of clips `[B, T, H, W, C]` the frames: `[B · T, H, W, C]`."""
+    return x.reshape(-1, *x.shape[-3:])
 
 
 def raw_view(modalities, batch, keys) -> dict:

@@ -1,7 +1,8 @@
 """A tokenizer: an encoder, a quantizer and a decoder, each a file that the config names, with linear layers between.
 
-Images are `pixels`, their values scaled to [-1, 1]; label maps are `pixels` with a `vocab_size`, of whose classes the
-encoder reads learned vectors and the decoder gives logits; feature vectors are `vectors`, taken as they are.
+Images are `pixels` and clips are `video`, their values scaled to [-1, 1]; label maps are `pixels` with a `vocab_size`,
+of whose classes the encoder reads learned vectors and the decoder gives logits; feature vectors are `vectors`, taken as
+they are.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from data_pipeline.spec import Modality
+from data_pipeline.spec import DENSE, Modality
 from pretrain.models.layers import Linear
 
 # {part: (folder, the key that names a file of it, the class there)}, for `build.model_config`.
@@ -61,8 +62,8 @@ class Model(nnx.Module):
         c, m, dtype = config, modalities[0], jnp.dtype(config.dtype)
         if embedded or len({(m.kind, m.shape, m.vocab_size) for m in modalities}) != 1:
             raise ValueError("an autoencoder needs modalities of one kind and shape and no contrastive objective")
-        if m.kind not in ("pixels", "vectors"):
-            raise ValueError(f"an autoencoder needs pixels or vectors; {m.name!r} is a {m.kind}")
+        if m.kind not in DENSE:
+            raise ValueError(f"an autoencoder needs {', '.join(DENSE)}; {m.name!r} is a {m.kind}")
         self.kind, self.shape, self.n_classes, self.code_scale = m.kind, m.shape, m.vocab_size, c.code_scale
         maps = m.kind == "pixels" and m.vocab_size
         inside = (*m.shape[:2], c.class_dim) if maps else m.shape
@@ -76,7 +77,7 @@ class Model(nnx.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the ids; the ids of one token stand side by side."""
+        """(rows, columns) of the ids; the ids of one token stand side by side; of clips all times' rows."""
         rows, columns = self.encoder.grid
         return rows, columns * self.quantizer.books
 
@@ -97,7 +98,7 @@ class Model(nnx.Module):
         return raw[..., 0].astype(jnp.int32) if self.n_classes else raw.astype(jnp.float32) / 127.5 - 1.0
 
     def latents(self, raw):
-        """uint8 `[B, H, W, C]` or float `[B, N, C]` → z `[B, N, d]`, what is quantized."""
+        """uint8 `[B, H, W, C]` or `[B, T, H, W, C]`, or float `[B, N, C]` → z `[B, N, d]`, what is quantized."""
         x = self.target(raw)
         if self.classes is not None:  # what has no label reads zeros
             x = self.classes[...].at[x].get(mode="fill", fill_value=0)
@@ -108,7 +109,7 @@ class Model(nnx.Module):
         return self.quantizer(self.latents(raw)).codes
 
     def decode(self, codes):
-        """codes `[B, N, d]` → float `[B, H, W, C]`, about [-1, 1], or logits of classes; or `[B, N, C]`."""
+        """codes `[B, N, d]` → float as `target`, about [-1, 1]; of label maps logits of classes."""
         return self.decoder(self.from_code(codes * self.code_scale))
 
     def tokenize(self, raw):
@@ -116,7 +117,7 @@ class Model(nnx.Module):
         return self.quantizer(self.latents(raw)).ids
 
     def detokenize(self, ids):
-        """ids `[B, L]` → uint8 `[B, H, W, C]`, or float `[B, N, C]`."""
+        """ids `[B, L]` → what the raw inputs were."""
         return self.finish(self.decode(self.quantizer.to_codes(ids)))
 
     def finish(self, x):
@@ -143,11 +144,11 @@ class Tokenizer:
         self._decode = jax.jit(lambda x: nnx.merge(graph, params).detokenize(x))
 
     def encode(self, images):
-        """uint8 `[n, H, W, C]`, or float `[n, N, C]` → int `[n, L]`."""
+        """Raw inputs, uint8 `[n, H, W, C]`, … → int `[n, L]`."""
         return self._chunked(self._encode, images)
 
     def decode(self, ids):
-        """int `[n, L]` → uint8 `[n, H, W, C]`, or float `[n, N, C]`."""
+        """int `[n, L]` → what the raw inputs were."""
         return self._chunked(self._decode, ids)
 
     def _chunked(self, function, x):

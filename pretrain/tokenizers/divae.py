@@ -14,7 +14,7 @@ PARTS = autoencoder.PARTS
 
 @dataclasses.dataclass(frozen=True)
 class Config(autoencoder.Config):
-    """decoder: a network of x_t, t and codes, such as `unet`; diffusion: its noise, what it predicts, and sampling."""
+    """decoder: a network of x_t, t and codes, `unet` or `dit`; diffusion: its noise, what it predicts, and sampling."""
 
     diffusion: DiffusionConfig = DiffusionConfig()
 

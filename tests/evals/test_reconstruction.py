@@ -2,16 +2,21 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
+import scipy.linalg
 import tiny
 from flax import nnx
 from scipy.ndimage import gaussian_filter
+from toy_run import write_run
 
-from configs import emoji_tokenizer
+from configs import emoji_tokenizer, siglip_b16
 from data_pipeline.spec import Modality
 from pretrain import build
 from pretrain.evals import reconstruction
+from pretrain.models.tokens import dense_rows, whole
+from pretrain.restore import restore
 
 
 def images(seed, count=3):
@@ -82,3 +87,69 @@ def test_pictures_smaller_than_a_window_are_refused():
     context = types.SimpleNamespace(modalities=(Modality("rgb", "pixels", (8, 16, 3), "rgb"),))
     with pytest.raises(ValueError, match=r"'rgb' is 8×16: SSIM needs 11 × 11"):
         reconstruction.Evaluator(context)
+
+
+def scipy_frechet(a, b):
+    """As it is usually computed, by the root of a matrix that is not symmetric."""
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
+
+
+def test_frechet_equals_scipy():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(300, 12)) @ rng.normal(size=(12, 12))
+    b = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12)) + rng.normal(size=12)
+    np.testing.assert_allclose(reconstruction.frechet(a, b), scipy_frechet(a, b), rtol=1e-10)
+    assert scipy_frechet(a, b) > 1
+    np.testing.assert_allclose(reconstruction.frechet(a, a), 0, atol=1e-9)
+    # Fewer rows than numbers: singular covariances. Of rows that are moved alone, the distance is that of the means.
+    few = rng.normal(size=(5, 12))
+    np.testing.assert_allclose(reconstruction.frechet(few, few + 2), 4 * 12, rtol=1e-6)
+    # One number: (μ_a − μ_b)² + (σ_a − σ_b)².
+    x, y = a[:, :1], b[:, :1]
+    want = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
+    np.testing.assert_allclose(reconstruction.frechet(x, y), want, rtol=1e-10)
+
+
+def test_rfid_of_a_split(tmp_path):
+    """By the features of another workdir, of what is neither padding nor missing."""
+    other = siglip_b16.get_config("tiny")
+    other.model.embed_dim = 8
+    for t in other.model.towers:
+        t.update(dict(dim=8, heads=2))
+    write_run(other, tmp_path)
+    c = emoji_tokenizer.get_config("rgb-fsq")
+    c.modalities = [{**m, "shape": (16, 16, 3)} for m in c.modalities]
+    run = build.parse(c)
+    made = build.model(run, build.objectives(run))(nnx.Rngs(0))
+    graph, params = nnx.split(made)
+    first, last = tiny.batch(8, 0, run.modalities), tiny.batch(8, 1, run.modalities)
+    last["row"] = np.array([8, 9, 10, 11, 12, -1, -1, -1])
+    context = types.SimpleNamespace(
+        modalities=run.modalities, graph=graph, batches=lambda split, size: iter((first, last))
+    )
+    (_, evaluator), *_ = build.evaluators(
+        dict(codes=dict(evaluator="reconstruction", network=dict(workdir=str(tmp_path)))), context
+    ).values()
+    found = dict(evaluator.run({"model": nnx.to_pure_dict(params)}))
+    raw = np.concatenate(
+        [b[m.name]["pixels"][b[m.name]["valid"] & (b["row"] >= 0)] for b in (first, last) for m in run.modalities]
+    )
+    held = restore(tmp_path)
+
+    def features(x):
+        x = jax.image.resize(x.astype(np.float32), (len(x), 64, 64, 3), "cubic")
+        batch = {"image": {"pixels": x, "valid": np.ones(len(x), bool)}}
+        tokens = whole(batch, "image", held.run.modalities)
+        return np.asarray(held.model.pooled(tokens, dense_rows(batch, held.run.modalities[:1]), "image")[0])
+
+    want = scipy_frechet(features(raw), features(np.asarray(made.detokenize(made.tokenize(raw)))))
+    np.testing.assert_allclose(found["rfid"], want, rtol=1e-3)
+    assert want > 1e-2
+
+
+def test_rfid_needs_pictures():
+    vectors = Modality("v", "vectors", (4, 8), "v", targets=False)
+    with pytest.raises(ValueError, match="network: it compares pictures; 'v' holds none"):
+        reconstruction.Evaluator(types.SimpleNamespace(modalities=(vectors,)), network=object())

@@ -31,9 +31,15 @@ def config(**changes):
     return c
 
 
-@pytest.fixture(scope="module")
-def made():
-    return Built(config())
+DIT = dict(network="dit", patch=4, dim=8, width=32, depth=2, heads=2, mlp_ratio=2.0)
+
+
+@pytest.fixture(scope="module", params=["unet", "dit"])
+def made(request):
+    c = config()
+    if request.param == "dit":
+        c["model"]["decoder"] = DIT
+    return Built(c)
 
 
 @pytest.fixture(scope="module")

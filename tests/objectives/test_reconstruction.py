@@ -200,7 +200,7 @@ def test_cosine_of_vectors():
 @pytest.mark.parametrize(
     "shape, terms, message",
     [
-        ((4, 4, 3), dict(l3=1.0), r"'l3': of 'm' it may be one of l1, l2, smooth_l1, commitment"),
+        ((4, 4, 3), dict(l3=1.0), r"'l3': of 'm' it may be one of l1, l2, smooth_l1, perceptual, commitment"),
         ((4, 4, 3), dict(cosine=1.0), r"'cosine': of 'm' it may be"),
         ((4, 4, 3), dict(l1=-1.0), r"l1=-1.0: must be a number, 0 or more"),
         ((4, 4, 3), dict(commitment=1.0), r"nothing to reconstruct; name one of l1"),

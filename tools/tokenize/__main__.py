@@ -27,8 +27,9 @@ import tqdm
 
 from data_pipeline.image import crop_settings
 from data_pipeline.sources.tokens import SHARD_SIZE, split_about, write_codes, write_manifest
+from pretrain.build import read_run
 from pretrain.data import Part
-from pretrain.restore import load_tokenizer, read_run
+from pretrain.restore import load_tokenizer
 from tools.tokenize.jobs import Job, field_here, make_job, read_sources
 from tools.tokenize.shards import TooManyFailures, failures_so_far, make_shard, write_json, write_quarantine
 

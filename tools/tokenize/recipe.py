@@ -4,10 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from data_pipeline.image import BICUBIC, NEAREST, as_channels, crop_settings, is_picture, palettes
-from data_pipeline.pipeline import common_frame, read_image
-
-RESAMPLE = {"bicubic": BICUBIC, "nearest": NEAREST}
+from data_pipeline.image import crop_settings, is_clip, is_picture, palettes
+from data_pipeline.pipeline import common_frame, read_pictures
+from data_pipeline.spec import PICTURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,23 +60,22 @@ class Recipe:
         present = [m for m in self.modalities if example.get(source_field(m)) is not None]
         vectors = [m for m in present if m.kind == "vectors"]
         taken = {m.field for m in vectors}
-        kept = {k: v for k, v in example.items() if k not in taken and not is_picture(v)}
+        kept = {k: v for k, v in example.items() if k not in taken and not is_picture(v) and not is_clip(v)}
         out = {m.name: np.asarray(example[m.field], np.float32)[None] for m in vectors}
-        pixels = [m for m in present if m.kind == "pixels"]
+        pixels = [m for m in present if m.kind in PICTURES]
         if pixels:
-            shapes = {m.name: example[source_field(m)].shape[:2] for m in pixels}
+            shapes = {m.name: example[source_field(m)].shape[-3:-1] for m in pixels}
             frame = common_frame(shapes, f"row {example['row']}")
-            height, width = pixels[0].shape[:2]
+            height, width = pixels[0].shape[-3:-1]
             rng = np.random.default_rng(int(example["row"]))
             settings = crop_settings(rng, crops, frame, aspect=width / height, **self.crop)
             kept["crop_settings"] = settings.astype(np.int32)
         for m in pixels:
-            images = [read_image(example, m.field, s, m.shape[:2], RESAMPLE[m.resample], frame) for s in settings]
-            out[m.name] = np.stack([as_channels(image, m.shape[2]) for image in images])
+            out[m.name] = np.stack([read_pictures(example, m, s, frame) for s in settings])
         if self.palette and example.get(self.palette) is not None:
             image = example[self.palette]
             kept["palettes"] = palettes(image, min(64, max(image.shape) // 2))  # those of small pictures at half size
-        return Raw(kept, out, frozenset(k for k, v in example.items() if is_picture(v)) - self.fields)
+        return Raw(kept, out, frozenset(k for k, v in example.items() if is_picture(v) or is_clip(v)) - self.fields)
 
     def encode(self, raws) -> list[dict]:
         """Read examples → records; each tokenizer runs once over all crops of all of them."""

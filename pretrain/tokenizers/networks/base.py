@@ -1,10 +1,14 @@
-"""What an encoder and a decoder are: both see tokens in raster order, on a grid of (rows, columns)."""
+"""What an encoder and a decoder are: both see tokens in raster order, on a grid of (rows, columns).
+
+Of clips these are the rows of all times, the first one's first.
+"""
 
 from typing import Protocol
 
 
 class Encoder(Protocol):
-    """shape: (height, width, channels) of pixels or maps, (N, width) of vectors, whose grid is (1, N)."""
+    """shape: (height, width, channels) of pixels or maps, (frames, height, width, channels) of clips, (N, width) of
+    vectors, whose grid is (1, N)."""
 
     dim: int  # D of what it gives
     grid: tuple[int, int]  # of its N tokens
@@ -12,7 +16,7 @@ class Encoder(Protocol):
     def __init__(self, config, shape, *, dtype, rngs): ...
 
     def __call__(self, x):
-        """x `[B, H, W, C]`, or `[B, N, C]` of vectors, normalised to about [-1, 1] → `[B, N, D]`."""
+        """x `[B, *shape]`, normalised to about [-1, 1] → `[B, N, D]`."""
 
 
 class Decoder(Protocol):
@@ -26,4 +30,4 @@ class Decoder(Protocol):
     def __init__(self, config, grid, shape, *, dtype, rngs): ...
 
     def __call__(self, x):
-        """x `[B, N, D]` → `[B, H, W, C]`, or `[B, N, C]` of vectors; of label maps logits, C classes."""
+        """x `[B, N, D]` → `[B, *shape]`; of label maps logits, C classes."""

@@ -96,9 +96,10 @@ class Decoder(nnx.Module):
 
 
 def image_shape(shape):
-    """(height, width, channels); ValueError for vectors."""
+    """(height, width, channels); ValueError for vectors and clips."""
     if len(shape) != 3:
-        raise ValueError(f"a network on patches needs images, not vectors of shape {shape}")
+        kind = "vectors" if len(shape) == 2 else "clips"
+        raise ValueError(f"a network on patches needs images, not {kind} of shape {shape}")
     return shape
 
 

@@ -162,8 +162,7 @@ class Decoder(nnx.Module):
         c = self.config
         rows, columns = self.shape[0] // c.patch, self.shape[1] // c.patch
         time = self.time2(jax.nn.silu(self.time1(embed_time(t, c.channels))))
-        codes = codes.reshape(-1, *self.grid, c.dim)
-        codes = codes[:, jnp.arange(rows) * self.grid[0] // rows][:, :, jnp.arange(columns) * self.grid[1] // columns]
+        codes = at_places(codes, self.grid, (rows, columns))
         x = jnp.concatenate([patchify(x, c.patch).reshape(-1, rows, columns, c.patch**2 * self.shape[2]), codes], -1)
         x = self.stem(x)
         skips = [x]
@@ -175,6 +174,13 @@ class Decoder(nnx.Module):
             x = self.up[str(i)].up(x, time, skips)
         x = self.out(jax.nn.silu(self.norm(x)))
         return unpatchify(x.reshape(x.shape[0], rows * columns, -1), c.patch, (rows, columns))
+
+
+def at_places(codes, grid, places):
+    """codes `[B, N, D]` of a grid → `[B, *places, D]`: at each place the code that covers it."""
+    codes = codes.reshape(-1, *grid, codes.shape[-1])
+    rows, columns = (jnp.arange(n) * m // n for n, m in zip(places, grid))
+    return codes[:, rows][:, :, columns]
 
 
 def embed_time(t, dim: int):

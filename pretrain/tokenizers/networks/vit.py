@@ -108,6 +108,8 @@ def as_map(shape) -> tuple[int, int, int]:
     """(height, width, channels) of an image, or of vectors that lie on a square."""
     if len(shape) == 3:
         return tuple(shape)
+    if len(shape) == 4:
+        raise ValueError(f"a vit needs images, not clips of shape {tuple(shape)}; `causal3d` reads them")
     side = math.isqrt(shape[0])
     if side**2 != shape[0]:
         raise ValueError(f"a vit needs images, or a square number of vectors, not {shape[0]}; `mlp` reads any")

@@ -1,0 +1,22 @@
+"""A tokenizer of emoji trained as VQGAN is (arXiv 2012.09841): convolutions, L1, a perceptual loss, a discriminator.
+
+Pictures are compared by the image tower of another run, by default runs/siglip, where `configs/siglip_b16.py:tiny` was
+trained; for another set `--config.objectives.adversarial.network.workdir` and `--config.evals.codes.network.workdir`.
+"""
+
+from configs import emoji_tokenizer
+
+
+def get_config(arg=""):
+    if arg:
+        raise ValueError(f"configs/emoji_vqgan.py:{arg}: it takes no argument")
+    c = emoji_tokenizer.get_config("rgb-vq-conv")
+    c.objectives = dict(
+        adversarial=dict(
+            terms=dict(l1=1.0, commitment=0.02, perceptual=0.5), network=dict(workdir="runs/siglip", layers=(0, 1)),
+            weight=0.05, start=900, width=32, layers=3,
+        )
+    )  # fmt: skip
+    c.evals.codes.network = dict(workdir="runs/siglip")
+    c.optim.rules = [dict(pattern="^objective/adversarial/discriminator/", lr_scale=0.25)]
+    return c

@@ -1,0 +1,103 @@
+"""A network that another run trained, as a fixed function of pictures: what it sees of two of them compares them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pretrain.models import encdec, multimodal
+from pretrain.models.tokens import dense_rows, whole
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNetwork:
+    """workdir: where it was trained, or where `tools.convert` put it: a CLIP or SigLIP folder, a 4M checkpoint.
+
+    modality: which of its `pixels`; "" if it reads but one.
+    layers: the blocks whose outputs compare two pictures, 0 the first, −1 the last.
+    read: workdir → (make(rngs), modalities) of its network. Nothing is read before the first use.
+
+    Its methods take the parameters of that network as they are in its own run. Pictures are float `[B, H, W, C]` in
+    0…255, of any size: they are resized to what it reads, and grey ones become colours.
+    """
+
+    read: Callable
+    workdir: str
+    modality: str = ""
+    layers: tuple[int, ...] = (-1,)
+
+    def fresh(self, key) -> dict:
+        """Parameters as they start out: the shapes of those of the workdir."""
+        return nnx.to_pure_dict(nnx.split(self._opened[0](nnx.Rngs(key)))[1])
+
+    def pooled(self, params, pictures):
+        """What it says of each picture as a whole, `[B, P]`."""
+        model, tokens, dense = self._take(params, pictures)
+        return model.pooled(tokens, dense, self._spec.name)[0]
+
+    def distance(self, params, a, b):
+        """The mean over places and layers of ‖u(a) − u(b)‖², u what a layer says of a place, at unit length: `[B]`.
+
+        LPIPS with its learned weights all 1 (arXiv 1801.03924, section 3), but the mean over layers, not their sum.
+        """
+        a, b = self._features(params, a), self._features(params, b)
+        return sum(jnp.square(x - y).sum(-1).mean(1) for x, y in zip(a, b)) / len(a)
+
+    def _features(self, params, pictures) -> list:
+        """Of each of `layers`, `[B, N, D]` of unit length."""
+        model, tokens, dense = self._take(params, pictures)
+        hidden, _ = blocks(model, self._spec.name, tokens, dense)
+        for i in self.layers:
+            if not -len(hidden) <= i < len(hidden):
+                self._fail("layers", f"that network has blocks 0 … {len(hidden) - 1}")
+        return [encdec.unit(hidden[i].astype(jnp.float32)) for i in self.layers]
+
+    def _take(self, params, pictures):
+        """(the network, tokens and dense rows of the pictures)."""
+        _, graph, modalities = self._opened
+        m, (height, width, channels) = self._spec, self._spec.shape
+        if pictures.shape[-1] != channels:
+            if pictures.shape[-1] != 1:
+                self._fail("modality", f"it has {channels} channels, the pictures {pictures.shape[-1]}; name another")
+            pictures = pictures.repeat(channels, -1)
+        if pictures.shape[1:3] != (height, width):
+            pictures = jax.image.resize(pictures, (len(pictures), height, width, channels), "cubic")
+        batch = {m.name: {"pixels": pictures, "valid": jnp.ones(len(pictures), bool)}}
+        return nnx.merge(graph, params), whole(batch, m.name, modalities), dense_rows(batch, [m])
+
+    @functools.cached_property
+    def _opened(self):
+        """(make, graph, modalities)."""
+        make, modalities = self.read(self.workdir)
+        return make, nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0], modalities
+
+    @functools.cached_property
+    def _spec(self):
+        """The modality that it reads."""
+        make, _, modalities = self._opened
+        model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+        if not isinstance(model, encdec.Model | multimodal.Model):
+            self._fail("workdir", "no transformer over pictures was trained there: name towers or an encoder-decoder")
+        trunk = isinstance(model, encdec.Model) or model.trunk is not None
+        found = {m.name: m for m in modalities if m.kind == "pixels" and m.patch}
+        found = {n: m for n, m in found.items() if n in getattr(model, "owner", {}) or (trunk and m.inputs)}
+        if not found:
+            self._fail("workdir", "that network reads no pixels")
+        if (not self.modality and len(found) > 1) or (self.modality and self.modality not in found):
+            self._fail("modality", f"must be one of {', '.join(found)}")
+        return found[self.modality or next(iter(found))]
+
+    def _fail(self, key, remedy):
+        raise ValueError(f"network.{key}={getattr(self, key)!r}: {remedy} (network.workdir={self.workdir!r})")
+
+
+def blocks(model, name: str, tokens, dense):
+    """What every block of a tower or a trunk gave of one modality, `[depth, B, N, D]`, and which tokens are valid."""
+    if name in getattr(model, "owner", {}):
+        x, valid, hidden = model.towers[model.owner[name]].encode(tokens, dense.get(name), layers=True)
+        return x[None] if hidden is None else hidden, valid
+    encoded = model.encode(tokens, dense, layers=True)
+    return encoded.layers, encoded.valid

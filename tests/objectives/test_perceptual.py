@@ -1,0 +1,178 @@
+"""The perceptual term: LPIPS's formula in NumPy, gradients, and a run whose network comes from a workdir and stays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from laws import Built
+from toy_run import write_run
+
+from configs import emoji_tokenizer, siglip_b16
+from pretrain import build
+from pretrain.checkpoint import load_params
+from pretrain.evals import losses
+from pretrain.evals.base import Context
+from pretrain.models.tokens import dense_rows, whole
+from pretrain.program import Program
+from pretrain.restore import restore, untrained
+from pretrain.sharding import path_str
+from pretrain.step import example_keys
+from pretrain.train import train
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory):
+    """A workdir of two small towers, one of which reads pictures of 64 pixels."""
+    workdir = tmp_path_factory.mktemp("eyes")
+    c = siglip_b16.get_config("tiny")
+    c.model.embed_dim = 16
+    for t in c.model.towers:
+        t.update(dict(dim=16, heads=2))
+    write_run(c, workdir)
+    return workdir
+
+
+def config(eyes, style="rgb", **network):
+    """A small tokenizer of pictures that are not of the network's size."""
+    c = emoji_tokenizer.get_config(f"{style}-fsq")
+    c.modalities = [{**m, "shape": (32, 32, m["shape"][2])} for m in c.modalities[:1]]
+    c.model.encoder.dim = c.model.decoder.dim = 16
+    c.objectives = dict(
+        reconstruction=dict(
+            terms=dict(l1=1.0, perceptual=0.5), network=dict(workdir=str(eyes), layers=(0, -1)) | network
+        )
+    )
+    c.steps, c.batch_size, c.optim.warmup, c.evals = 4, 8, 1, {}
+    c.checkpoint.every, c.log.every = 2, 1
+    return c
+
+
+def numpy_distance(eyes, a, b, layers=(0, -1)):
+    """From the blocks of the tower itself, given normalised patches of pictures that were resized beforehand."""
+    held = restore(eyes)
+    m = held.run.modalities[0]
+    total = 0.0
+    hidden = []
+    for x in (a, b):
+        x = jax.image.resize(x, (len(x), 64, 64, x.shape[-1]), "cubic")
+        batch = {m.name: {"pixels": np.broadcast_to(x, (*x.shape[:3], 3)), "valid": np.ones(len(x), bool)}}
+        tokens = whole(batch, m.name, held.run.modalities)
+        rows = dense_rows(batch, [m])[m.name]
+        hidden.append(np.asarray(held.model.towers["image"].encode(tokens, rows, layers=True)[2], np.float64))
+    for i in layers:
+        u, v = (h[i] / np.linalg.norm(h[i], axis=-1, keepdims=True) for h in hidden)
+        total = total + ((u - v) ** 2).sum(-1).mean(-1) / len(layers)
+    return total
+
+
+@pytest.mark.parametrize("style, channels", [("rgb", 3), ("gray", 1)])
+def test_the_term_equals_numpy(eyes, style, channels):
+    built = Built(config(eyes, style))
+    objective, m = built.objectives["reconstruction"], built.run.modalities
+    batch, keys = tiny.batch(6, 0, m), example_keys(0, 0, 6)
+    own = {"network": restore(eyes).params["model"]}
+    model = nnx.merge(built.graph, built.params["model"])
+    view = objective.view(batch, keys)
+    totals = jax.jit(lambda m, own: objective.totals(m, own, view, keys, train=False))(model, own)
+    weights = objective.weights(view)
+    raw = batch[m[0].name]["pixels"].astype(np.float32)
+    made = np.asarray(model.decode(model.encode(raw))) * 127.5 + 127.5
+    want = numpy_distance(eyes, made, raw)[batch[m[0].name]["valid"]]
+    assert raw.shape[-1] == channels and 0 < len(want) < 6 and want.min() > 0.01
+    np.testing.assert_allclose(totals["perceptual"] / weights["perceptual"], want.mean(), rtol=1e-4)
+    assert objective.share("perceptual") == 0.5
+
+
+def test_what_is_alike_has_no_distance_and_the_gradient_is_that_of_finite_differences(eyes):
+    objective = Built(config(eyes)).objectives["reconstruction"]
+    params, rng = restore(eyes).params["model"], np.random.default_rng(0)
+    a, b, step = (rng.uniform(0, 255, (2, 32, 32, 3)).astype(np.float32) for _ in range(3))
+    distance = jax.jit(objective.network.distance)
+    np.testing.assert_array_equal(distance(params, a, a), 0)
+    grad = jax.grad(lambda x: distance(params, x, b).sum())(a)
+    h = 0.5
+    slope = (distance(params, a + h * step / 255, b) - distance(params, a - h * step / 255, b)).sum() / (2 * h)
+    np.testing.assert_allclose((grad * step / 255).sum(), slope, rtol=1e-2)
+
+
+def test_gradients_reach_the_tokenizer_and_never_the_network(eyes):
+    built = Built(config(eyes))
+    batch, keys = tiny.batch(4, 0, built.run.modalities, missing=0.0), example_keys(0, 0, 4)
+    objective = built.objectives["reconstruction"]
+
+    def term(params):
+        model = nnx.merge(built.graph, params["model"])
+        own, view = params["objective"]["reconstruction"], objective.view(batch, keys)
+        return objective.totals(model, own, view, keys, train=True)["perceptual"]
+
+    grads = jax.jit(jax.grad(term))(built.params)
+    assert all(np.asarray(g).any() for g in jax.tree.leaves(grads["model"]))
+    assert not any(np.asarray(g).any() for g in jax.tree.leaves(grads["objective"]))
+
+
+@pytest.mark.slow
+def test_a_run_takes_the_network_from_its_workdir_and_leaves_it_alone(eyes, tmp_path):
+    c = config(eyes)
+    c.optim.weight_decay, c.ema = 0.5, 0.9
+    given = restore(eyes).params["model"]
+    program = Program(build.parse(c), jax.devices()[:1])
+    kept = [path_str(p) for p, _ in jax.tree_util.tree_leaves_with_path(program.state.opt_state)]
+    assert any("decoder" in p for p in kept) and not any("network" in p for p in kept)
+    train(c, tmp_path / "run")
+    for ema in (True, False):
+        found = load_params(tmp_path / "run", ema=ema)["objective"]["reconstruction"]["network"]
+        jax.tree.map(np.testing.assert_array_equal, found, given)
+    held = restore(tmp_path / "run")
+    context = Context(held.run, held.graph, held.objectives)
+    found = dict(losses.Evaluator(context, batch_size=64, repeats=1).run(held.params))
+    assert 0 < found["reconstruction/perceptual"] < 4
+    before = untrained(held).params["objective"]["reconstruction"]["network"]
+    jax.tree.map(np.testing.assert_array_equal, before, given)
+    # A run that is continued needs what the workdir says of the network, not its parameters.
+    c.steps = 6
+    (tmp_path / "run" / "config.json").write_text(build.to_json(c))
+    for path in (eyes / "checkpoints").iterdir():
+        path.rename(eyes / path.name)
+    try:
+        state = train(c, tmp_path / "run")
+    finally:
+        for path in eyes.glob("[0-9]*"):
+            path.rename(eyes / "checkpoints" / path.name)
+    assert int(state.step) == 6
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(workdir="nowhere"), r"config.objectives.reconstruction.network.workdir='nowhere': .*no config.json"),
+        (dict(modality="text"), r"network.modality='text': must be one of image \(network.workdir="),
+        (dict(layers=(2,)), r"network.layers=\(2,\): that network has blocks 0 … 1"),
+        (dict(layer=1), r"config.objectives.reconstruction.network.layer=1: unknown key; did you mean 'layers'"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_named_before_training(eyes, tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(config(eyes, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_term_and_network_go_together(eyes):
+    for key in ("terms", "network"):
+        c = config(eyes)
+        if key == "terms":
+            c.objectives.reconstruction.terms = dict(l1=1.0)
+        else:
+            del c.objectives.reconstruction.network
+        with pytest.raises(ValueError, match="go together: give both"):
+            Built(c)
+
+
+def test_what_reads_no_pictures_is_refused(eyes, tmp_path):
+    write_run(emoji_tokenizer.get_config("rgb-fsq"), tmp_path)
+    with pytest.raises(ValueError, match="no transformer over pictures was trained there"):
+        c = config(tmp_path)
+        built = Built(c)
+        built.objectives["reconstruction"].network.distance({}, jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 4, 4, 3)))
