@@ -1,4 +1,4 @@
-"""AdamW (arXiv 1711.05101) or Adafactor with warm-up, cosine decay, clipping and per-path rules, as one optax chain."""
+"""AdamW (arXiv 1711.05101), Adafactor or Muon with warm-up, cosine decay, clipping and path rules: one optax chain."""
 
 import dataclasses
 import re
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from pretrain.sharding import path_str
 
@@ -15,7 +16,8 @@ from pretrain.sharding import path_str
 NO_DECAY = r"(norm\w*/(scale|bias)|/bias|/slopes)$|^objective/(?!.*kernel$)"
 STACK = r"^(.*?)(encoder|blocks)/"  # stacked blocks, and what `layer_decay` knows to come before them
 BEFORE = r"(tokens|registers|table|patches|cls|positions|pre_norm)(/|$)"
-MOMENTS = ("float32", "bfloat16", "factored")
+MOMENTS = ("float32", "bfloat16", "factored", "muon")
+MATRICES = r"^model/.*kernel$"  # what Muon steps; tables, positions, norms and an objective's own keep Adam
 # optax factors the two longest dimensions if both reach this: of a stack `[depth, d_in, d_out]` never the depth, which
 # is less; its norms and biases `[depth, d]` and small matrices keep their own second moments.
 MIN_FACTORED = 128
@@ -46,6 +48,9 @@ class Config:
         section 3.4, where m in bfloat16 was seen not to).
       `factored`: m in bfloat16; of a matrix's v the means of its rows and of its columns (Adafactor, arXiv 1804.04235),
         2 bytes and a little.
+      `muon`: of the network's kernels m alone, 4 bytes, and their step is the orthogonal matrix nearest to it (Muon as
+        in arXiv 2502.16982, section 2.2); of everything else Adam's two.
+    muon_rms: of such a step, in units of lr. 0.2 is about that of Adam's, so that its lr and weight_decay serve.
     """
 
     lr: float = 1e-3
@@ -58,6 +63,7 @@ class Config:
     clip: float = 0.0
     trust_ratio: bool = False
     moments: str = "float32"
+    muon_rms: float = 0.2
     layer_decay: float = 1.0
     rules: tuple[Rule, ...] = ()
     max_skipped: int = 20
@@ -65,6 +71,8 @@ class Config:
     def __post_init__(self):
         if self.moments not in MOMENTS:
             raise ValueError(f"optim.moments={self.moments!r}: must be one of {', '.join(MOMENTS)}")
+        if self.muon_rms <= 0:
+            raise ValueError(f"optim.muon_rms={self.muon_rms}: must be above 0; 0.2 is usual")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"optim.layer_decay={self.layer_decay}: must be above 0 and at most 1 (none)")
 
@@ -83,6 +91,8 @@ def scale_by_moments(config: Config) -> list[optax.GradientTransformation]:
     m ← b1 m + (1 − b1) u;  v ← β v + (1 − β)(g² + eps²) with β = min(b2, 1 − t^−0.8) at step t = 1, 2, …, where of a
     matrix only v's means r over columns and c over rows are kept, and v = r cᵀ / mean r.
     """
+    if config.moments == "muon":
+        return [_muon(config)]
     if config.moments == "float32":
         return [optax.scale_by_adam(config.b1, config.b2, config.eps)]
     # Not a Python number, which would take on the type of what it multiplies: 0.9 is 0.8984 in bfloat16.
@@ -98,6 +108,29 @@ def scale_by_moments(config: Config) -> list[optax.GradientTransformation]:
         ),
         optax.ema(b1, debias=False, accumulator_dtype=jnp.bfloat16),
     ]
+
+
+def _muon(config: Config) -> optax.GradientTransformation:
+    """Kernels `[…, d_in, d_out]` step by muon_rms · √max(d_in, d_out) · U, U the orthogonal matrix (by five iterations
+    of Newton and Schulz) nearest to the mean of gradients, whose entries have the root mean square 1 / √max(…).
+    """
+    axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)  # stacked blocks one by one
+    orthogonal = optax.contrib.scale_by_muon(weight_dimension_numbers=lambda g: jax.tree.map(lambda _: axes, g))
+
+    def rescale(updates, _):
+        return jax.tree.map(lambda u: config.muon_rms * np.float32(max(u.shape[-2:]) ** 0.5) * u, updates)
+
+    def kinds(tree):
+        def kind(path, x):
+            return "muon" if re.search(MATRICES, path_str(path)) and x.ndim > 1 else "adam"
+
+        return jax.tree_util.tree_map_with_path(kind, tree)
+
+    transforms = {
+        "muon": optax.chain(orthogonal, optax.stateless(rescale)),
+        "adam": optax.scale_by_adam(config.b1, config.b2, config.eps),
+    }
+    return optax.partition(transforms, kinds)
 
 
 def make_optimizer(config: Config, params, steps: int, frozen: tuple = ()) -> optax.GradientTransformation:

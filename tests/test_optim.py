@@ -89,6 +89,37 @@ def test_moments_equal_their_formulas(moments):
         assert np.median(np.abs(p - theirs[path][1])) < 1e-6
 
 
+def test_muon_equals_its_formula():
+    """Kernels, one a block, against Newton and Schulz in NumPy; the bias and an objective's kernel against Adam."""
+    shapes = {"model": {"kernel": (2, 6, 9), "bias": (2, 9)}, "objective": {"kernel": (6, 9)}}
+    params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda s: isinstance(s, tuple))
+    common = dict(lr=0.1, b1=0.8, b2=0.9, eps=1e-6, weight_decay=0.3, final_lr=1.0)
+    chains = [optim.make_optimizer(optim.Config(moments=m, **common), params, 10) for m in ("muon", "float32")]
+    states, trained = [c.init(params) for c in chains], [params, params]
+    m, kernel = 0.0, np.ones(shapes["model"]["kernel"])
+    for t in range(1, 4):
+        rng = np.random.default_rng(t)
+        grads = jax.tree.map(lambda p, r=rng: jnp.asarray(r.normal(size=p.shape), jnp.float32), params)
+        for i, chain in enumerate(chains):
+            updates, states[i] = chain.update(grads, states[i], trained[i])
+            trained[i] = optax.apply_updates(trained[i], updates)
+        g = np.asarray(grads["model"]["kernel"], np.float64)
+        m = 0.95 * m + 0.05 * g
+        nesterov = 0.95 * m / (1 - 0.95 ** (t + 1)) + 0.05 * g / (1 - 0.95**t)
+        for block, x in zip(kernel, nesterov):
+            x = x / np.linalg.norm(x)
+            for _ in range(5):
+                a = x @ x.T
+                x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+            assert np.abs(np.linalg.svd(x)[1] - 1).max() < 0.4  # nearly orthogonal
+            block -= 0.1 * (0.2 * 3 * x + 0.3 * block)
+    np.testing.assert_allclose(trained[0]["model"]["kernel"], kernel, atol=1e-5)
+    for rest in (lambda p: p["model"]["bias"], lambda p: p["objective"]["kernel"]):
+        np.testing.assert_array_equal(*map(rest, trained))
+    with pytest.raises(ValueError, match=r"optim\.muon_rms=0: must be above 0"):
+        optim.Config(muon_rms=0)
+
+
 def state_bytes(moments, params):
     chain = optim.make_optimizer(optim.Config(moments=moments), params, 10)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(chain.init, params)))
@@ -98,11 +129,13 @@ def test_bytes_of_state():
     """A stack of 24 SwiGLU matrices and norms: never a factor over the depth."""
     kernel, norm = (24, 2048, 5461), (24, 2048)
     params = {"kernel": jax.ShapeDtypeStruct(kernel, jnp.float32), "norm": jax.ShapeDtypeStruct(norm, jnp.float32)}
+    params = {"model": params}
     large, small = np.prod(kernel), np.prod(norm)
     for moments, expected in (
         ("float32", 8 * (large + small)),
         ("bfloat16", 6 * (large + small)),
         ("factored", 2 * (large + small) + 4 * (24 * (2048 + 5461) + small)),
+        ("muon", 4 * large + 8 * small),
     ):
         assert 0 <= state_bytes(moments, params) - expected < 100  # counters, and where nothing is factored
 
@@ -146,11 +179,12 @@ def test_a_quadratic_is_minimised_and_a_bad_step_skipped(moments):
     assert after.total_notfinite == 1 and state.total_notfinite == 0
 
 
-def test_factored_state_on_a_mesh():
+@pytest.mark.parametrize("moments", ["factored", "muon"])
+def test_state_on_a_mesh(moments):
     """`param_layout` lays out every array of the state, and eight devices step as one does."""
     params = {"model": {"fc1": {"kernel": jnp.ones((3, 160, 201)), "bias": jnp.ones((3, 200))}, "norm": jnp.ones(5)}}
     grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=jnp.float32) * 1.7).reshape(p.shape), params)
-    chain = optim.make_optimizer(optim.Config(lr=0.1, moments="factored"), params, 10)
+    chain = optim.make_optimizer(optim.Config(lr=0.1, moments=moments), params, 10)
     mesh = sharding.make_mesh(sharding.parse_mesh("data=2,fsdp=2,tensor=2"))
 
     def two_steps(params, grads):
