@@ -1,6 +1,6 @@
 """Masked multimodal modeling and contrastive learning together on the emoji corpus: the quickstart's run.
 
-Seven image styles as FSQ tokens of two tokenizers, and text, palettes and labels as SentencePiece tokens of one
+Seven image styles as tokens of two tokenizers, and text, palettes and labels as SentencePiece tokens of one
 vocabulary. `:tiny` is the same in a few seconds, for tests.
 """
 
@@ -76,7 +76,7 @@ def get_config(arg=""):
             ],
         ),
         contrastive=dict(
-            coef=1.4, temperature=0.07, grid_tokens=24,
+            coef=0.8, temperature=0.07, grid_tokens=24,
             edges=[
                 dict(a="render3d", b="noto", weight=4.0), dict(a="flat", b="noto"),
                 dict(a="line", b="noto"), dict(a="line", b="mono"), dict(a="render3d", b="mono"),
@@ -84,7 +84,7 @@ def get_config(arg=""):
             ],
         ),
     )  # fmt: skip
-    c.optim = dict(lr=6e-3, warmup=50, weight_decay=0.4, clip=1.0, moments="float32")
+    c.optim = dict(lr=6e-3, warmup=50, weight_decay=0.4, clip=1.0, moments="muon", muon_rms=1.2)
     c.ema = 0.99
     c.checkpoint = dict(every=195, keep=2, best="val/loss")
     c.log = dict(every=25, wandb="", profile="")
