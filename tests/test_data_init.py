@@ -58,6 +58,7 @@ def residual_config():
     return c
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [tokenizer_config(cosine=True), residual_config()], ids=["cosine", "residual"])
 def test_a_training_starts_there_whatever_the_quantizer_and_the_mesh(config, tmp_path):
     """The first step chooses among codes that k-means found, not random ones; a mesh changes nothing."""

@@ -4,8 +4,11 @@ import random
 import re
 
 import laws
+import pytest
 
 CONFIG = "configs/emoji.py:tiny"
+
+pytestmark = pytest.mark.slow
 
 
 def test_resumed_equals_uninterrupted(token_store, tmp_path):

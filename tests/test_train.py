@@ -27,6 +27,7 @@ def config(token_store):
     return c
 
 
+@pytest.mark.slow
 def test_accumulation_equals_one_batch(config):
     built = laws.Built(config)
     batch, keys = built.batch(), example_keys(0, 0, config.batch_size)
@@ -62,6 +63,7 @@ def test_scan_equals_unrolled_and_remat():
         laws.close_trees(plain, gradients(**how), 1e-5)
 
 
+@pytest.mark.slow
 def test_every_term_has_a_gradient(config):
     """Each loss term reaches the trunk, and every parameter is reached by some term."""
     config.batch_size = 32
@@ -86,6 +88,7 @@ def test_every_term_has_a_gradient(config):
         assert leaf.max() > 0, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_skipped_and_named(config):
     built = laws.Built(config)
     batch = built.batch()
@@ -114,6 +117,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
         runtime.claim_workdir(tmp_path / "run", '{"steps": 2, "log": {"every": 1}}')
 
 
+@pytest.mark.slow
 def test_other_data_are_told_when_a_run_is_continued(tmp_path, monkeypatch, capsys):
     c = emoji_tokenizer.get_config("gray-fsq")
     c.modalities = [{**m, "shape": (16, 16, 1)} for m in c.modalities[:1]]

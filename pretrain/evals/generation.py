@@ -6,7 +6,6 @@ import importlib.metadata
 
 import jax
 import numpy as np
-from scipy import stats
 
 from data_pipeline.pipeline import Encoder, check_fields, eval_batches
 from data_pipeline.spec import Modality
@@ -16,6 +15,7 @@ from pretrain.evals.base import Score, Task, Unfit, parts
 from pretrain.evals.knn import held_out
 from pretrain.evals.made import METRICS, USUAL
 from pretrain.evals.pictures import Images, image_rows
+from pretrain.generate import consensus
 from pretrain.generate.chain import Generator, Target
 
 
@@ -28,9 +28,8 @@ class Evaluator(Task):
     `absrel`, `rmse` (depth), `angle` (normals); of texts `f1`, `exact`, `cider`, `ap` (boxes), `colours` (palettes).
     A picture is compared with the target's own tokens, decoded: what the tokenizer loses counts for neither. With
     `metric@FIELD` it is compared with that field of the example, a picture or texts, such as all captions of an image.
-    steps, temperature, guidance: of `generate.chain.Target`; texts are greedy. samples: pictures are the mean of so
-    many draws, as 4M-21's depth and normals are, label maps their vote. examples: at most so many of the splits,
-    evenly spread.
+    steps, temperature, guidance: of `generate.chain.Target`; one text alone is greedy. samples: so many draws are made
+    into one (`generate.consensus`). examples: at most so many of the splits, evenly spread.
     """
 
     pairs: tuple[tuple[str, str, str], ...]
@@ -122,14 +121,14 @@ class Evaluator(Task):
     def _made(self, params, batch, inputs: str, target: str, metric: str):
         generator = Generator(self.context.graph, params["model"], self.context.modalities)
         text, reads = self._kind(target) == "sequence", self._reads(metric)
-        how = Target(
-            target, steps=self.steps, temperature=0.0 if text else self.temperature, guidance=self.guidance
-        )  # fmt: skip
-        draws = range(1 if text else self.samples)
-        views = [self._view(target, generator(batch, parts(inputs), [how], sample=s)[target], reads) for s in draws]
-        if len(views) == 1:
-            return views[0]
-        return stats.mode(views, axis=0).mode if metric.startswith("miou") else np.mean(views, axis=0)
+        heat = 0.0 if text and self.samples == 1 else self.temperature
+        how = Target(target, steps=self.steps, temperature=heat, guidance=self.guidance)
+        made = [generator(batch, parts(inputs), [how], sample=s)[target] for s in range(self.samples)]
+        if text and len(made) > 1:
+            ids, valid = consensus.text(*(np.stack([m[k] for m in made]) for k in ("ids", "valid")))
+            made = [{"ids": ids, "valid": valid}]
+        views = [self._view(target, m, reads) for m in made]
+        return views[0] if len(views) == 1 else consensus.picture(views, labels=metric.startswith("miou"))
 
     def _truth(self, batch, target: str, metric: str, shape):
         """What is true, in the form of what was made, of this shape; of words a list of true texts for each example."""

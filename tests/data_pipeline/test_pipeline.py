@@ -1,5 +1,6 @@
 """Batches: the same for any number of workers and hosts, every evaluation row once."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -183,6 +184,9 @@ def test_lists_of_specs_that_make_no_sense():
         check_modalities([code, code])
     with pytest.raises(ValueError, match=r"modality 'other': vocab_size.*9.*vocabulary 'code' has .*50.* elsewhere"):
         check_modalities([code, Modality("other", "grid", (2, 2), "o", "code", 9, tokenizer="fsq")])
+    for name in ("row", "source", "step"):
+        with pytest.raises(ValueError, match=f"modality '{name}': batches hold something else under that name"):
+            check_modalities([dataclasses.replace(code, name=name)])
 
 
 CLASS = Modality("class", "labels", (1,), "group", vocab_size=8, classes=tuple("abcdefgh"[:n] for n in range(1, 9)))

@@ -9,7 +9,6 @@ import tiny
 from flax import nnx
 
 from configs import emoji_tokenizer
-from data_pipeline.spec import check_modalities
 from pretrain import optim
 from pretrain.objectives.adversarial import Discriminator
 from pretrain.step import accumulate, example_keys, forward, make_train_step
@@ -184,8 +183,3 @@ def test_only_pictures_are_judged():
     c.objectives.adversarial.terms = dict(cross_entropy=1.0)
     with pytest.raises(ValueError, match="it judges pictures; 'render3d' holds none"):
         laws.Built(c)
-
-
-def test_a_batch_has_other_parts_than_modalities(made):
-    with pytest.raises(ValueError, match="the name 'step' is that of another part of a batch"):
-        check_modalities([tiny.replace(made.run.modalities[0], name="step")])
