@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from configs import emoji_tokenizer
 from pretrain.restore import load_tokenizer, restore
@@ -19,6 +20,7 @@ def config(side, **more):
     return c
 
 
+@pytest.mark.slow
 def test_a_tokenizer_goes_on_at_another_resolution(tmp_path, capsys):
     side = 64
     train(config(32), tmp_path / "small")
