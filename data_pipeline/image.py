@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 BICUBIC = Image.Resampling.BICUBIC
 NEAREST = Image.Resampling.NEAREST
 MAX_COLOURS = 7  # of a palette, as in 4M-21
+NO_LABEL = 255  # of a pixel of a label map that no class is said of, as in PASCAL VOC
 
 
 def crop_settings(

@@ -8,29 +8,18 @@ Nothing is masked here: corruption is the objective's, on the device.
 """
 
 import dataclasses
-import math
 
 import grain
 import numpy as np
 from absl import flags
 
 from data_pipeline import mixture
-from data_pipeline.image import (
-    BICUBIC,
-    NEAREST,
-    apply_crop,
-    as_channels,
-    centre_crop,
-    crop_settings,
-    edges,
-    jitter_setting,
-)
+from data_pipeline.image import NO_LABEL, crop_settings, jitter_setting
 from data_pipeline.padding import pad_ids, pad_pixels, pad_vectors
+from data_pipeline.pictures import common_frame, outside, read_pictures
 from data_pipeline.randaugment import RandAugment
 from data_pipeline.spec import KINDS, PICTURES, Modality
 from data_pipeline.text import FIELDS, render
-
-NO_LABEL = 255  # of a pixel of a label map that no class is said of, as in PASCAL VOC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +122,9 @@ class Encoder:
             setting = given[int(crop * len(given))]
         else:
             setting = None if rng is None or frame is None else self._draw(crop, frame)
-        pictures = read_pictures(example, m, setting, frame, crop, _outside(m) if self.jitter else None)
+        pictures = read_pictures(example, m, setting, frame, crop, outside(m) if self.jitter else None)
         if pictures is not None and rng is not None and self.randaugment.ops:
-            return self.randaugment(pictures, np.random.default_rng([int(crop * 2**32), 1]), _outside(m))
+            return self.randaugment(pictures, np.random.default_rng([int(crop * 2**32), 1]), outside(m))
         return pictures
 
     _video = _pixels
@@ -166,77 +155,6 @@ class Encoder:
 
 
 MAKERS = {kind: getattr(Encoder, f"_{kind}") for kind in KINDS}
-
-
-def _outside(m: Modality) -> int:
-    """What lies beyond a picture: grey as bright as its mean; beyond a map what says nothing."""
-    if m.resample == "nearest":
-        return NO_LABEL if m.vocab_size else 0
-    return round(255 * float(np.mean(m.mean or 0.5)))
-
-
-def common_frame(shapes: dict, where: str) -> tuple[int, int]:
-    """The largest of {modality: (height, width)}, all of one aspect ratio up to a pixel of rounding."""
-    largest = max(shapes, key=lambda name: math.prod(shapes[name]))
-    height, width = shapes[largest]
-    for name, (rows, columns) in shapes.items():
-        if abs(rows * width - columns * height) > max(height, width):
-            raise ValueError(
-                f"{where}: {largest!r} is {height}×{width} and {name!r} {rows}×{columns}: one crop serves all pixels "
-                "of an example, so their aspect ratios must agree; crop or pad them alike"
-            )
-    return height, width
-
-
-def read_pictures(example: dict, m: Modality, setting, frame, start: float = 0.0, fill=None):
-    """What `pixels` or a `video` are of a raw example, uint8 of their shape; None if it lacks them.
-
-    setting, frame, fill: as in `read_image`, one for all frames. start: where among the places that a longer clip
-    leaves its frames begin, 0 … 1.
-    """
-    resample = {"bicubic": BICUBIC, "nearest": NEAREST}[m.resample]
-    base = m.field.rpartition(":")[2]
-    given = example.get(base)
-    if given is None:
-        return None
-    if m.kind == "video":
-        if given.dtype != np.uint8 or given.ndim != 4 or len(given) < m.shape[0]:
-            raise ValueError(
-                f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {given.dtype}{list(given.shape)}: "
-                f"it must be uint8[T, H, W, C], T at least {m.shape[0]}"
-            )
-        first = int(start * (len(given) - m.shape[0] + 1))
-        images = given[first : first + m.shape[0]]
-    else:
-        images = [given]
-    made = [read_image({base: image}, m.field, setting, m.shape[-3:-1], resample, frame, fill) for image in images]
-    made = [as_channels(image, m.shape[-1]) for image in made]
-    if made[0].shape != m.shape[-3:]:
-        raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {made[0].shape}")
-    return np.stack(made) if m.kind == "video" else made[0]
-
-
-def read_image(
-    example: dict, field: str, setting, size: int | tuple[int, int], resample=BICUBIC, frame=None, fill=None
-) -> np.ndarray | None:
-    """An image field of a raw example, cropped by a row of `crop_settings` (None: at its centre), uint8 `[*size, C]`.
-
-    `edges:FIELD` is derived: the edges of the crop of FIELD. None if the example lacks the field. resample,
-    frame and fill are those of `apply_crop`.
-    """
-    derived, _, base = field.rpartition(":")
-    image = example.get(base)
-    if image is None:
-        return None
-    if setting is None:
-        image = centre_crop(image, size, resample)
-    else:
-        image = apply_crop(image, setting, size, resample, frame, fill)
-    if not derived:
-        return image
-    if derived != "edges":
-        raise ValueError(f"field={field!r}: {derived!r} is no derived image; there is `edges:FIELD`")
-    return edges(image)
 
 
 def label_id(m: Modality, example: dict) -> int:

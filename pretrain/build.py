@@ -223,7 +223,7 @@ def read_run(workdir) -> Run:
 
 
 def image_network(values: dict, where: str) -> ImageNetwork:
-    """The network of another workdir, for an objective or an evaluator with a key `network`; it is read when used."""
+    """The network of another workdir, for an objective or an evaluator with a key `network`."""
 
     def read(workdir):
         try:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.image import palette
-from data_pipeline.pipeline import read_image
+from data_pipeline.pictures import read_image
 from data_pipeline.sources.emoji import Source
 from data_pipeline.sources.tokens import Writer, write_codes
 

@@ -37,6 +37,11 @@ def read_run(workdir):
     return type("Run", (), {"modalities": rgb if "rgb" in str(workdir) else grey})
 
 
+def contents(folder) -> dict[str, bytes]:
+    """Every file below it."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
 def install(setattr=setattr):
     setattr(program, "load_tokenizer", ToyTokenizer)
     setattr(program, "read_run", read_run)

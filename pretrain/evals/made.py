@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.pipeline import NO_LABEL
+from data_pipeline.image import NO_LABEL
 from data_pipeline.structured import decode_detections
 
 BINARY = 128  # a pixel of a silhouette is inside below it: dark on white

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from data_pipeline.spec import PICTURES
+from pretrain.checkpoint import steps
 from pretrain.evals.base import Task
 from pretrain.models.image_network import ImageNetwork
 from pretrain.objectives.reconstruction import NO_LABEL, cosine, pictures, raw_view, usage
@@ -42,6 +43,12 @@ class Evaluator(Task):
         m = self.context.modalities[0]
         if self.network and (m.kind not in PICTURES or m.vocab_size):
             raise ValueError(f"reconstruction.network: it compares pictures; {m.name!r} holds none")
+        if self.network:
+            self.network.check(m.shape[-1])
+            if not steps(self.network.workdir):
+                raise ValueError(
+                    f"reconstruction.network.workdir={self.network.workdir!r} has no checkpoint: train it first"
+                )
         if m.kind in PICTURES and not m.vocab_size and min(m.shape[-3:-1]) < WINDOW:
             height, width = m.shape[-3:-1]
             raise ValueError(f"reconstruction: {m.name!r} is {height}×{width}: SSIM needs {WINDOW} × {WINDOW}")

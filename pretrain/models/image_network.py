@@ -18,7 +18,7 @@ class ImageNetwork:
 
     modality: which of its `pixels`; "" if it reads but one.
     layers: the blocks whose outputs compare two pictures, 0 the first, −1 the last.
-    read: workdir → (make(rngs), modalities) of its network. Nothing is read before the first use.
+    read: workdir → (make(rngs), modalities) of its network, of its config alone.
 
     Its methods take the parameters of that network as they are in its own run. Pictures are float `[B, H, W, C]` in
     0…255, of any size: they are resized to what it reads, and grey ones become colours.
@@ -32,6 +32,12 @@ class ImageNetwork:
     def fresh(self, key) -> dict:
         """Parameters as they start out: the shapes of those of the workdir."""
         return nnx.to_pure_dict(nnx.split(self._opened[0](nnx.Rngs(key)))[1])
+
+    def check(self, channels: int):
+        """ValueError if it cannot compare pictures of so many channels, before anything is computed."""
+        own = self._spec.shape[2]
+        if channels not in (1, own):
+            self._fail("modality", f"it has {own} channels, the pictures {channels}; name another")
 
     def pooled(self, params, pictures):
         """What it says of each picture as a whole, `[B, P]`."""
@@ -60,8 +66,6 @@ class ImageNetwork:
         _, graph, modalities = self._opened
         m, (height, width, channels) = self._spec, self._spec.shape
         if pictures.shape[-1] != channels:
-            if pictures.shape[-1] != 1:
-                self._fail("modality", f"it has {channels} channels, the pictures {pictures.shape[-1]}; name another")
             pictures = pictures.repeat(channels, -1)
         if pictures.shape[1:3] != (height, width):
             pictures = jax.image.resize(pictures, (len(pictures), height, width, channels), "cubic")
@@ -85,13 +89,14 @@ class ImageNetwork:
         found = {m.name: m for m in modalities if m.kind == "pixels" and m.patch}
         found = {n: m for n, m in found.items() if n in getattr(model, "owner", {}) or (trunk and m.inputs)}
         if not found:
-            self._fail("workdir", "that network reads no pixels")
+            self._fail("workdir", "that network reads no pixels: name one that does")
         if (not self.modality and len(found) > 1) or (self.modality and self.modality not in found):
             self._fail("modality", f"must be one of {', '.join(found)}")
         return found[self.modality or next(iter(found))]
 
     def _fail(self, key, remedy):
-        raise ValueError(f"network.{key}={getattr(self, key)!r}: {remedy} (network.workdir={self.workdir!r})")
+        where = "" if key == "workdir" else f" (network.workdir={self.workdir!r})"
+        raise ValueError(f"network.{key}={getattr(self, key)!r}: {remedy}{where}")
 
 
 def blocks(model, name: str, tokens, dense):

@@ -10,7 +10,7 @@ from pretrain.models.stack import drop_path
 from pretrain.models.tokens import concat, dense_rows, whole
 from pretrain.objectives.classification import normalise
 
-NO_LABEL = 255  # `data_pipeline.pipeline.NO_LABEL`
+NO_LABEL = 255  # `data_pipeline.image.NO_LABEL`
 LOSSES = ("segmentation", "l1", "berhu")
 
 

@@ -52,6 +52,8 @@ class Objective:
             raise ValueError(
                 f"{self.where}: the term `perceptual` and the key network=dict(workdir=…) go together: give both"
             )
+        if self.network:
+            self.network.check(self.modalities[0].shape[-1])
         if not set(self.terms) - {"commitment"}:
             raise ValueError(
                 f"{self.where}.terms={dict(self.terms)}: nothing to reconstruct; name one of {', '.join(self.known)}"

@@ -149,6 +149,16 @@ def test_rfid_of_a_split(tmp_path):
     assert want > 1e-2
 
 
+def test_a_network_that_is_not_there_is_named_before_the_training(tmp_path):
+    context = types.SimpleNamespace(modalities=build.parse(emoji_tokenizer.get_config("rgb-fsq")).modalities)
+    evals = dict(codes=dict(evaluator="reconstruction", network=dict(workdir=str(tmp_path))))
+    with pytest.raises(FileNotFoundError, match=r"config\.evals\.codes\.network\.workdir='.*no config\.json"):
+        build.evaluators(evals, context)
+    (tmp_path / "config.json").write_text(build.to_json(siglip_b16.get_config("tiny")))
+    with pytest.raises(ValueError, match=r"network\.workdir='.*' has no checkpoint: train it first"):
+        build.evaluators(evals, context)
+
+
 def test_rfid_needs_pictures():
     vectors = Modality("v", "vectors", (4, 8), "v", targets=False)
     with pytest.raises(ValueError, match="network: it compares pictures; 'v' holds none"):

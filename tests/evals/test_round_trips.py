@@ -14,7 +14,7 @@ from conftest import toy_tokens
 from toy_run import Toy
 
 from configs import emoji
-from data_pipeline.pipeline import read_image
+from data_pipeline.pictures import read_image
 from data_pipeline.sources.emoji import Source
 from data_pipeline.sources.tokens import Writer
 from data_pipeline.structured import decode_detections, encode_detections

@@ -37,13 +37,13 @@ def test_a_trunk_compares_pictures_by_its_blocks():
 
 
 @pytest.mark.parametrize(
-    "modalities, pictures, message",
+    "modalities, channels, message",
     [
-        (tiny.MODALITIES, (1, 8, 8, 3), "that network reads no pixels"),
-        ((*MODALITIES, Modality("other", "pixels", (8, 8, 3), "other", **NORM)), (1, 8, 8, 3), "one of rgb, other"),
-        (MODALITIES, (1, 8, 8, 2), "it has 3 channels, the pictures 2"),
+        (tiny.MODALITIES, 3, "that network reads no pixels"),
+        ((*MODALITIES, Modality("other", "pixels", (8, 8, 3), "other", **NORM)), 3, "one of rgb, other"),
+        (MODALITIES, 2, "it has 3 channels, the pictures 2"),
     ],
 )
-def test_errors(modalities, pictures, message):
+def test_errors(modalities, channels, message):
     with pytest.raises(ValueError, match=message):
-        network(modalities).pooled({}, np.zeros(pictures, np.float32))
+        network(modalities).check(channels)

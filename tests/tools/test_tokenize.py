@@ -55,10 +55,6 @@ def run(monkeypatch, tars, out, *more):
     program.main()
 
 
-def contents(folder):
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
-
-
 @pytest.fixture(scope="module")
 def made(tars, tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "tokens"
@@ -113,10 +109,10 @@ def test_manifest_and_quarantine(made):
 
 
 def test_a_finished_store_is_left_alone(made, tars, monkeypatch, capsys):
-    before = contents(made)
+    before = toy_tokenize.contents(made)
     run(monkeypatch, tars, made)
     said = capsys.readouterr().out
-    assert contents(made) == before and said.startswith("0 examples in ") and "train: 44 examples" in said
+    assert toy_tokenize.contents(made) == before and said.startswith("0 examples in ") and "train: 44 examples" in said
     assert "1 examples could not be read" in said and "left out, since no tokenizer reads them: extra" in said
     assert "rgb: " in said and "% of 256 codes used" in said
 
@@ -131,7 +127,7 @@ def test_killed_at_any_point_it_ends_the_same(made, tars, tmp_path):
     assert done.returncode == 0, done.stderr
     ends = [int(line) for line in done.stdout.splitlines() if line.lstrip("-").isdigit()]
     assert ends[:2] == [-signal.SIGKILL] * 2 and ends.count(-signal.SIGKILL) >= 6 and ends[-1] == 0
-    assert contents(tmp_path / "out") == contents(made)
+    assert toy_tokenize.contents(tmp_path / "out") == toy_tokenize.contents(made)
 
 
 def test_processes_share_the_work(made, tars, tmp_path, monkeypatch, capsys):
@@ -142,7 +138,7 @@ def test_processes_share_the_work(made, tars, tmp_path, monkeypatch, capsys):
         Source(tmp_path / "out")
     for process in ("0/3", "2/3"):
         run(monkeypatch, tars, tmp_path / "out", f"--process={process}")
-    assert contents(tmp_path / "out") == contents(made)
+    assert toy_tokenize.contents(tmp_path / "out") == toy_tokenize.contents(made)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +154,10 @@ def test_processes_share_the_work(made, tars, tmp_path, monkeypatch, capsys):
     ids=str,
 )
 def test_another_command_is_refused(made, tars, monkeypatch, more, message):
-    before = contents(made)
+    before = toy_tokenize.contents(made)
     with pytest.raises(SystemExit, match=message):
         run(monkeypatch, tars, made, *more)
-    assert contents(made) == before
+    assert toy_tokenize.contents(made) == before
 
 
 @pytest.mark.parametrize(
@@ -190,7 +186,7 @@ def test_too_many_failures_stop_it_and_it_goes_on(made, tars, tmp_path, monkeypa
     assert (out / "quarantine.jsonl").read_text() == (made / "quarantine.jsonl").read_text()
     assert sorted(f.name for f in out.glob("*.array_record*")) == ["train-00000.array_record"]
     run(monkeypatch, tars, out)
-    assert contents(out) == contents(made)
+    assert toy_tokenize.contents(out) == toy_tokenize.contents(made)
 
 
 def test_a_full_disk_stops_it_and_it_goes_on(made, tars, tmp_path, monkeypatch):
@@ -206,4 +202,4 @@ def test_a_full_disk_stops_it_and_it_goes_on(made, tars, tmp_path, monkeypatch):
         signal.signal(signal.SIGXFSZ, before)
     assert [f.name for f in out.rglob("*")] == ["plan.json"]
     run(monkeypatch, tars, out)
-    assert contents(out) == contents(made)
+    assert toy_tokenize.contents(out) == toy_tokenize.contents(made)

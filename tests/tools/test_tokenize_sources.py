@@ -51,10 +51,6 @@ def run(monkeypatch, *arguments):
     program.main()
 
 
-def contents(folder):
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
-
-
 @pytest.fixture(scope="module")
 def made(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "stores"
@@ -87,7 +83,7 @@ def test_a_store_is_what_it_would_be_alone(made, folder, tmp_path, monkeypatch):
     listed = json.loads((folder / "sources.json").read_text())[1:]
     (tmp_path / "alone.json").write_text(json.dumps(listed))
     run(monkeypatch, f"--sources={tmp_path / 'alone.json'}", f"--out={tmp_path / 'out'}")
-    assert contents(tmp_path / "out" / "two") == contents(made / "two")
+    assert toy_tokenize.contents(tmp_path / "out" / "two") == toy_tokenize.contents(made / "two")
     # By --source, the other flag for one field, and no modality left out.
     with pytest.raises(ValueError, match="modality 'flat': field='flat' is unknown"):
         run(monkeypatch, "--source=webdataset", path, "--fields=rgb=photo", f"--out={tmp_path / 'single'}")
@@ -103,7 +99,7 @@ def test_killed_at_any_point_nothing_is_lost_or_doubled(made, folder, tmp_path):
     assert done.returncode == 0, done.stderr
     ends = [int(line) for line in done.stdout.splitlines() if line.lstrip("-").isdigit()]
     assert ends.count(-signal.SIGKILL) >= 4 and ends[-1] == 0
-    assert contents(tmp_path / "out") == contents(made)
+    assert toy_tokenize.contents(tmp_path / "out") == toy_tokenize.contents(made)
 
 
 def test_a_run_reads_them_as_a_mixture(made):
@@ -120,12 +116,12 @@ def test_a_run_reads_them_as_a_mixture(made):
         (lambda parts: parts[1].update(name="one"), SystemExit, r"their names are \['one', 'one'\]"),
         (lambda parts: parts[1].update(name="../x"), SystemExit, "that of a folder in --out"),
         (lambda parts: parts[1].update(feilds={}), ValueError, r"--sources\[1\].feilds=.*did you mean 'fields'"),
-        (lambda parts: parts[1].update(fields={}), ValueError, "modality 'rgb': field='image' is unknown"),
+        (lambda parts: parts[1].update(fields={}), SystemExit, "'two': modality 'rgb': field='image' is unknown"),
         (lambda parts: parts[1].update(modalities=["x"]), SystemExit, r"'two': no tokenizer makes any of its modal"),
         (
             lambda parts: parts[1].update(options={"x": 1}),
-            ValueError,
-            "options.x=1: the source 'webdataset' takes no",
+            SystemExit,
+            "'two': config.data.options.x=1: the source 'webdataset' takes no",
         ),
         (lambda parts: parts.clear(), SystemExit, "must be a list of sources"),
     ],

@@ -99,7 +99,10 @@ def make_jobs(args, workdirs: dict, opened: dict) -> list[Job]:
     jobs = []
     for part in read_sources(args.sources):
         fields = {name: field_here(m.field, part.fields) for name, m in specs.items()}
-        jobs.append(make_job(args, part, out / part.name, fields, workdirs, opened))
+        try:
+            jobs.append(make_job(args, part, out / part.name, fields, workdirs, opened))
+        except (ValueError, FileNotFoundError) as e:
+            raise SystemExit(f"--sources={args.sources}: {part.name!r}: {e}") from e
     return jobs
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from data_pipeline.image import crop_settings, is_clip, is_picture, palettes
-from data_pipeline.pipeline import common_frame, read_pictures
+from data_pipeline.pictures import common_frame, read_pictures
 from data_pipeline.spec import PICTURES
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.models.convolution import Conv, GroupNorm
+from pretrain.tokenizers.networks.conv import Block, walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +67,10 @@ class FrameNorm(GroupNorm):
         return super().__call__(x.reshape(-1, *x.shape[2:])).reshape(x.shape)
 
 
-class Block(nnx.Module):
-    """x + conv(silu(norm(conv(silu(norm x)))))."""
-
-    def __init__(self, dim: int, groups: int, *, dtype, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = FrameNorm(dim, groups), FrameNorm(dim, groups)
-        self.conv1, self.conv2 = (CausalConv(dim, dim, dtype=dtype, rngs=rngs) for _ in range(2))
-        self.conv2.kernel[...] = jnp.zeros_like(self.conv2.kernel[...])  # every block starts as the identity
-
-    def __call__(self, x):
-        y = self.conv1(jax.nn.silu(self.norm1(x)))
-        return x + self.conv2(jax.nn.silu(self.norm2(y)))
+def stack(c: Config, widths, **args):
+    """The blocks of every size."""
+    blocks = lambda w: nnx.List([Block(w, c.groups, CausalConv, FrameNorm, **args) for _ in range(c.blocks)])
+    return nnx.List([blocks(w) for w in widths])
 
 
 class Encoder(nnx.Module):
@@ -90,7 +84,7 @@ class Encoder(nnx.Module):
         time, rows, columns = reduced(c, shape)
         self.dim, self.grid = c.widths[-1], (time * rows, columns)
         self.conv_in = CausalConv(channels, c.widths[0], **args)
-        self.blocks = nnx.List([nnx.List([Block(w, c.groups, **args) for _ in range(c.blocks)]) for w in c.widths])
+        self.blocks = stack(c, c.widths, **args)
         self.down = nnx.List(
             [CausalConv(a, b, (step, 2), **args) for (a, b), step in zip(itertools.pairwise(c.widths), c.steps)]
         )
@@ -98,11 +92,7 @@ class Encoder(nnx.Module):
 
     def __call__(self, clips):
         """`[B, T, H, W, C]`, T that of the shape or any other 1 + k · 2^halvings → `[B, N, dim]`."""
-        x = self.conv_in(clips)
-        for level, blocks in enumerate(self.blocks):
-            x = self.down[level - 1](x) if level else x
-            for block in blocks:
-                x = block(x)
+        x = walk(self.conv_in(clips), self.blocks, lambda i, x: self.down[i](x))
         return self.norm(x).reshape(len(x), -1, self.dim)
 
 
@@ -119,7 +109,7 @@ class Decoder(nnx.Module):
         if (time * rows, columns) != tuple(grid):
             raise ValueError(f"causal3d.widths={c.widths}: a grid of {grid[0]}×{grid[1]} does not become {shape}")
         self.dim, self.places, self.steps = widths[0], (rows, columns), c.steps[::-1]
-        self.blocks = nnx.List([nnx.List([Block(w, c.groups, **args) for _ in range(c.blocks)]) for w in widths])
+        self.blocks = stack(c, widths, **args)
         self.up = nnx.List([CausalConv(a, b, **args) for a, b in itertools.pairwise(widths)])
         self.norm = FrameNorm(widths[-1], c.groups)
         self.conv_out = CausalConv(widths[-1], channels, **args)
@@ -127,10 +117,7 @@ class Decoder(nnx.Module):
     def __call__(self, x):
         """`[B, N, dim]` → `[B, T, H, W, C]`."""
         x = x.reshape(len(x), -1, *self.places, self.dim)
-        for level, blocks in enumerate(self.blocks):
-            x = self.up[level - 1](doubled(x, self.steps[level - 1])) if level else x
-            for block in blocks:
-                x = block(x)
+        x = walk(x, self.blocks, lambda i, x: self.up[i](doubled(x, self.steps[i])))
         return self.conv_out(jax.nn.silu(self.norm(x)))
 
 

@@ -29,17 +29,26 @@ class Config:
 
 
 class Block(nnx.Module):
-    """x + conv(silu(norm(conv(silu(norm x)))))."""
+    """x + conv(silu(norm(conv(silu(norm x))))). conv, norm: of pictures, or of what else is walked through."""
 
-    def __init__(self, dim: int, groups: int, *, dtype, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = GroupNorm(dim, groups), GroupNorm(dim, groups)
-        self.conv1, self.conv2 = (Conv(dim, dim, dtype=dtype, rngs=rngs) for _ in range(2))
+    def __init__(self, dim: int, groups: int, conv=Conv, norm=GroupNorm, *, dtype, rngs: nnx.Rngs):
+        self.norm1, self.norm2 = norm(dim, groups), norm(dim, groups)
+        self.conv1, self.conv2 = (conv(dim, dim, dtype=dtype, rngs=rngs) for _ in range(2))
         self.conv2.kernel[...] = jnp.zeros_like(self.conv2.kernel[...])  # every block starts as the identity
 
     def __call__(self, x):
         x = x.astype(jnp.float32)
         y = self.conv1(jax.nn.silu(self.norm1(x)))
         return x + self.conv2(jax.nn.silu(self.norm2(y)))
+
+
+def walk(x, sizes, between):
+    """x through the blocks of every size; between(i, x): from size i to the next."""
+    for i, blocks in enumerate(sizes):
+        x = between(i - 1, x) if i else x
+        for block in blocks:
+            x = block(x)
+    return x
 
 
 class Encoder(nnx.Module):
@@ -60,11 +69,7 @@ class Encoder(nnx.Module):
         self.norm = GroupNorm(self.dim, c.groups)
 
     def __call__(self, images):
-        x = self.conv_in(images)
-        for level, blocks in enumerate(self.blocks):
-            x = self.down[level - 1](x) if level else x
-            for block in blocks:
-                x = block(x)
+        x = walk(self.conv_in(images), self.blocks, lambda i, x: self.down[i](x))
         return self.norm(x).reshape(len(x), -1, self.dim)
 
 
@@ -88,8 +93,5 @@ class Decoder(nnx.Module):
 
     def __call__(self, x):
         x = x.reshape(len(x), *self.grid, self.dim)
-        for level, blocks in enumerate(self.blocks):
-            x = self.up[level - 1](x.repeat(2, axis=1).repeat(2, axis=2)) if level else x
-            for block in blocks:
-                x = block(x)
+        x = walk(x, self.blocks, lambda i, x: self.up[i](x.repeat(2, axis=1).repeat(2, axis=2)))
         return self.conv_out(jax.nn.silu(self.norm(x)))
