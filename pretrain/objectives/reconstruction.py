@@ -52,8 +52,6 @@ class Objective:
             raise ValueError(
                 f"{self.where}: the term `perceptual` and the key network=dict(workdir=…) go together: give both"
             )
-        if self.network:
-            self.network.check(self.modalities[0].shape[-1])
         if not set(self.terms) - {"commitment"}:
             raise ValueError(
                 f"{self.where}.terms={dict(self.terms)}: nothing to reconstruct; name one of {', '.join(self.known)}"
@@ -83,7 +81,10 @@ class Objective:
         return 0  # it trains on pixels
 
     def init(self, key) -> dict:
-        return {"network": self.network.fresh(key)} if self.network else {}
+        if not self.network:
+            return {}
+        self.network.check(self.modalities[0].shape[-1])
+        return {"network": self.network.fresh(key)}
 
     def view(self, batch, keys):
         return raw_view(self.modalities, batch, keys)
