@@ -8,16 +8,17 @@ the encoder too, for another quantizer of the same ten bits a patch, `:rgb-fsq-c
 from ml_collections import ConfigDict
 
 STYLES = {"rgb": (("render3d", "flat", "noto"), 3), "gray": (("line", "mono", "mask", "edges:render3d"), 1)}
-# {name: (quantizer, what its codes are multiplied by, further terms of the loss)}
+# {name: (quantizer, what its codes are multiplied by, further terms of the loss, the objective `code_entropy`)}
 # A stronger commitment than this draws codes into the few directions in which patches differ most, such as brightness.
+# Without an entropy `fsq`, `lfq` and `memcodes` leave many of their codes unused.
 QUANTIZERS = {
-    "kmeans": (dict(quantizer="vq", size=1024, width=64, cosine=False, decay=0.999, kmeans=60_000), 1.0, dict(l2=1.0)),
-    "fsq": (dict(quantizer="fsq", levels=(4, 4, 4, 4, 4)), 3.0, {}),
-    "vq": (dict(quantizer="vq", size=1024, width=16, decay=0.95), 3.0, dict(commitment=0.02)),
-    "euclidean": (dict(quantizer="vq", size=1024, width=16, cosine=False, decay=0.95), 1.0, dict(commitment=0.01)),
-    "residual": (dict(quantizer="residual", levels=2, size=32, width=16, decay=0.95), 1.0, dict(commitment=0.01)),
-    "lfq": (dict(quantizer="lfq", width=10), 1.0, dict(commitment=0.02)),
-    "memcodes": (dict(quantizer="memcodes", heads=2, size=32, width=64), 1.0, {}),
+    "kmeans": (dict(quantizer="vq", size=1024, width=64, cosine=False, decay=0.999, kmeans=60_000), 1.0, {}, {}),
+    "fsq": (dict(quantizer="fsq", levels=(4, 4, 4, 4, 4)), 3.0, {}, dict(coef=0.02, sure=0.3, temperature=0.25)),
+    "vq": (dict(quantizer="vq", size=1024, width=16, decay=0.95), 3.0, dict(commitment=0.02), {}),
+    "euclidean": (dict(quantizer="vq", size=1024, width=16, cosine=False, decay=0.95), 1.0, dict(commitment=0.01), {}),
+    "residual": (dict(quantizer="residual", levels=2, size=32, width=16, decay=0.95), 1.0, dict(commitment=0.01), {}),
+    "lfq": (dict(quantizer="lfq", width=10), 1.0, dict(commitment=0.02), dict(coef=0.1)),
+    "memcodes": (dict(quantizer="memcodes", heads=2, size=32, width=64), 1.0, {}, dict(coef=0.02, sure=0.5)),
 }
 PAINTER = dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2)
 NETWORKS = {  # {name: (encoder, decoder)}
@@ -37,7 +38,7 @@ def get_config(arg="rgb"):
             f"{', '.join(QUANTIZERS)}, or as in rgb-fsq-conv with one of {', '.join(NETWORKS)} too"
         )
     encoder, decoder = NETWORKS[network]
-    quantizer, code_scale, terms = QUANTIZERS[name]
+    quantizer, code_scale, terms, entropy = QUANTIZERS[name]
     fields, channels = STYLES[style]
     c = ConfigDict()
     c.seed = 0
@@ -51,10 +52,10 @@ def get_config(arg="rgb"):
         model="tokenizers.autoencoder", code_scale=code_scale, fixed_encoder=network == "linear", dtype="float32",
         encoder=encoder, quantizer=quantizer, decoder=decoder,
     )  # fmt: skip
-    c.objectives = dict(reconstruction=dict(terms=dict(l1=1.0, **terms)))
-    if name == "lfq":
-        c.objectives.code_entropy = dict(coef=0.1)
-    c.optim = dict(lr=4e-3, warmup=50, b2=0.99, weight_decay=0.0, clip=1.0)
+    c.objectives = dict(reconstruction=dict(terms=dict(l1=1.0, l2=1.0, **terms)))
+    if entropy:
+        c.objectives.code_entropy = entropy
+    c.optim = dict(lr=4e-3, warmup=50, b2=0.99, weight_decay=0.0, clip=1.0, moments="muon")
     c.ema = 0.99
     c.checkpoint = dict(every=900, keep=1)
     c.log = dict(every=150, wandb="", profile="")

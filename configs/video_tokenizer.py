@@ -24,7 +24,9 @@ def get_config(arg=""):
         model="tokenizers.autoencoder", code_scale=1.0, dtype="bfloat16",
         encoder=network, quantizer=dict(quantizer="lfq", width=18), decoder=dict(network),
     )  # fmt: skip
-    c.objectives = dict(reconstruction=dict(terms=dict(l2=1.0, commitment=0.02)), code_entropy=dict(coef=0.1, group=9))
+    c.objectives = dict(
+        reconstruction=dict(terms=dict(l2=1.0, commitment=0.02)), code_entropy=dict(coef=0.1, group=512)
+    )
     c.optim = dict(lr=3e-4, warmup=1000, b2=0.99, weight_decay=0.0, clip=1.0)
     c.ema = 0.999
     c.checkpoint = dict(every=2000, keep=2)
@@ -40,7 +42,7 @@ def get_config(arg=""):
     for part in ("encoder", "decoder"):
         c.model[part].update(dict(widths=(16, 32, 64), blocks=1, halvings=1))
     c.model.quantizer.width, c.model.dtype = 10, "float32"
-    c.objectives.code_entropy.group = 10
+    c.objectives.code_entropy.group = 1024
     c.steps, c.batch_size = 200, 8
     c.optim.update(dict(lr=2e-3, warmup=20))
     c.ema = 0.9

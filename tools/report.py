@@ -50,8 +50,12 @@ class Painter:
 
     def make(self, given, target, batch=None) -> dict:
         """What the model makes of a target, given one modality."""
-        # The likeliest of everything, somewhat away from what is likely anyway: of a picture more of its details.
-        how = Target(target, temperature=0.0, guidance=1.5 if self.modality(target).kind == "grid" else 1.0)
+        if self.modality(target).kind != "grid":
+            how = Target(target, temperature=0.0)
+        elif self.modality(given).kind == "grid":  # the likeliest, somewhat away from what is likely anyway: details
+            how = Target(target, temperature=0.0, guidance=1.5)
+        else:  # words leave so much open that the likeliest is a blank: draw
+            how = Target(target, temperature=0.7, steps=64)
         return self.generator(batch or self.batch, [given], [how])[target]
 
     def modality(self, name):

@@ -1,6 +1,7 @@
-"""The entropy terms of lookup-free quantization (MAGVIT-v2, arXiv 2310.05737, equation 5): sure codes, and all of them.
+"""Entropies that make an encoder sure of its codes and use them all (MAGVIT-v2, arXiv 2310.05737, equation 5).
 
-The entropy of a mean over the batch is no sum over examples: so it is an objective of its own, that compares examples.
+They come from lookup-free quantization, and serve every quantizer whose codes consist of independent digits. The
+entropy of a mean over the batch is no sum over examples: so it is an objective of its own, that compares examples.
 """
 
 import dataclasses
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 
 from data_pipeline.spec import Modality
 from pretrain.objectives.reconstruction import raw_view
-from pretrain.tokenizers.quantizers.lfq import Quantizer, entropies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,22 +17,22 @@ class Objective:
     """sure · E[H(p(code | z))] − spread · H(E[p(code | z)]), in nats, over the tokens of the global batch; the terms
     `token` and `codebook` are the two entropies.
 
-    p is a softmax of −‖z − code‖² / temperature over codes of ± 1, as `lfq` has them. group: bits whose codes are
-    counted together in the second, see `lfq.entropies`.
+    p is a softmax of −‖z − code‖² / temperature over bits of `lfq` and levels of `fsq`, or of a head's logits /
+    temperature over codes of `memcodes`. group: how many codes are counted together in the second, see `entropies`.
     """
 
     modalities: tuple[Modality, ...]
     sure: float = 1.0
     spread: float = 1.0
     temperature: float = 1.0
-    group: int = 10
+    group: int = 1024
     coef: float = 0.1
 
     def __post_init__(self):
-        if self.temperature <= 0 or not 1 <= self.group <= 18:
+        if self.temperature <= 0 or not 2 <= self.group <= 2**18:
             raise ValueError(
                 f"objectives.code_entropy.temperature={self.temperature}, group={self.group}: must be positive, and "
-                "from 1 to 18: 2^group codes are held for every token"
+                "from 2 to 262144: the likelihoods of so many codes are held for every token"
             )
 
     @property
@@ -49,19 +49,38 @@ class Objective:
         return {"token": jnp.float32(1), "codebook": jnp.float32(1)}
 
     def embed(self, model, own, view, keys):
-        """z `[B, tokens, d]` of all modalities of an example, and which tokens are valid, 0 or 1."""
+        """log p of each digit, `[B, tokens, values]` of all modalities of an example; which are valid, 0 or 1."""
         raw, rank = view["raw"], view["place"].rank
-        if not isinstance(model.quantizer, Quantizer):
-            raise ValueError("objectives.code_entropy: needs quantizer='lfq', whose codes are signs")
+        if not hasattr(model.quantizer, "log_likelihoods"):
+            raise ValueError("objectives.code_entropy: needs quantizer='lfq', 'fsq' or 'memcodes'; others renew codes")
         z = model.latents(raw.reshape(-1, *raw.shape[2:]))
+        logs = model.quantizer.log_likelihoods(z.reshape(-1, z.shape[-1]), self.temperature)
         valid = jnp.repeat((rank >= 0).astype(jnp.float32), z.shape[1], axis=1)
-        return {"z": z.reshape(len(raw), -1, z.shape[-1]), "valid": valid}
+        return {"logs": [x.reshape(len(raw), -1, x.shape[-1]) for x in logs], "valid": valid}
 
     def pair(self, own, z):
-        token, codebook = entropies(
-            z["z"].reshape(-1, z["z"].shape[-1]), z["valid"].reshape(-1), self.temperature, self.group
-        )
+        logs = [x.reshape(-1, x.shape[-1]) for x in z["logs"]]
+        token, codebook = entropies(logs, z["valid"].reshape(-1), self.group)
         return {"token": token, "codebook": codebook}
 
     def share(self, name) -> float:
         return self.sure if name == "token" else -self.spread
+
+
+def entropies(logs, weight, group: int):
+    """(mean over vectors of H(p), H of the mean p) in nats.
+
+    logs: log p of each digit of a code, `[n, its values]`; weight `[n]` of each vector. Digits are independent, so that
+    the first entropy is exactly a sum over digits. The second is exact over neighbouring digits that have at most
+    `group` values together (or one digit that has more), and a sum over such groups: an upper bound, where all codes
+    would be too many (as in BSQ, arXiv 2406.07548, section 3.2, with groups of one bit).
+    """
+    parts = [jnp.exp(x) for x in logs]
+    token = -sum((p * x).sum(-1) for p, x in zip(parts, logs))
+    total, joint, spread = jnp.maximum(weight.sum(), 1e-9), None, 0.0
+    for i, p in enumerate(parts):
+        joint = p if joint is None else (joint[:, :, None] * p[:, None]).reshape(len(p), -1)
+        if i + 1 == len(parts) or joint.shape[1] * parts[i + 1].shape[1] > group:
+            mean, joint = (weight[:, None] * joint).sum(0) / total, None
+            spread -= (mean * jnp.log(jnp.maximum(mean, 1e-12))).sum()
+    return (weight * token).sum() / total, spread

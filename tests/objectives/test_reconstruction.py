@@ -218,8 +218,8 @@ def test_terms_and_quantizer_must_fit():
     with pytest.raises(ValueError, match="the quantizer has no commitment: take it out"):
         value_and_grad(built, pixels(c), example_keys(0, 0, 8)).lower(built.params)
     c = config("lfq")
-    c.model.quantizer = dict(quantizer="fsq")
+    c.model.quantizer = dict(quantizer="vq")
     c.objectives.reconstruction.terms = dict(l1=1.0)
     built = laws.Built(c)
-    with pytest.raises(ValueError, match=r"code_entropy: needs quantizer='lfq'"):
+    with pytest.raises(ValueError, match=r"code_entropy: needs quantizer='lfq', 'fsq' or"):
         value_and_grad(built, pixels(c), example_keys(0, 0, 8)).lower(built.params)

@@ -1,7 +1,8 @@
 """Finite scalar quantization (arXiv 2309.15505): bound each of d channels, round it to one of L_i levels.
 
-The codebook is the grid of all levels: nothing is learned, and no code can die. Ids are mixed-radix numbers, the first
-channel the least significant.
+The codebook is the grid of all levels: nothing is learned, and no code can die. Where pictures are few and alike, as
+emoji are, an encoder keeps to a part of the grid all the same, unless the objective `code_entropy` draws it out. Ids
+are mixed-radix numbers, the first channel the least significant.
 """
 
 import dataclasses
@@ -39,6 +40,12 @@ class Quantizer(nnx.Module):
 
     def to_codes(self, ids):
         return to_codes(ids, self.levels)
+
+    def log_likelihoods(self, z, temperature: float) -> list:
+        """Distances are those of the bounded values to whole numbers."""
+        values = bound(z.astype(jnp.float32), self.levels)
+        far = [values[:, i, None] - (np.arange(n) - n // 2) for i, n in enumerate(self.levels)]
+        return [jax.nn.log_softmax(-jnp.square(x) / temperature) for x in far]
 
     def statistics(self, z, ids, place) -> dict:
         return {"counts": code_counts(ids, place.rank >= 0, 1, self.vocab_size)}

@@ -45,28 +45,14 @@ class Quantizer(nnx.Module):
     def to_codes(self, ids):
         return jnp.where(ids[..., None] >> np.arange(self.width) & 1, 1.0, -1.0)
 
+    def log_likelihoods(self, z, temperature: float) -> list:
+        """Of a bit +1 the logit is 4 z / temperature."""
+        logit = 4.0 / temperature * z.astype(jnp.float32)
+        both = jnp.stack([jax.nn.log_sigmoid(-logit), jax.nn.log_sigmoid(logit)], -1)
+        return [both[:, i] for i in range(self.width)]
+
     def statistics(self, z, ids, place: Place) -> dict:
         return {"counts": code_counts(ids, place.rank >= 0, 1, self.vocab_size)}
 
     def update(self, statistics) -> dict:
         return {}
-
-
-def entropies(z, weight, temperature: float, group: int):
-    """(mean over vectors of H(p), H of the mean p) in nats, of p(code | z) = softmax(−‖z − code‖² / temperature).
-
-    z `[n, d]`, weight `[n]` of each vector. Bits are independent given z, p(+1) = σ(4 z / temperature), so that the
-    first entropy is exactly a sum over bits. The second is exact over each `group` of bits, and a sum over groups: an
-    upper bound, where all 2^d codes would be too many (as in BSQ, arXiv 2406.07548, section 3.2, with groups of one).
-    """
-    logit = 4.0 / temperature * z.astype(jnp.float32)
-    log_on, log_off = jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)
-    bits = -(jnp.exp(log_on) * log_on + jnp.exp(log_off) * log_off).sum(-1)
-    total, entropy = jnp.maximum(weight.sum(), 1e-9), 0.0
-    for start in range(0, z.shape[1], group):
-        on, off = log_on[:, start : start + group], log_off[:, start : start + group]
-        chosen = np.arange(2 ** on.shape[1])[:, None] >> np.arange(on.shape[1]) & 1
-        p = jnp.exp(on @ chosen.T + off @ (1 - chosen).T)
-        mean = (weight[:, None] * p).sum(0) / total
-        entropy += -(mean * jnp.log(jnp.maximum(mean, 1e-12))).sum()
-    return (weight * bits).sum() / total, entropy

@@ -2,7 +2,7 @@
 
 Every head attends with its part of z to codes of its own, of which a linear map gives keys and another values, and
 takes the value of one: of the largest logit, in training of one drawn by the Gumbel-softmax trick (arXiv 1611.01144).
-Codes and maps learn by gradient; there is no codebook loss.
+Codes and maps learn by gradient; there is no codebook loss. The objective `code_entropy` keeps codes from dying.
 """
 
 import dataclasses
@@ -45,9 +45,7 @@ class Quantizer(nnx.Module):
 
     def __call__(self, z, keys=None) -> Quantized:
         """With keys the draw of training, whose gradient is that of the softmax; without the likeliest code."""
-        b, n, _ = z.shape
-        q = z.astype(jnp.float32).reshape(b, n, self.books, -1)
-        logits = _product("bnhd,hkd->bnhk", q * q.shape[-1] ** -0.5, self._map(self.to_k))
+        logits = self._logits(z)
         if keys is None:
             ids = logits.argmax(-1)
             taken = jax.nn.one_hot(ids, self.vocab_size)
@@ -57,7 +55,7 @@ class Quantizer(nnx.Module):
             ids = soft.argmax(-1)
             taken = jax.lax.stop_gradient(jax.nn.one_hot(ids, self.vocab_size) - soft) + soft
         codes = _product("bnhk,hkd->bnhd", taken, self._map(self.to_v)).reshape(z.shape)
-        return Quantized(codes, ids.astype(jnp.int32).reshape(b, -1), {})
+        return Quantized(codes, ids.astype(jnp.int32).reshape(len(z), -1), {})
 
     def to_ids(self, codes):
         """codes `[B, N, d]` → ids `[B, N · heads]`, of the nearest values."""
@@ -69,11 +67,21 @@ class Quantizer(nnx.Module):
         ids = ids.reshape(len(ids), -1, self.books)
         return self._map(self.to_v)[jnp.arange(self.books), ids].reshape(*ids.shape[:2], -1)
 
+    def log_likelihoods(self, z, temperature: float) -> list:
+        """Of each head, as it draws in training, its logits over `temperature`."""
+        logits = jax.nn.log_softmax(self._logits(z[None])[0] / temperature)
+        return [logits[:, i] for i in range(self.books)]
+
     def statistics(self, z, ids, place: Place) -> dict:
         return {"counts": code_counts(ids, place.rank >= 0, self.books, self.vocab_size)}
 
     def update(self, statistics) -> dict:
         return {}
+
+    def _logits(self, z):
+        """`[B, N, d]` → `[B, N, heads, K]`."""
+        q = z.astype(jnp.float32).reshape(*z.shape[:2], self.books, -1)
+        return _product("bnhd,hkd->bnhk", q * q.shape[-1] ** -0.5, self._map(self.to_k))
 
     def _map(self, kernel):
         """Keys or values of all codes, `[heads, K, d]`."""
