@@ -14,7 +14,7 @@ def get_config(arg=""):
     c.objectives = dict(
         adversarial=dict(
             terms=dict(l1=1.0, commitment=0.02, perceptual=0.5), network=dict(workdir="runs/siglip", layers=(0, 1)),
-            weight=0.05, start=900, width=32, layers=3,
+            weight=0.05, start=700, width=32, layers=3,
         )
     )  # fmt: skip
     c.evals.codes.network = dict(workdir="runs/siglip")
