@@ -219,7 +219,11 @@ def read_run(workdir) -> Run:
     file = locate(workdir) / "config.json"
     if not file.exists():
         raise FileNotFoundError(f"{workdir} is no workdir (no config.json): train with `python -m pretrain`")
-    return parse(json.loads(file.read_text()))
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as e:
+        raise ValueError(f"{file} is broken ({e}): bring it back from a copy, or train into a new workdir") from e
+    return parse(values)
 
 
 def image_network(values: dict, where: str) -> ImageNetwork:

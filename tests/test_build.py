@@ -246,3 +246,9 @@ def test_a_mixture_of_sources(token_store, tmp_path):
         check_tokens(run)
     only = parts[0] | {"path": str(other), "modalities": ["caption"]}
     check_tokens(build.parse(c | {"data": dict(sources=[parts[0], only])}))
+
+
+def test_a_broken_config_of_a_workdir_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"broken')
+    with pytest.raises(ValueError, match=r"config.json is broken \(.*\): bring it back from a copy"):
+        build.read_run(tmp_path)

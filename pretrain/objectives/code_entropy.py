@@ -52,7 +52,7 @@ class Objective:
         """log p of each digit, `[B, tokens, values]` of all modalities of an example; which are valid, 0 or 1."""
         raw, rank = view["raw"], view["place"].rank
         if not hasattr(model.quantizer, "log_likelihoods"):
-            raise ValueError("objectives.code_entropy: needs quantizer='lfq', 'fsq' or 'memcodes'; others renew codes")
+            raise ValueError("objectives.code_entropy: needs quantizer='lfq', 'fsq' or 'memcodes': take it out")
         z = model.latents(raw.reshape(-1, *raw.shape[2:]))
         logs = model.quantizer.log_likelihoods(z.reshape(-1, z.shape[-1]), self.temperature)
         valid = jnp.repeat((rank >= 0).astype(jnp.float32), z.shape[1], axis=1)
