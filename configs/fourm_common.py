@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 
 from data_pipeline.fourm import modalities
 
-# name: width, heads, layers of the encoder and of the decoder. A head is 64 wide, an MLP four times the width.
+# name: width, heads, layers of the encoder and of the decoder. A head is 64 wide, an MLP four times the width. The tiny
+# one is for CPUs: its blocks are written out, so that XLA does not copy what the backward pass needs of each.
 SIZES = {
-    "tiny": dict(dim=384, heads=6, encoder_depth=6, decoder_depth=6),
+    "tiny": dict(dim=384, heads=6, encoder_depth=6, decoder_depth=6, unroll=True),
     "small": dict(dim=512, heads=8, encoder_depth=8, decoder_depth=8),
     "B": dict(dim=768, heads=12, encoder_depth=12, decoder_depth=12),
     "L": dict(dim=1024, heads=16, encoder_depth=24, decoder_depth=24),

@@ -134,11 +134,7 @@ def _muon(config: Config) -> optax.GradientTransformation:
 
 
 def make_optimizer(config: Config, params, steps: int, frozen: tuple = ()) -> optax.GradientTransformation:
-    """The chain for this tree of parameters (or of their shapes). frozen: patterns of what never changes.
-
-    A step whose gradient is not finite changes nothing and is counted (`optax.apply_if_finite`); the training loop
-    stops the run after `max_skipped` of them in a row.
-    """
+    """The chain for this tree of parameters (or of their shapes). frozen: patterns of what never changes."""
     paths = [path_str(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     for rule in config.rules:
         if not any(re.search(rule.pattern, p) for p in paths):
@@ -173,8 +169,30 @@ def make_optimizer(config: Config, params, steps: int, frozen: tuple = ()) -> op
     if still:
         labels = per_path(lambda p, _: "still" if p in still else "learns")
         chain = optax.partition({"learns": chain, "still": optax.set_to_zero()}, labels)
-    # The limit is out of reach on purpose: beyond its own limit optax would apply the bad update.
-    return optax.apply_if_finite(chain, max_consecutive_errors=2**31 - 1)
+    return chain
+
+
+def init(chain, params) -> optax.ApplyIfFiniteState:
+    """The chain's state, and how many steps were skipped."""
+    return optax.apply_if_finite(chain, 1).init(params)
+
+
+def apply(chain, grads, state, params, finite):
+    """(params, state) after a step; where its loss or gradient is not `finite` they stay as they are, and it is counted.
+
+    The training loop stops the run after `max_skipped` of them in a row. The parameters are written inside the branch:
+    `optax.apply_if_finite` would hand out updates, a further array of their size written and read, and looks at every
+    gradient again.
+    """
+
+    def step():
+        updates, inner = chain.update(grads, state.inner_state, params)
+        return optax.apply_updates(params, updates), inner
+
+    params, inner = jax.lax.cond(finite, step, lambda: (params, state.inner_state))
+    bad = 1 - finite.astype(jnp.int32)
+    skipped = bad * (state.notfinite_count + 1), finite, state.total_notfinite + bad
+    return params, optax.ApplyIfFiniteState(*skipped, inner)
 
 
 def layer_decays(decay: float, params) -> dict:

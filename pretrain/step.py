@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
+from pretrain import optim
 from pretrain.gradcache import embedding_gradients, surrogate
 from pretrain.objectives.base import Term, is_cross_example, weighted_sum
 
@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
 
 def init_state(params, optimizer, ema: bool) -> TrainState:
     return TrainState(
-        jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.tree.map(jnp.copy, params) if ema else None
+        jnp.zeros((), jnp.int32), params, optim.init(optimizer, params), jax.tree.map(jnp.copy, params) if ema else None
     )
 
 
@@ -137,19 +137,21 @@ def make_train_step(graph, objectives: dict, optimizer, *, seed: int, accum: int
             (loss, (terms, statistics)), grads = jax.value_and_grad(
                 lambda p: forward(graph, whole(p), objectives, batch, keys, train=True), has_aux=True
             )(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        squares = jax.tree.map(lambda g: jnp.square(g).sum(), grads)
+        norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        params, opt_state = optim.apply(optimizer, grads, state.opt_state, state.params, finite)
         if not base:  # what statistics set belongs to the base, and stays
-            params = update_from(statistics, graph, objectives, params, opt_state.notfinite_count == 0)
+            params = update_from(statistics, graph, objectives, params, finite)
         for name, sums in statistics.items():
             terms |= {f"{name}/{k}": Term(v, jnp.float32(1)) for k, v in objectives[name].summary(sums).items()}
         metrics = {
             "loss": loss,
             "terms": terms,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": norm,
             "skipped": opt_state.total_notfinite,
             "skipped_in_a_row": opt_state.notfinite_count,
-            "finite": finite_parts(terms, grads),
+            "finite": finite_parts(terms, squares),
         }
         average = None
         if ema:
@@ -161,12 +163,14 @@ def make_train_step(graph, objectives: dict, optimizer, *, seed: int, accum: int
     return step
 
 
-def finite_parts(terms, grads) -> dict:
-    """{part: bool}: which loss terms and parts of the gradient are finite, to explain a skipped step."""
+def finite_parts(terms, squares) -> dict:
+    """{part: bool}: which loss terms and parts of the gradient are finite, to explain a skipped step.
+
+    squares: the gradient's tree, every array's sum of squares.
+    """
     parts = {f"loss {name}": jnp.isfinite(t.total) for name, t in terms.items()}
-    for owner, tree in grads.items():
+    for owner, tree in squares.items():
         for name, part in tree.items():
-            ok = [jnp.isfinite(x).all() for x in jax.tree.leaves(part)]
-            if ok:
-                parts[f"gradient of {owner}/{name}"] = jnp.stack(ok).all()
+            if sums := jax.tree.leaves(part):
+                parts[f"gradient of {owner}/{name}"] = jnp.isfinite(sum(sums))
     return parts

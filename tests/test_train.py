@@ -13,10 +13,11 @@ from flax import nnx
 
 from configs import emoji, emoji_tokenizer
 from data_pipeline.sources.emoji import Source
-from pretrain import runtime
+from pretrain import optim, runtime
 from pretrain.checkpoint import load_params
+from pretrain.models.layers import LayerNorm
 from pretrain.models.tokens import whole
-from pretrain.step import accumulate, evaluate_objectives, example_keys
+from pretrain.step import accumulate, evaluate_objectives, example_keys, init_state, make_train_step
 from pretrain.train import train
 
 
@@ -101,6 +102,29 @@ def test_a_step_that_is_not_finite_is_skipped_and_named(config):
     bad = [name for name, ok in metrics["finite"].items() if not ok]
     assert "loss contrastive/render3d~noto" in bad and not any("masked" in b for b in bad)
     assert not np.array_equal(before.params["model"]["tokens"]["mask_token"], broken["model"]["tokens"]["mask_token"])
+
+
+def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is():
+    class Objective:
+        init, view = lambda self, key: {}, lambda self, batch, keys: batch
+        weights, share = lambda self, view: {"a": 1.0}, lambda self, name: 1.0
+        coef = 1.0
+
+        def totals(self, model, own, view, keys, *, train):
+            return {"a": model.scale[...].sum() + view["offset"].sum()}
+
+    graph, state = nnx.split(LayerNorm(3, bias=False))
+    params, objectives = {"model": nnx.to_pure_dict(state), "objective": {"o": {}}}, {"o": Objective()}
+    optimizer = optim.make_optimizer(optim.Config(), params, 10)
+    step = jax.jit(make_train_step(graph, objectives, optimizer, seed=0))
+    state = init_state(params, optimizer, ema=False)
+    for offset, skipped, changed in ((np.inf, 1, False), (np.nan, 2, False), (0.0, 0, True)):
+        batch = {"row": jnp.arange(2), "offset": jnp.full(2, offset)}
+        after, metrics = step(state, batch)
+        assert metrics["skipped_in_a_row"] == skipped and metrics["finite"]["loss o/a"] == changed
+        assert metrics["finite"]["gradient of model/scale"] and metrics["grad_norm"] == np.float32(3**0.5)
+        assert bool((after.params["model"]["scale"] != 1).any()) == changed
+        state = after
 
 
 def test_the_seed_and_the_step_fix_the_corruption():

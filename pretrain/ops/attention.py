@@ -16,11 +16,14 @@ def attend(q, k, v, *, mask=None, bias=None, how="xla"):
     """
     if kernel := choose(how, q, k, mask, bias):
         return attend_fused(kernel, q, k, v, mask)
-    scale = q.shape[-1] ** -0.5
-    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32) * scale
+    # Heads first and normalised last: a CPU's kernels take both products as they lie, and XLA keeps one array of the
+    # size of the scores for the backward pass instead of two.
+    q, k, v = (jnp.moveaxis(x, 2, 1) for x in (q, k, v))
+    scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhnm,bmhd->bnhd", weights, v, preferred_element_type=jnp.float32)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    y = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return jnp.moveaxis(y / weights.sum(-1, keepdims=True), 1, 2)

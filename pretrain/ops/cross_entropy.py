@@ -16,7 +16,7 @@ from pretrain.ops.counting import running_count
 from pretrain.ops.matmul import matmul
 from pretrain.sharding import BATCH, TENSOR, current_mesh
 
-TILE = 256
+TILE = 128
 
 
 def dense_nll(y, tables, vocab, labels, valid, *, dtype=jnp.float32, z_loss=0.0, smoothing=0.0):
