@@ -35,7 +35,7 @@ $(RUN)/tokenizer_%/.done: | $(VENV)/.installed-$(EXTRAS)
 
 $(RUN)/tokens/manifest.json: $(RUN)/tokenizer_rgb/.done $(RUN)/tokenizer_gray/.done
 	rm -rf $(@D)
-	$(py) -m tools.tokenize --source=emoji --out=$(@D) \
+	$(py) -m tools.tokenize --source=emoji --out=$(@D) --crops=3 \
 		--tokenizers=rgb=$(RUN)/tokenizer_rgb,gray=$(RUN)/tokenizer_gray
 
 $(RUN)/model/.done: $(RUN)/tokens/manifest.json

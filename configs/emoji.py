@@ -55,7 +55,7 @@ def get_config(arg=""):
     c.seed = 0
     c.mesh = "ddp"
     c.accum = 1
-    c.steps = 440
+    c.steps = 500
     c.batch_size = 128
     c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")
     c.modalities = modalities()
@@ -89,9 +89,9 @@ def get_config(arg=""):
     )  # fmt: skip
     c.optim = dict(lr=6e-3, warmup=50, weight_decay=0.4, clip=1.0, moments="muon", muon_rms=1.2)
     c.ema = 0.99
-    c.checkpoint = dict(every=220, keep=2, best="val/loss")
+    c.checkpoint = dict(every=250, keep=2, best="val/loss")
     c.log = dict(every=25, wandb="", profile="")
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=220))
+    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=250))
     pairs = [("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]
     c.final_evals = dict(
         zero_shot=dict(text="caption", modalities=["render3d", "noto"], labels=["group"], names=GROUPS),
