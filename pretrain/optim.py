@@ -178,7 +178,7 @@ def init(chain, params) -> optax.ApplyIfFiniteState:
 
 
 def apply(chain, grads, state, params, finite):
-    """(params, state) after a step; where its loss or gradient is not `finite` they stay as they are, and it is counted.
+    """(params, state) after a step; they stay where its loss or gradient is not `finite`, which is counted.
 
     The training loop stops the run after `max_skipped` of them in a row. The parameters are written inside the branch:
     `optax.apply_if_finite` would hand out updates, a further array of their size written and read, and looks at every
