@@ -166,7 +166,7 @@ def make_train_step(graph, objectives: dict, optimizer, *, seed: int, accum: int
 def finite_parts(terms, squares) -> dict:
     """{part: bool}: which loss terms and parts of the gradient are finite, to explain a skipped step.
 
-    squares: the gradient's tree, every array's sum of squares.
+    squares: the gradient's tree, every array's sum of squares; one that overflows counts as not finite.
     """
     parts = {f"loss {name}": jnp.isfinite(t.total) for name, t in terms.items()}
     for owner, tree in squares.items():
