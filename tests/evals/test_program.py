@@ -190,7 +190,7 @@ def test_a_training_of_another_program_is_watched(tmp_path, token_store):
         "import tiny\n"
         "def get_config(arg=''):\n"
         f"    c = tiny.emoji_run({str(token_store)!r})\n"
-        "    c.steps, c.batch_size, c.checkpoint.every, c.checkpoint.keep = 80, 8, 10, 1\n"
+        "    c.steps, c.batch_size, c.checkpoint.every, c.checkpoint.keep = 240, 8, 10, 1\n"
         "    c.log.every = 100\n"
         "    c.final_evals = dict(retrieval=dict(pairs=[('render3d', 'caption')], splits=('test',)))\n"
         "    return c\n"
@@ -212,7 +212,7 @@ def test_a_training_of_another_program_is_watched(tmp_path, token_store):
         trainer.kill()
     lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
     scored = [line["step"] for line in lines]
-    assert scored == sorted(set(scored)) and scored[-1] == 80 and len(scored) > 1 and not any(s % 10 for s in scored)
+    assert scored == sorted(set(scored)) and scored[-1] == 240 and len(scored) > 1 and not any(s % 10 for s in scored)
     assert all(f"step {s}: " in said.stdout for s in scored)
     assert len({line["retrieval/render3d→caption/MRR"] for line in lines}) > 1
 
