@@ -33,6 +33,7 @@ $(RUN)/tokenizer_%/.done: | $(VENV)/.installed-$(EXTRAS)
 	$(py) -m pretrain --config=configs/emoji_tokenizer.py:$* --workdir=$(@D)
 	touch $@
 
+# Few crops: in so few steps pictures are far from learned by heart, and crop 0 is how they are tested.
 $(RUN)/tokens/manifest.json: $(RUN)/tokenizer_rgb/.done $(RUN)/tokenizer_gray/.done
 	rm -rf $(@D)
 	$(py) -m tools.tokenize --source=emoji --out=$(@D) --crops=3 \

@@ -92,18 +92,19 @@ class Bench:
         encoded = jax.jit(lambda p: model(p).encode(inputs, inserted=x))(params)
         y = jax.jit(lambda p: model(p).decode(encoded, queries))(params)
         grads = jax.tree.map(jnp.ones_like, self.state.params)
-        own = jax.tree.map(jnp.copy, (self.state.opt_state, self.state.params))
+        # Copies, donated at every call as the step donates its state.
+        held = jax.tree.map(jnp.copy, (self.state.params, self.state.opt_state))
 
         def update(held, grads):
-            finite = jnp.isfinite(optax.tree.norm(grads))
-            return optim.apply(self.optimizer, grads, *held, finite)[::-1]
+            params, opt_state = held
+            return optim.apply(self.optimizer, grads, opt_state, params, jnp.isfinite(optax.tree.norm(grads)))
 
         update = jax.jit(update, donate_argnums=0)
 
         def optimizer():
-            nonlocal own
-            own = update(own, grads)
-            return own
+            nonlocal held
+            held = update(held, grads)
+            return held
 
         return {
             "masking": lambda: view(self.data, keys),
