@@ -65,33 +65,31 @@ class Evaluator(Task):
         return [m.name for m in context.modalities if m.targets]
 
     def run(self, params):
-        names = [m.name for m in self.context.modalities]
         shown = {name for a in self.inputs for name in parts(a)}
-        of = np.asarray([names.index(b) for b in self.targets])
-        frequency = self._log_frequencies(of)
+        frequency = self._log_frequencies()
         sums = dict.fromkeys((*self.inputs, "none"), 0.0)
         baseline = 0.0
         for batch in self.context.batches(self.splits, self.batch_size):
-            asked = queries, labels, valid = self._queries(batch)
+            asked = _, labels, valid = self._queries(batch)
             dense = dense_rows(batch, [m for m in self.context.modalities if m.name in shown])
             for a in sums:
                 sums[a] += np.stack(self._score(params, self._given(batch, a), dense, asked, a == "none"))
-            labels, valid, modality = jax.device_get((labels, valid, queries.modality))
-            nll = [-frequency[i][labels[valid & (modality == m)]].sum() for i, m in enumerate(of)]
-            baseline += np.stack([nll, [(valid & (modality == m)).sum() for m in of]])
+            labels, valid = jax.device_get((labels, valid))
+            baseline += np.stack([[-f[x[v]].sum(), v.sum()] for f, x, v in zip(frequency, labels, valid)], axis=1)
         chance = baseline[0] / np.maximum(baseline[1], 1)
         for a, (total, count) in {**sums, "unigram": baseline}.items():
             for i, b in enumerate(self.targets):
                 if b not in parts(a):
                     yield f"{a}→{b}", Score(total[i] / max(count[i], 1), chance[i])
 
-    def _log_frequencies(self, of) -> list[np.ndarray]:
+    def _log_frequencies(self) -> list[np.ndarray]:
         """For each target the log frequency of each id among its labels in the training split, `[V]`."""
-        counts = [np.ones(self.context.modalities[m].vocab_size) for m in of]
+        sizes = {m.name: m.vocab_size for m in self.context.modalities}
+        counts = [np.ones(sizes[b]) for b in self.targets]
         for batch in self.context.batches(self.train, self.batch_size):
-            queries, labels, valid = jax.device_get(self._queries(batch))
-            for i, m in enumerate(of):
-                np.add.at(counts[i], labels[valid & (queries.modality == m)], 1)
+            _, labels, valid = jax.device_get(self._queries(batch))
+            for count, x, v in zip(counts, labels, valid):
+                np.add.at(count, x[v], 1)
         return [np.log(c / c.sum()) for c in counts]
 
     def _given(self, batch, name) -> TokenSet:
@@ -107,34 +105,42 @@ class Evaluator(Task):
 
     @functools.cached_property
     def _queries(self):
-        """batch → (queries, labels, valid) of all targets side by side, which the decoder keeps apart."""
+        """batch → (queries, labels, valid) of every target, each `[T, B, M]`, M that of the longest."""
 
         def queries(batch):
             parts = [full_queries(batch, b, self.context.modalities, self._sentinel) for b in self.targets]
-            sets, *rest = zip(*parts)
-            return concat(sets), *(jnp.concatenate(r, axis=1) for r in rest)
+            longest = max(labels.shape[1] for _, labels, _ in parts)
+            parts = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, longest - x.shape[1]))), parts)
+            return jax.tree.map(lambda *x: jnp.stack(x), *parts)
 
         return jax.jit(queries)
 
     @functools.cached_property
     def _score(self):
         """(params, given TokenSet, dense_rows, asked, is nothing shown?) → (Σ −log p, tokens), each per target."""
-        of = jnp.asarray([[m.name for m in self.context.modalities].index(b) for b in self.targets])
 
         def score(params, given, dense, asked, nothing):
             queries, labels, valid = asked
             model = nnx.merge(self.context.graph, params["model"])
             # An example that lacks the input says nothing of how well the input predicts.
-            queries = queries._replace(valid=valid & (given.valid.any(1, keepdims=True) | nothing))
-            nll = model.nll(model.decode(model.encode(given, dense), queries), queries, labels)
-            mine = (queries.modality == of[:, None, None]) & queries.valid
-            return (nll * mine).sum((1, 2)), mine.sum((1, 2))
+            valid = valid & (given.valid.any(1, keepdims=True) | nothing)
+            queries = queries._replace(valid=valid)
+            # Side by side the targets would attend to each other only to be masked: each is decoded for itself.
+            y = jax.vmap(model.decode, (None, 0))(model.encode(given, dense), queries)
+            y, queries, labels = jax.tree.map(_side_by_side, (y, queries, labels))
+            nll = model.nll(y, queries, labels).reshape(len(given.ids), len(self.targets), -1)
+            return nll.sum((0, 2)), valid.sum((1, 2))
 
         return jax.jit(score)
 
     @property
     def _sentinel(self):
         return TextTokenizer.sentinel_start + 1
+
+
+def _side_by_side(x):
+    """`[T, B, M, …]` → `[B, T·M, …]`."""
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
 
 
 def full_queries(batch, target: str, modalities, sentinel: int):
