@@ -6,6 +6,8 @@ captions written, neighbours found; then all its scores.
 
 import argparse
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -25,6 +27,7 @@ GRID_PAIRS = (
     ("flat", "render3d"), ("render3d", "noto"), ("line", "render3d"), ("noto", "line"), ("caption", "render3d"),
 )  # fmt: skip
 RETRIEVALS = (("render3d", "noto"), ("caption", "render3d"))
+FAMILIAR = 3  # a word that so many training examples have is one that the model can know
 TEXT_PAIRS = (("render3d", "caption"), ("noto", "caption"), ("render3d", "group"))
 
 
@@ -36,26 +39,40 @@ class Painter:
         self.context = Context(self.restored.run, self.restored.graph, self.restored.objectives)
         self.modalities = self.restored.run.modalities
         self.images = Images(self.context)
+        self.examples = examples
         joined = jax.tree.map(lambda *x: np.concatenate(x), *self.context.batches(("val", "test"), 64))
-        held_out = np.flatnonzero(joined["row"] >= 0)
-        chosen = held_out[np.linspace(0, len(held_out) - 1, examples).round().astype(int)]
-        self.batch = jax.tree.map(lambda x: jnp.asarray(x[chosen]), joined)
+        self.held_out = jax.tree.map(lambda x: x[joined["row"] >= 0], joined)
+        self.batch = self.some(np.arange(len(self.held_out["row"])))
         self.generator = Generator(self.restored.graph, self.restored.params["model"], self.modalities)
 
-    def truth(self, name):
-        return self.images.pictures(name, self.batch[name])
+    def some(self, at):
+        """A batch of the held-out examples `at`, or of evenly spaced ones of them where they are too many."""
+        chosen = at[np.linspace(0, len(at) - 1, min(self.examples, len(at))).round().astype(int)]
+        return jax.tree.map(lambda x: jnp.asarray(x[chosen]), self.held_out)
+
+    def familiar(self, name):
+        """A batch of those of whose words each stands in `FAMILIAR` training texts or more: of others nobody told it.
+
+        None where no two examples are so.
+        """
+        count = Counter()
+        for batch in self.context.batches(self.restored.run.data.train, 64):
+            texts = zip(batch["row"], self.words(name, batch[name]))
+            count.update(w for row, text in texts if row >= 0 for w in set(re.findall(r"\w+", text)))
+        found = [re.findall(r"\w+", text) for text in self.words(name, self.held_out[name])]
+        at = np.flatnonzero([bool(words) and min(count[w] for w in words) >= FAMILIAR for words in found])
+        return self.some(at) if len(at) > 1 else None
+
+    def truth(self, name, batch=None):
+        return self.images.pictures(name, (batch or self.batch)[name])
 
     def words(self, name, made) -> list[str]:
         return self.images.words(name, made["ids"], made["valid"])
 
     def make(self, given, target, batch=None) -> dict:
         """What the model makes of a target, given one modality."""
-        if self.modality(target).kind != "grid":
-            how = Target(target, temperature=0.0)
-        elif self.modality(given).kind == "grid":  # the likeliest, somewhat away from what is likely anyway: details
-            how = Target(target, temperature=0.0, guidance=1.5)
-        else:  # words leave so much open that the likeliest is a blank: draw
-            how = Target(target, temperature=0.7, steps=64)
+        # Pictures: the likeliest, somewhat away from what is likely anyway, which gives them details.
+        how = Target(target, temperature=0.0, guidance=1.5 if self.modality(target).kind == "grid" else 1.0)
         return self.generator(batch or self.batch, [given], [how])[target]
 
     def modality(self, name):
@@ -74,13 +91,20 @@ def masked_figure(p: Painter, name="render3d", shown=0.5):
     return png(image_rows([("tokenized", truth), ("shown: half", hidden), ("filled in", made)]))
 
 
-def pair_figure(p: Painter, source, target):
+def pair_figure(p: Painter, source, target) -> str:
     """source → target for every example, above the true target."""
-    made = p.images.pictures(target, p.make(source, target))
-    rows = [(f"made: {target}", made), (f"true: {target}", p.truth(target))]
     if p.modality(source).kind == "grid":
-        return png(image_rows([(f"given: {source}", p.truth(source)), *rows]))
-    return png(image_rows(rows, titles=p.words(source, p.batch[source])))
+        made = p.images.pictures(target, p.make(source, target))
+        rows = [(f"given: {source}", p.truth(source)), (f"made: {target}", made), (f"true: {target}", p.truth(target))]
+        return png(image_rows(rows))
+    batch = p.familiar(source)
+    note = f'<p class="note">Given a {source} of whose words at least {FAMILIAR} training examples have each.</p>'
+    note, batch = (note, batch) if batch else ("", p.batch)
+    rows = [
+        (f"made: {target}", p.images.pictures(target, p.make(source, target, batch))),
+        (f"true: {target}", p.truth(target, batch)),
+    ]
+    return note + png(image_rows(rows, titles=p.words(source, batch[source])))
 
 
 def retrieval_figure(p: Painter, query, gallery, nearest=5):
