@@ -55,7 +55,7 @@ def get_config(arg=""):
     c.seed = 0
     c.mesh = "ddp"
     c.accum = 1
-    c.steps = 540
+    c.steps = 640
     c.batch_size = 128
     c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")
     c.modalities = modalities()
@@ -88,7 +88,7 @@ def get_config(arg=""):
             ],
         ),
         contrastive=dict(
-            coef=0.8, temperature=0.07, grid_tokens=24,
+            coef=0.8, temperature=0.07, grid_tokens=16,
             edges=[
                 dict(a="render3d", b="noto", weight=4.0), dict(a="flat", b="noto"),
                 dict(a="render3d", b="caption", weight=0.1), dict(a="noto", b="caption", weight=0.1),
@@ -97,9 +97,9 @@ def get_config(arg=""):
     )  # fmt: skip
     c.optim = dict(lr=4.5e-3, warmup=50, weight_decay=0.4, clip=1.0, moments="muon", muon_rms=1.2)
     c.ema = 0.99
-    c.checkpoint = dict(every=270, keep=2, best="val/loss")
+    c.checkpoint = dict(every=320, keep=2, best="val/loss")
     c.log = dict(every=25, wandb="", profile="")
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=270))
+    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=320))
     pairs = [("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]
     c.final_evals = dict(
         zero_shot=dict(text="caption", modalities=["render3d", "noto"], labels=["group"], names=GROUPS),

@@ -20,7 +20,7 @@ QUANTIZERS = {
     "lfq": (dict(quantizer="lfq", width=10), 1.0, dict(commitment=0.02), dict(coef=0.1)),
     "memcodes": (dict(quantizer="memcodes", heads=2, size=32, width=64), 1.0, {}, dict(coef=0.02, sure=0.5)),
 }
-PAINTER = dict(network="patches", patch=8, dim=128, mlps=1, blocks=1, heads=2)
+PAINTER = dict(network="patches", patch=8, overlap=2, dim=128, mlps=1, blocks=1, heads=2)
 NETWORKS = {  # {name: (encoder, decoder)}
     "patches": (dict(network="patches", patch=8, dim=128, mlps=2), PAINTER),
     "linear": (dict(network="patches", patch=8, dim=128, mlps=0), PAINTER),  # it keeps its random values
@@ -44,7 +44,7 @@ def get_config(arg="rgb"):
     c.seed = 0
     c.mesh = "ddp"
     c.accum = 1
-    c.steps = 1400
+    c.steps = 700
     c.batch_size = {"rgb": 3, "gray": 2}[style]  # examples; every style of them is an image
     c.data = dict(source="emoji", train="train")
     c.modalities = [dict(name=f.split(":")[0], kind="pixels", shape=(64, 64, channels), field=f) for f in fields]
@@ -57,10 +57,10 @@ def get_config(arg="rgb"):
         c.objectives.code_entropy = entropy
     c.optim = dict(lr=4e-3, warmup=50, b2=0.99, weight_decay=0.0, clip=1.0, moments="muon")
     c.ema = 0.99
-    c.checkpoint = dict(every=700, keep=1)
-    c.log = dict(every=150, wandb="", profile="")
+    c.checkpoint = dict(every=350, keep=1)
+    c.log = dict(every=100, wandb="", profile="")
     c.evals = dict(
-        val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=700),
+        val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=350),
         codes=dict(evaluator="reconstruction", split="val", batch_size=32),
     )
     return c

@@ -40,6 +40,24 @@ def test_patches_are_raster_ordered_and_invert():
     np.testing.assert_array_equal(unpatchify(jnp.asarray(patches), 4, (2, 4)), x)
 
 
+@pytest.mark.parametrize("overlap", [1, 4])
+def test_patches_that_overlap_add_up(overlap):
+    size = 4 + 2 * overlap
+    patches = np.random.default_rng(0).normal(size=(2, 6, size, size, 3)).astype(np.float32)
+    canvas = np.zeros((2, 8 + 2 * overlap, 12 + 2 * overlap, 3))
+    for i, j in np.ndindex(2, 3):
+        canvas[:, 4 * i : 4 * i + size, 4 * j : 4 * j + size] += patches[:, 3 * i + j]
+    made = unpatchify(jnp.asarray(patches.reshape(2, 6, -1)), 4, (2, 3), overlap)
+    np.testing.assert_allclose(made, canvas[:, overlap:-overlap, overlap:-overlap], atol=1e-6)
+
+
+def test_only_decoders_overlap():
+    with pytest.raises(ValueError, match="overlap=5: must be from 0 to patches.patch=4"):
+        patches.Config(patch=4, overlap=5)
+    with pytest.raises(ValueError, match="overlap=1: is for decoders"):
+        patches.Encoder(patches.Config(patch=4, overlap=1), (8, 8, 3), dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+
 def test_tokenize_and_detokenize():
     m, x = model(), images(3)
     ids = np.asarray(m.tokenize(x))

@@ -1,11 +1,13 @@
 """Patches, each through residual MLPs of its own, then ViT blocks that look around.
 
 An encoder without blocks is local: a token says what is in its own patch. Without MLPs too it is linear, and what is
-near in the picture is near in its output. A decoder needs some, to join the patches.
+near in the picture is near in its output. A decoder needs some, to join the patches; where what it paints of each
+overlaps, their edges do not show.
 """
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -19,9 +21,13 @@ POSITION_SCALE = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """patch: pixels a token covers in each direction; mlps, blocks: how many there are of each."""
+    """patch: pixels a token covers in each direction; mlps, blocks: how many there are of each.
+
+    overlap: pixels beyond its patch, on every side, to which a decoder's token adds.
+    """
 
     patch: int = 8
+    overlap: int = 0
     dim: int = 128
     mlps: int = 2
     blocks: int = 0
@@ -31,6 +37,8 @@ class Config:
     def __post_init__(self):
         if self.dim % self.heads or self.dim % 4:
             raise ValueError(f"patches.dim={self.dim}: must be divisible by patches.heads={self.heads} and by 4")
+        if not 0 <= self.overlap <= self.patch:
+            raise ValueError(f"patches.overlap={self.overlap}: must be from 0 to patches.patch={self.patch}")
 
 
 class ResidualMlp(nnx.Module):
@@ -72,6 +80,8 @@ class Encoder(nnx.Module):
         c, (height, width, channels) = config, image_shape(shape)
         if height % c.patch or width % c.patch:
             raise ValueError(f"patches.patch={c.patch}: must divide the image size {height}×{width}")
+        if c.overlap:
+            raise ValueError(f"patches.overlap={c.overlap}: is for decoders; an encoder's patches do not overlap")
         self.patch, self.dim, self.grid = c.patch, c.dim, (height // c.patch, width // c.patch)
         self.patch_in = Linear(c.patch**2 * channels, c.dim, bias=True, dtype=dtype, rngs=rngs)
         self.trunk = Trunk(c, dtype=dtype, rngs=rngs)
@@ -87,12 +97,12 @@ class Decoder(nnx.Module):
         c, (height, width, channels) = config, image_shape(shape)
         if (grid[0] * c.patch, grid[1] * c.patch) != (height, width):
             raise ValueError(f"patches.patch={c.patch}: {grid[0]}×{grid[1]} of them do not make {height}×{width}")
-        self.patch, self.dim, self.grid = c.patch, c.dim, tuple(grid)
+        self.patch, self.overlap, self.dim, self.grid = c.patch, c.overlap, c.dim, tuple(grid)
         self.trunk = Trunk(c, dtype=dtype, rngs=rngs)
-        self.patch_out = Linear(c.dim, c.patch**2 * channels, bias=True, dtype=dtype, rngs=rngs)
+        self.patch_out = Linear(c.dim, (c.patch + 2 * c.overlap) ** 2 * channels, bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x):
-        return unpatchify(self.patch_out(self.trunk(x, self.grid)), self.patch, self.grid)
+        return unpatchify(self.patch_out(self.trunk(x, self.grid)), self.patch, self.grid, self.overlap)
 
 
 def image_shape(shape):
@@ -110,8 +120,24 @@ def patchify(images, patch: int):
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
 
 
-def unpatchify(patches, patch: int, grid):
-    """The inverse of `patchify`."""
+def unpatchify(patches, patch: int, grid, overlap: int = 0):
+    """The inverse of `patchify`; patches larger by `overlap` on every side are added to their neighbours there."""
     b, _, n = patches.shape
-    x = patches.reshape(b, *grid, patch, patch, n // patch**2).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, grid[0] * patch, grid[1] * patch, -1)
+    size = patch + 2 * overlap
+    x = patches.reshape(b, *grid, size, size, n // size**2).transpose(0, 1, 3, 2, 4, 5)
+    return _join(_join(x, 3, overlap), 1, overlap)
+
+
+def _join(x, axis: int, overlap: int):
+    """`[…, n, patch + 2 · overlap, …]`, the first at `axis` → `[…, n · patch, …]`; what is beyond an edge is lost."""
+    if overlap:
+        before, x, after = jnp.split(x, (overlap, x.shape[axis + 1] - overlap), axis + 1)
+        rest = x.shape[axis + 1] - overlap
+
+        def place(part, shift, pixels):
+            widths = [(0, 0, 0)] * part.ndim
+            widths[axis], widths[axis + 1] = (shift, -shift, 0), (*pixels, 0)
+            return jax.lax.pad(part, jnp.zeros((), part.dtype), widths)
+
+        x = x + place(after, 1, (0, rest)) + place(before, -1, (rest, 0))
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
