@@ -52,7 +52,7 @@ def test_patches_that_overlap_add_up(overlap):
 
 
 def test_only_decoders_overlap():
-    with pytest.raises(ValueError, match="overlap=5: must be from 0 to patches.patch=4"):
+    with pytest.raises(ValueError, match="overlap=5: must be from 0 to"):
         patches.Config(patch=4, overlap=5)
     with pytest.raises(ValueError, match="overlap=1: is for decoders"):
         patches.Encoder(patches.Config(patch=4, overlap=1), (8, 8, 3), dtype=jnp.float32, rngs=nnx.Rngs(0))
