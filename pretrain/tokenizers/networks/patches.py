@@ -81,7 +81,7 @@ class Encoder(nnx.Module):
         if height % c.patch or width % c.patch:
             raise ValueError(f"patches.patch={c.patch}: must divide the image size {height}×{width}")
         if c.overlap:
-            raise ValueError(f"patches.overlap={c.overlap}: is for decoders; an encoder's patches do not overlap")
+            raise ValueError(f"patches.overlap={c.overlap}: is for decoders; take it out of model.encoder")
         self.patch, self.dim, self.grid = c.patch, c.dim, (height // c.patch, width // c.patch)
         self.patch_in = Linear(c.patch**2 * channels, c.dim, bias=True, dtype=dtype, rngs=rngs)
         self.trunk = Trunk(c, dtype=dtype, rngs=rngs)
