@@ -11,6 +11,7 @@ def get_config(arg=""):
     if arg:
         raise ValueError(f"configs/emoji_vqgan.py:{arg}: it takes no argument")
     c = emoji_tokenizer.get_config("rgb-vq-conv")
+    c.steps = 1400  # half of them before the discriminator has a say
     c.objectives = dict(
         adversarial=dict(
             terms=dict(l1=1.0, commitment=0.02, perceptual=0.5), network=dict(workdir="runs/siglip", layers=(0, 1)),

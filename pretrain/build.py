@@ -27,7 +27,7 @@ from pretrain.models.image_network import ImageNetwork
 from pretrain.optim import Config as OptimConfig
 from pretrain.runtime import parse_window
 from pretrain.sharding import BATCH, parse_mesh
-from pretrain.storage import locate
+from pretrain.storage import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,14 +216,7 @@ def _objective(run: Run, values: dict, name: str, where: str):
 
 def read_run(workdir) -> Run:
     """The frozen config that a workdir was trained with."""
-    file = locate(workdir) / "config.json"
-    if not file.exists():
-        raise FileNotFoundError(f"{workdir} is no workdir (no config.json): train with `python -m pretrain`")
-    try:
-        values = json.loads(file.read_text())
-    except ValueError as e:
-        raise ValueError(f"{file} is broken ({e}): bring it back from a copy, or train into a new workdir") from e
-    return parse(values)
+    return parse(read_config(workdir))
 
 
 def image_network(values: dict, where: str) -> ImageNetwork:

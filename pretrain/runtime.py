@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pretrain.sharding import gib
-from pretrain.storage import Spool, locate
+from pretrain.storage import Spool, locate, read_config
 
 # Keys that may differ when a run is continued: what is shown and kept and where it runs, not what is learned.
 FREE_KEYS = ("log", "checkpoint", "evals", "final_evals", "mesh")
@@ -144,7 +144,7 @@ def _claim(workdir, config_json: str) -> bool:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(config_json)
         return False
-    ours, theirs = (_fixed(text) for text in (config_json, file.read_text()))
+    ours, theirs = (_fixed(values) for values in (json.loads(config_json), read_config(workdir)))
     if ours != theirs:
         diff = "\n".join(difflib.unified_diff(theirs, ours, "the workdir's config", "this config", lineterm="", n=2))
         raise ValueError(
@@ -154,9 +154,9 @@ def _claim(workdir, config_json: str) -> bool:
     return True
 
 
-def _fixed(config_json: str) -> list[str]:
+def _fixed(values: dict) -> list[str]:
     """The lines of a config without its free keys."""
-    kept = {k: v for k, v in json.loads(config_json).items() if k not in FREE_KEYS}
+    kept = {k: v for k, v in values.items() if k not in FREE_KEYS}
     return json.dumps(kept, indent=1, sort_keys=True).splitlines()
 
 

@@ -1,5 +1,6 @@
-"""Workdirs on a disk or in a bucket."""
+"""Workdirs on a disk or in a bucket, and the config that each holds."""
 
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -45,3 +46,14 @@ class Spool:
     @property
     def remote(self) -> bool:
         return bool(self._there)
+
+
+def read_config(workdir) -> dict:
+    """The `config.json` of a workdir; FileNotFoundError without one, ValueError if it is no JSON."""
+    file = locate(workdir) / "config.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{workdir} is no workdir (no config.json): train with `python -m pretrain`")
+    try:
+        return json.loads(file.read_text())
+    except ValueError as e:
+        raise ValueError(f"{file} is broken ({e}): bring it back from a copy, or train into a new workdir") from e

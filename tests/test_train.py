@@ -139,6 +139,9 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
     assert runtime.claim_workdir(tmp_path / "run", '{"steps": 1, "log": {"every": 2}}')
     with pytest.raises(ValueError, match=r'(?s)belongs to a run of another config.*-\s*"steps": 1.*\+\s*"steps": 2'):
         runtime.claim_workdir(tmp_path / "run", '{"steps": 2, "log": {"every": 1}}')
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is broken .* bring it back"):
+        runtime.claim_workdir(tmp_path / "run", '{"steps": 1}')
 
 
 @pytest.mark.slow
