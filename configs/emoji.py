@@ -72,9 +72,10 @@ def get_config(arg=""):
             # A mean over modalities would give each of the four pictures, which have most to learn, a thirteenth.
             coef=1.0, loss="token_mean", input_tokens=(32, 64), target_tokens=(48, 48),
             # Near half of the examples are pictures alone: what one says of a place is what another learns most from.
-            # Few input modalities at a time: often one is seen whole, as it is when it is asked for another.
             mixture=[
-                dict(inputs=dict.fromkeys(PICTURES, 0.05), targets=dict.fromkeys(PICTURES, 1.0), weight=2.0),
+                # Often one picture and part of another: what is made from a picture must agree with itself, too.
+                dict(inputs=dict.fromkeys(PICTURES, 0.25), targets=dict.fromkeys(PICTURES, 1.0), weight=2.0),
+                # Few input modalities at a time: often one is seen whole, as it is when it is asked for another.
                 dict(inputs=dict.fromkeys(names, 0.05), targets=dict.fromkeys(names, 0.3)),
                 # A caption is so short that it is hardly ever all there is, unless it is asked for. Its few tokens also
                 # show the model what little input looks like, which guidance and `none` go by: with fewer of these what

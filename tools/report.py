@@ -71,8 +71,12 @@ class Painter:
 
     def make(self, given, target, batch=None) -> dict:
         """What the model makes of a target, given one modality."""
-        # Pictures: the likeliest, somewhat away from what is likely anyway, which gives them details.
-        how = Target(target, temperature=0.0, guidance=1.5 if self.modality(target).kind == "grid" else 1.0)
+        how = Target(target, temperature=0.0)
+        if self.modality(target).kind == "grid":
+            # The surest tokens first where a picture is given: so they agree best. Given words alone those are the
+            # ground, which would leave little else. And somewhat away from what is likely anyway: that gives details.
+            method = "maskgit" if self.modality(given).kind == "grid" else "roar"
+            how = Target(target, method=method, temperature=0.0, guidance=1.5)
         return self.generator(batch or self.batch, [given], [how])[target]
 
     def modality(self, name):
