@@ -73,10 +73,11 @@ class Painter:
         """What the model makes of a target, given one modality."""
         how = Target(target, temperature=0.0)
         if self.modality(target).kind == "grid":
-            # The surest tokens first where a picture is given: so they agree best. Given words alone those are the
-            # ground, which would leave little else. And somewhat away from what is likely anyway: that gives details.
-            method = "maskgit" if self.modality(given).kind == "grid" else "roar"
-            how = Target(target, method=method, temperature=0.0, guidance=1.5)
+            # The surest tokens first, where a picture is given: so they agree best. Given words alone those are the
+            # ground, which would leave little else: there chance has a say in the order, as in MaskGIT's code. And
+            # somewhat away from what is likely anyway: that gives details.
+            noise = 0.0 if self.modality(given).kind == "grid" else 4.5
+            how = Target(target, method="maskgit", temperature=0.0, noise=noise, guidance=1.5)
         return self.generator(batch or self.batch, [given], [how])[target]
 
     def modality(self, name):
