@@ -5,10 +5,9 @@ import json
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data_pipeline.image import to_array
+from data_pipeline.image import PICTURE_SUFFIXES, to_array
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-KINDS = dict.fromkeys(IMAGES, "image") | {".npy": "array", ".txt": "text", ".cls": "number", ".json": "json"}
+KINDS = dict.fromkeys(PICTURE_SUFFIXES, "image") | {".npy": "array", ".txt": "text", ".cls": "number", ".json": "json"}
 
 
 def kind_of(name: str) -> str:

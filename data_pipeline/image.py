@@ -9,6 +9,15 @@ from PIL import Image, ImageOps
 
 BICUBIC = Image.Resampling.BICUBIC
 NEAREST = Image.Resampling.NEAREST
+# Of files that are pictures: those that are read, and those that nothing here decodes, to be counted and named.
+PICTURE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+UNREAD_SUFFIXES = (
+    ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".tga", ".ico", ".svg", ".eps", ".psd", ".exr", ".hdr", ".dng", ".cr2",
+    ".nef", ".arw",
+)  # fmt: skip
 MAX_COLOURS = 7  # of a palette, as in 4M-21
 NO_LABEL = 255  # of a pixel of a label map that no class is said of, as in PASCAL VOC
 
