@@ -9,8 +9,9 @@ from PIL import Image
 
 from data_pipeline import duplicates
 from data_pipeline.clean import clean_text
-from data_pipeline.image import BICUBIC, NEAREST, as_channels, is_picture
+from data_pipeline.image import BICUBIC, NEAREST, as_channels
 from data_pipeline.pseudo_labels import Onnx, open_label
+from data_pipeline.stored import Picture, as_picture, is_picture, numbers
 
 FORMATS = ("jpg", "png", "webp")
 
