@@ -26,7 +26,7 @@ def read_picture(file) -> np.ndarray:
 
     Transparency is laid on white, 16 bits become 8 over their whole range, palettes and CMYK become RGB; a
     `stored.Picture`, which has the numbers too, where these are others. Integers beyond 16 bits and floats stay what
-    they are, [H, W, 1]. Of several frames it is the first. Metadata that is broken is passed over if the pixels are not.
+    they are, [H, W, 1]. Of several frames it is the first. Broken metadata around whole pixels is passed over.
 
     Raises:
       PIL.UnidentifiedImageError: none of `DECODERS` knows it.
@@ -91,9 +91,9 @@ def _to_array(image, decoder) -> np.ndarray:
 
 def _deep(pixels, mode, raw, top) -> np.ndarray:
     """Integers of more than 8 bits [H, W]."""
-    pixels = pixels.astype(np.uint16 if mode.startswith("I;16") else np.int32)[..., None]
     if pixels.min() < 0 or pixels.max() > 65535:
-        return pixels
+        return pixels[..., None]
+    pixels = pixels.astype(np.uint16)[..., None]
     if raw == "I;12":
         return Picture.of((pixels * (255 / top)).round().astype(np.uint8), raw, pixels)
     look = (pixels / 257).round().astype(np.uint8)
@@ -104,10 +104,11 @@ def _raw(decoder) -> tuple[str, int]:
     """(the raw mode of a file, its greatest number; 0 if that of its type), of what Pillow calls a tile."""
     if decoder is None:
         return "", 0
-    raw, *more = decoder.args if isinstance(decoder.args, tuple) else (decoder.args,)
+    codec, _, _, args = decoder
+    raw, *more = args if isinstance(args, tuple) else (args,)
     if not isinstance(raw, str):
         return "", 0
-    return raw, more[0] if more and decoder.codec_name.startswith("ppm") else _TOPS.get(raw.removesuffix("R"), 0)
+    return raw, more[0] if more and codec.startswith("ppm") else _TOPS.get(raw.removesuffix("R"), 0)
 
 
 def _unscaled(pixels, top: int, full: int):

@@ -140,7 +140,7 @@ def _check_exact(m: Modality, image):
     deep = getattr(image, "stored", None)
     deep = (image if deep is None else deep).dtype.itemsize > 1
     given, wanted = 1 if image.ndim < 3 else image.shape[2], m.shape[-1]
-    if deep or given != wanted and not (given == 3 and (image == image[..., :1]).all()):
+    if deep or (given != wanted and not (given == 3 and (image == image[..., :1]).all())):
         raise ValueError(
             f"is {describe(image)}, and resample='nearest' with {wanted} channels keeps numbers as they are: say what "
             "they are, vocab_size=CLASSES or range=(LOW, HIGH), or resample='bicubic' for a picture"

@@ -1,4 +1,4 @@
-"""Pictures as they look and as the numbers that are stored of them, of which 8 bits of grey or colour are the plain case."""
+"""Pictures as they look, and the numbers that are stored of them; with 8 bits of grey or colour these are the same."""
 
 import numpy as np
 from PIL import Image
