@@ -76,15 +76,15 @@ def _to_array(image, decoder) -> np.ndarray:
     stored = np.asarray(image)[..., None] if mode in ("1", "L", "P") else None
     if raw.partition(";")[2].rstrip("R").endswith("I"):  # white is 0: nothing says which of both numbers is meant
         mode, stored = raw, None
-    elif top not in (0, 255):
-        mode, stored = raw, _unscaled(stored, top, 255)
+    elif mode == "L" and top not in (0, 255):
+        mode, stored = f"L of 0…{top}", _unscaled(stored, top, 255)
     if image.has_transparency_data:
         look = on_white(image)
     else:
         wanted = "L" if image.mode in ("1", "L") else "RGB"
         look = np.asarray(image if image.mode == wanted else image.convert(wanted))
         look = look[..., None] if wanted == "L" else look
-        if mode in ("L", "RGB"):
+        if mode in ("L", "RGB"):  # the numbers are what it looks like
             return look
     return Picture.of(look, mode, stored if stored is None else stored.astype(np.uint8))
 
@@ -137,7 +137,8 @@ def _bare_jpeg(data) -> bytes:
     kept, at = [data[:2]], 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         marker, size = data[at + 1], 2 + struct.unpack_from(">H", data, at + 2)[0]
-        if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
+        adobe = marker == 0xEE and size == 16
+        if adobe or not (0xE1 <= marker <= 0xEF or marker == 0xFE):
             kept.append(data[at : at + size])
         at += size
     return b"".join([*kept, data[at:]])
