@@ -257,6 +257,8 @@ def palette_text(colours: np.ndarray) -> str:
     colours = np.asarray(colours)
     if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) == 0:
         raise ValueError(f"colours.shape={colours.shape}: a palette is [n, 3] with n >= 1.")
+    if colours.dtype.kind not in "iu" or colours.min() < 0 or colours.max() > 255:
+        raise ValueError(f"colours={colours.tolist()!r:.60}: colours are whole numbers of 0..255.")
     return " ".join([f"v1={len(colours)}", *(f"v0={value}" for value in colours.ravel())])
 
 

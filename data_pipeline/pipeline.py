@@ -104,7 +104,10 @@ class Encoder:
                     f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
                 )
             return None if ids is None else ids[: m.shape[0]]
-        text = render(m.field, example, rng)
+        try:
+            text = render(m.field, example, rng)
+        except ValueError as e:
+            raise ValueError(f"modality {m.name!r}: row {example['row']}: {e}") from e
         return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length)
 
     def _vectors(self, m, example, rng, crop):
@@ -113,6 +116,8 @@ class Encoder:
         rows = np.atleast_2d(np.asarray(example[m.field], np.float32))[: m.length]
         if rows.ndim != 2 or rows.shape[1] != m.width:
             raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}")
+        if not np.isfinite(rows).all():
+            raise ValueError(f"modality {m.name!r}: row {example['row']} has vectors that are not finite; take it out")
         return rows
 
     def _pixels(self, m, example, rng, crop):
