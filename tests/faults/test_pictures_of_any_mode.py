@@ -1,4 +1,4 @@
-"""Grey, bilevel, transparent, palette and 16-bit pictures where colours are wanted, and maps beside them, by command."""
+"""Grey, bilevel, transparent, palette, 16-bit pictures where colours are wanted, and maps beside them, by command."""
 
 import base64
 import io
