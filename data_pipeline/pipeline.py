@@ -16,7 +16,7 @@ from absl import flags
 from data_pipeline import mixture
 from data_pipeline.image import crop_settings, jitter_setting
 from data_pipeline.padding import pad_ids, pad_pixels, pad_vectors
-from data_pipeline.pictures import classes, common_frame, outside, read_pictures, size_of
+from data_pipeline.pictures import common_frame, outside, read_pictures, size_of
 from data_pipeline.randaugment import RandAugment
 from data_pipeline.spec import KINDS, PICTURES, Modality
 from data_pipeline.text import FIELDS, render
@@ -187,7 +187,7 @@ def check_labels(labels, source, limit: int = 20_000):
     count = min(len(source), 64 if maps else limit)
     read = source.__getitem__ if maps else getattr(source, "peek", source.__getitem__)
     seen = dict.fromkeys((m.name for m in labels), 0)
-    for number in dict.fromkeys(np.linspace(0, len(source) - 1, count).astype(int).tolist()):
+    for number in _evenly(source, count):
         example = read(number)
         for m in labels:
             if example.get(m.field) is None:
@@ -195,11 +195,25 @@ def check_labels(labels, source, limit: int = 20_000):
             seen[m.name] += 1
             if m.kind == "labels":
                 label_id(m, example)
-            elif m.vocab_size:
-                classes(m, example)
+            elif m.kind == "pixels":
+                read_pictures(example, m, None, None)
     for name, found in seen.items():
         if not found:
             raise ValueError(f"labels {name!r}: none of {count} examples of {source!r} has its field; name another")
+
+
+def check_maps(modalities, source, count: int = 64):
+    """Reads the label maps and continuous maps of some examples, before anything is trained: ValueError for what is none."""
+    maps = [m for m in modalities if m.kind == "pixels" and (m.vocab_size or m.range)]
+    for number in _evenly(source, count) if maps else ():
+        example = source[number]
+        for m in maps:
+            read_pictures(example, m, None, None)
+
+
+def _evenly(source, count: int) -> list[int]:
+    """At most `count` numbers of examples, from the first to the last."""
+    return list(dict.fromkeys(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int).tolist()))
 
 
 def check_fields(modalities, source):
@@ -249,6 +263,7 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
     if len(source) == 0:
         raise ValueError(f"{source!r} is empty: nothing to train on")
     check_fields(encoder.modalities, source)
+    check_maps(encoder.modalities, source)
     dataset = source.stream(seed) if isinstance(source, mixture.Source) else mixture.shuffled(source, seed)
     dataset = dataset.random_map(_ReadAndChoose(source, encoder))
     rows = range(batch_size) if rows is None else rows

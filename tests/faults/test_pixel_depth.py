@@ -13,7 +13,7 @@ from tars import write_tar
 
 from data_pipeline.decoding import decode
 from data_pipeline.image import palettes
-from data_pipeline.pipeline import Encoder, check_labels
+from data_pipeline.pipeline import Encoder, check_labels, train_batches
 from data_pipeline.sources import files, parquet, tar_tree, webdataset
 from data_pipeline.spec import Modality
 from data_pipeline.stored import as_picture, numbers
@@ -152,6 +152,8 @@ def test_labels_outside_the_classes_and_modes_without_numbers(image, message):
         check_labels((MAP,), Source())
     with pytest.raises(ValueError, match=message):
         made(found, MAP)
+    with pytest.raises(ValueError, match=message):  # maps that a tokenizer learns from, too, before the first batch
+        train_batches(Source(), Encoder((MAP,), {}, True), batch_size=1, seed=0)
 
 
 def test_no_label_in_16_bits():
