@@ -203,7 +203,7 @@ def check_labels(labels, source, limit: int = 20_000):
 
 
 def check_maps(modalities, source, count: int = 64):
-    """Reads the label maps and continuous maps of some examples, before anything is trained: ValueError for what is none."""
+    """Reads the maps of some examples, before anything is trained: ValueError for one that its spec does not fit."""
     maps = [m for m in modalities if m.kind == "pixels" and (m.vocab_size or m.range)]
     for number in _evenly(source, count) if maps else ():
         example = source[number]
