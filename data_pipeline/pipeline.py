@@ -14,9 +14,9 @@ import numpy as np
 from absl import flags
 
 from data_pipeline import mixture
-from data_pipeline.image import NO_LABEL, crop_settings, jitter_setting
+from data_pipeline.image import crop_settings, jitter_setting
 from data_pipeline.padding import pad_ids, pad_pixels, pad_vectors
-from data_pipeline.pictures import common_frame, outside, read_pictures
+from data_pipeline.pictures import common_frame, outside, read_pictures, size_of
 from data_pipeline.randaugment import RandAugment
 from data_pipeline.spec import KINDS, PICTURES, Modality
 from data_pipeline.text import FIELDS, render
@@ -104,7 +104,10 @@ class Encoder:
                     f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
                 )
             return None if ids is None else ids[: m.shape[0]]
-        text = render(m.field, example, rng)
+        try:
+            text = render(m.field, example, rng)
+        except ValueError as e:
+            raise ValueError(f"modality {m.name!r}: row {example['row']}: {e}") from e
         return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length)
 
     def _vectors(self, m, example, rng, crop):
@@ -113,6 +116,8 @@ class Encoder:
         rows = np.atleast_2d(np.asarray(example[m.field], np.float32))[: m.length]
         if rows.ndim != 2 or rows.shape[1] != m.width:
             raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}")
+        if not np.isfinite(rows).all():
+            raise ValueError(f"modality {m.name!r}: row {example['row']} has vectors that are not finite; take it out")
         return rows
 
     def _pixels(self, m, example, rng, crop):
@@ -150,7 +155,7 @@ class Encoder:
                 raise ValueError(
                     f"modality {name!r}: row {example['row']} holds {image!r:.40}: pixels need an image, uint8[H, W, C]"
                 )
-        shapes = {name: image.shape[-3:-1] for name, image in images.items() if image is not None}
+        shapes = {m.name: size_of(m, images[m.name]) for m in self._pictures if images[m.name] is not None}
         return common_frame(shapes, f"row {example['row']}") if shapes else None
 
 
@@ -182,7 +187,7 @@ def check_labels(labels, source, limit: int = 20_000):
     count = min(len(source), 64 if maps else limit)
     read = source.__getitem__ if maps else getattr(source, "peek", source.__getitem__)
     seen = dict.fromkeys((m.name for m in labels), 0)
-    for number in dict.fromkeys(np.linspace(0, len(source) - 1, count).astype(int).tolist()):
+    for number in _evenly(source, count):
         example = read(number)
         for m in labels:
             if example.get(m.field) is None:
@@ -190,21 +195,25 @@ def check_labels(labels, source, limit: int = 20_000):
             seen[m.name] += 1
             if m.kind == "labels":
                 label_id(m, example)
-            elif m.vocab_size:
-                check_map(m, example)
+            elif m.kind == "pixels":
+                read_pictures(example, m, None, None)
     for name, found in seen.items():
         if not found:
             raise ValueError(f"labels {name!r}: none of {count} examples of {source!r} has its field; name another")
 
 
-def check_map(m: Modality, example: dict):
-    """ValueError for a pixel of a label map that is no class."""
-    beyond = np.setdiff1d(example[m.field], [*range(m.vocab_size), NO_LABEL])
-    if len(beyond):
-        raise ValueError(
-            f"labels {m.name!r}: row {example['row']} has {m.field} of {beyond[:5].tolist()}: must be "
-            f"0…{m.vocab_size - 1}, or {NO_LABEL} for none; mend the data, or set vocab_size"
-        )
+def check_maps(modalities, source, count: int = 64):
+    """Reads the maps of some examples, before anything is trained: ValueError for one that its spec does not fit."""
+    maps = [m for m in modalities if m.kind == "pixels" and (m.vocab_size or m.range)]
+    for number in _evenly(source, count) if maps else ():
+        example = source[number]
+        for m in maps:
+            read_pictures(example, m, None, None)
+
+
+def _evenly(source, count: int) -> list[int]:
+    """At most `count` numbers of examples, from the first to the last."""
+    return list(dict.fromkeys(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int).tolist()))
 
 
 def check_fields(modalities, source):
@@ -254,6 +263,7 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
     if len(source) == 0:
         raise ValueError(f"{source!r} is empty: nothing to train on")
     check_fields(encoder.modalities, source)
+    check_maps(encoder.modalities, source)
     dataset = source.stream(seed) if isinstance(source, mixture.Source) else mixture.shuffled(source, seed)
     dataset = dataset.random_map(_ReadAndChoose(source, encoder))
     rows = range(batch_size) if rows is None else rows

@@ -12,6 +12,8 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
+from data_pipeline.picture_file import DECODERS
+
 CELL = 64  # pixels
 COLUMNS = 40  # cells in a row of an atlas
 SPLITS = ("train", "val", "test")
@@ -108,7 +110,7 @@ def _images() -> dict[str, np.ndarray]:
 def _decode() -> dict[str, np.ndarray]:
     images = {}
     for style, (name, mode) in ATLASES.items():
-        atlas = np.asarray(Image.open(io.BytesIO((_CORPUS / name).read_bytes())).convert(mode))
+        atlas = np.asarray(Image.open(io.BytesIO((_CORPUS / name).read_bytes()), formats=DECODERS).convert(mode))
         cells = atlas.reshape(-1, CELL, COLUMNS, CELL, len(mode)).swapaxes(1, 2).reshape(-1, CELL, CELL, len(mode))
         images[style] = cells[: len(metadata())]
     return images

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.decoding import IMAGES, decode, kind_of
+from data_pipeline.decoding import decode, kind_of
+from data_pipeline.image import PICTURE_SUFFIXES
 
 
 class Source:
@@ -37,7 +38,7 @@ class Source:
         if not found:
             raise FileNotFoundError(
                 f"path={str(path)!r}: no examples: it must hold SPLIT.jsonl or folders SPLIT/CLASS of images "
-                f"({', '.join(IMAGES)})"
+                f"({', '.join(PICTURE_SUFFIXES)})"
             )
         self._parts = []
         for name in self._splits:
