@@ -12,17 +12,21 @@ from pretrain import build
 from pretrain.adapt import Split
 from pretrain.checkpoint import load_params, read_info, steps
 from pretrain.initialize import Origin, start
+from pretrain.ops.keys import named
+from pretrain.parameters import Roles, values, variables
 from pretrain.tokenizers.autoencoder import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """run: the frozen config; graph and params: `nnx.merge(graph, params["model"])` is the network; step: of which."""
+    """run: the frozen config; graph and params: `nnx.merge(graph, params["model"])` is the network; roles: of the
+    parameters; step: of which."""
 
     run: build.Run
     objectives: dict
     graph: Any
     params: dict
+    roles: Roles
     step: int = 0
 
     @property
@@ -37,15 +41,15 @@ def restore(workdir, step: int | None = None, *, ema: bool = True) -> Restored:
     """
     run = build.read_run(workdir)
     objectives = build.objectives(run)
-    graph, init = init_function(build.model(run, objectives), objectives, run.seed)
+    graph, init, roles = init_function(build.model(run, objectives), objectives, run.seed)
     step = max(steps(workdir), default=None) if step is None else step
     params = load_params(workdir, step, ema=ema)
     if run.adapt:
         split = Split(run.adapt, jax.eval_shape(init))
         origin = read_origin(run, read_info(workdir, step)["base"])
-        full, _ = start(origin, jax.jit(init)(), run.modalities, split.fixed)
+        full, _ = start(origin, jax.jit(init)(), roles, split.fixed)
         params = jax.jit(split.compose)(params, split.base(full))
-    return Restored(run, objectives, graph, params, step)
+    return Restored(run, objectives, graph, params, roles, step)
 
 
 def read_origin(run: build.Run, base: dict | None = None) -> Origin | None:
@@ -87,7 +91,7 @@ def describe_base(run: build.Run, origin: Origin) -> dict:
 
 def untrained(restored: Restored, seed: int = 1) -> Restored:
     """The same network with fresh parameters: the baseline that shows what training gave."""
-    _, init = init_function(build.model(restored.run, restored.objectives), restored.objectives, seed)
+    _, init, _ = init_function(build.model(restored.run, restored.objectives), restored.objectives, seed)
     params, held = jax.jit(init)(), restored.params["objective"]
     for name in build.networks(restored.run):  # what pictures are compared by is no part of what was trained
         params["objective"][name]["network"] = held[name]["network"]
@@ -95,15 +99,17 @@ def untrained(restored: Restored, seed: int = 1) -> Restored:
 
 
 def init_function(make_model, objectives: dict, seed: int):
-    """(graph, init): init() → {"model": …, "objective": {name: …}} of fp32 arrays, the same on any mesh."""
+    """(graph, init, roles): init() → {"model": …, "objective": {name: …}} of fp32 arrays, the same on any mesh.
+
+    roles: the `Roles` of these parameters.
+    """
     graph, _ = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
 
-    def init():
-        model = nnx.to_pure_dict(nnx.split(make_model(nnx.Rngs(seed)))[1])
-        keys = jax.random.split(jax.random.key(seed), len(objectives))
-        return {"model": model, "objective": {n: o.init(k) for (n, o), k in zip(objectives.items(), keys)}}
+    def make():
+        own = {name: o.init(named(jax.random.key(seed), name)) for name, o in objectives.items()}
+        return {"model": variables(make_model(nnx.Rngs(seed))), "objective": own}
 
-    return graph, init
+    return graph, lambda: values(make()), Roles(jax.eval_shape(make))
 
 
 def load_tokenizer(workdir) -> Tokenizer:

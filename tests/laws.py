@@ -87,10 +87,11 @@ class Built:
     def __init__(self, config):
         self.run = build.parse(config)
         self.objectives = build.objectives(self.run)
-        self.graph, init = init_function(build.model(self.run, self.objectives), self.objectives, self.run.seed)
+        self.graph, init, self.roles = init_function(
+            build.model(self.run, self.objectives), self.objectives, self.run.seed
+        )
         self.params = jax.jit(init)()
-        still = build.averaged(self.run)
-        self.optimizer = optim.make_optimizer(self.run.optim, self.params, self.run.steps, still)
+        self.optimizer = optim.make_optimizer(self.run.optim, self.params, self.run.steps, self.roles)
 
     def batch(self):
         source = build.source(self.run.data, "train")

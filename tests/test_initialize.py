@@ -12,6 +12,7 @@ from flax import nnx
 from data_pipeline.spec import Modality
 from pretrain.initialize import Origin, check_start, resize, start_from
 from pretrain.models.tokens import whole
+from pretrain.parameters import Roles, variables
 
 CODES = Modality("codes", "set", (4,), "codes", "codes", 9, tokenizer="codes")
 OLD = (*tiny.MODALITIES, CODES)
@@ -21,9 +22,13 @@ def params(model):
     return {"model": jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.split(model)[1])), "objective": {}}
 
 
-def held(model, modalities=OLD):
+def roles(model):
+    return Roles({"model": variables(model), "objective": {}})
+
+
+def held(model):
     """What `restore` gives, as far as `start_from` looks at it."""
-    return types.SimpleNamespace(params=params(model), run=types.SimpleNamespace(modalities=modalities))
+    return types.SimpleNamespace(params=params(model), roles=roles(model))
 
 
 def outputs(model, modalities):
@@ -39,7 +44,7 @@ def test_old_outputs_are_bit_identical_when_modalities_come_and_go(tables):
     ours = (extra, *OLD[2:], OLD[0])  # another order, `depth` gone
     old = tiny.model(modalities=OLD, tables=tables)
     new = tiny.model(modalities=ours, tables=tables, seed=7)
-    got, report = start_from(held(old), params(new), ours)
+    got, report = start_from(held(old), params(new), roles(new))
     graph, _ = nnx.split(new)
     merged = nnx.merge(graph, jax.tree.map(jnp.asarray, got["model"]))
     np.testing.assert_array_equal(outputs(merged, ours), outputs(old, OLD))
@@ -49,13 +54,14 @@ def test_old_outputs_are_bit_identical_when_modalities_come_and_go(tables):
     assert "model/tokens/tables/extra" in report.new and "model/tokens/modality/extra" in report.new
     assert "model/tokens/tables/depth" in report.dropped and "model/tokens/modality/depth" in report.dropped
     assert "1 dropped" not in str(report) and "new: " in str(report)
-    assert str(report) == check_start(Origin(held(old), {}), jax.eval_shape(lambda: params(new)), ours)
+    assert str(report) == check_start(Origin(held(old), {}), jax.eval_shape(lambda: params(new)), roles(new))
 
 
 def test_learned_positions_are_resized():
     longer = tiny.replace(CODES, shape=(7,))
     ours = (*tiny.MODALITIES, longer)
-    got, report = start_from(held(tiny.model(modalities=OLD)), params(tiny.model(modalities=ours)), ours)
+    new = tiny.model(modalities=ours)
+    got, report = start_from(held(tiny.model(modalities=OLD)), params(new), roles(new))
     rows = got["model"]["tokens"]["learned"]["codes"]
     old = params(tiny.model(modalities=OLD))["model"]["tokens"]["learned"]["codes"]
     np.testing.assert_array_equal(rows[::2], old)
@@ -67,4 +73,5 @@ def test_learned_positions_are_resized():
 @pytest.mark.parametrize("changes", [dict(dim=32), dict(encoder_depth=3), dict(gated=False), dict(bias=True)])
 def test_another_trunk_is_refused(changes):
     with pytest.raises(ValueError, match=r"config.init: .*(sizes of that model|kind of blocks)"):
-        start_from(held(tiny.model(modalities=OLD)), params(tiny.model(modalities=OLD, **changes)), OLD)
+        new = tiny.model(modalities=OLD, **changes)
+        start_from(held(tiny.model(modalities=OLD)), params(new), roles(new))

@@ -18,7 +18,7 @@ from data_pipeline.spec import Modality
 from pretrain.interop.fourm_file import nest, read_file, some, write_file
 from pretrain.models.encdec import Config, Model
 from pretrain.ops.positions import sincos_1d, sincos_2d
-from pretrain.sharding import path_str
+from pretrain.parameters import path_str
 
 SEQUENCE_ROWS = 512  # of every sequence's position buffer, whatever its length
 SIDES = {"inputs": "encoder_embeddings", "targets": "decoder_embeddings"}

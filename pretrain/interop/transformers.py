@@ -20,7 +20,7 @@ from pretrain.interop import tokenizer_json
 from pretrain.interop.transformers_config import CLASSES, classify, describe, metadata, preprocessor, read_json, select
 from pretrain.models import multimodal
 from pretrain.objectives import contrastive, sigmoid
-from pretrain.sharding import path_str
+from pretrain.parameters import path_str
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SIDES = {"image": "vision_model.", "text": "text_model."}

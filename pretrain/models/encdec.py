@@ -15,6 +15,7 @@ from pretrain.ops.cross_entropy import grouped_nll
 from pretrain.ops.fused_attention import check as check_attention
 from pretrain.ops.matmul import matmul
 from pretrain.ops.positions import WAVES, distances
+from pretrain.parameters import mark, param
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Model(nnx.Module):
             modalities, c.dim, c.tables, c.table_std, c.waves, dtype=dtype, rngs=rngs
         )  # fmt: skip
         normal = jax.nn.initializers.normal(0.02)
-        self.registers = nnx.Param(normal(rngs.params(), (c.registers, c.dim))) if c.registers else None
+        self.registers = param(normal(rngs.params(), (c.registers, c.dim))) if c.registers else None
         self.encoder = make_stack(
             lambda r: EncoderBlock(c.dim, c.heads, adapter=c.adapter, rngs=r, **args), c.encoder_depth, rngs
         )
@@ -117,7 +118,11 @@ class Model(nnx.Module):
         self.decoder = make_stack(lambda r: DecoderBlock(c.dim, c.heads, rngs=r, **args), c.decoder_depth, rngs)
         self.decoder_norm = LayerNorm(c.dim, bias=c.bias)
         probes = c.probes if embedded else 0
-        self.probes = nnx.Param(0.2 * jax.random.normal(rngs.params(), (probes, c.dim))) if probes else None
+        self.probes = param(0.2 * jax.random.normal(rngs.params(), (probes, c.dim))) if probes else None
+        for before in filter(None, (self.tokens, self.registers)):
+            mark(before, depth=c.encoder_depth + 1)
+        if self.decoder is not None:
+            mark(self.decoder, depth=0)  # `optim.layer_decay` is for encoders
         pooled = max(probes, 1) * c.dim
         self.project = nnx.Dict(
             {name: Linear(pooled, c.embed_dim, bias=False, dtype=dtype, rngs=rngs) for name in embedded}

@@ -10,6 +10,7 @@ from flax import nnx
 
 from pretrain.ops.attention import attend
 from pretrain.ops.matmul import matmul
+from pretrain.parameters import param, undecayed
 
 xavier_uniform = jax.nn.initializers.xavier_uniform()
 
@@ -22,13 +23,17 @@ ACTIVATIONS = {
 
 
 class Linear(nnx.Module):
-    """y = x·kernel + bias; kernel `[d_in, d_out]`. Each of `parts` packed matrices is initialised alone."""
+    """y = x·kernel + bias; kernel `[d_in, d_out]`. Each of `parts` packed matrices is initialised alone.
 
-    def __init__(self, d_in: int, d_out: int, *, bias: bool, dtype, rngs: nnx.Rngs, parts: int = 1):
+    split: the dimension that `tensor` may split: -1 the outputs, of the first of a pair of products, -2 the inputs, of
+    the second; 0 for neither.
+    """
+
+    def __init__(self, d_in: int, d_out: int, *, bias: bool, dtype, rngs: nnx.Rngs, parts: int = 1, split: int = 0):
         keys = jax.random.split(rngs.params(), parts)
         kernels = [xavier_uniform(k, (d_in, d_out // parts), jnp.float32) for k in keys]
-        self.kernel = nnx.Param(jnp.concatenate(kernels, axis=1))
-        self.bias = nnx.Param(jnp.zeros(d_out)) if bias else None
+        self.kernel = param(jnp.concatenate(kernels, axis=1), matrix=True, split=split)
+        self.bias = undecayed(jnp.zeros(d_out), split=-1 if split == -1 else 0) if bias else None
         self.dtype = dtype
 
     def __call__(self, x):
@@ -41,8 +46,8 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, dim: int, *, bias: bool, eps: float = 1e-6):
         self.eps = eps
-        self.scale = nnx.Param(jnp.ones(dim))
-        self.bias = nnx.Param(jnp.zeros(dim)) if bias else None
+        self.scale = undecayed(jnp.ones(dim))
+        self.bias = undecayed(jnp.zeros(dim)) if bias else None
 
     def __call__(self, x):
         mean = x.mean(-1, keepdims=True)
@@ -72,12 +77,12 @@ class Attention(nnx.Module):
         self.q_norm = LayerNorm(dim // heads, bias=bias) if qk_norm else None
         self.k_norm = LayerNorm(dim // heads, bias=bias) if qk_norm else None
         if cross:
-            self.q = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-            self.kv = Linear(dim, 2 * dim, bias=bias, dtype=dtype, rngs=rngs, parts=2)
+            self.q = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs, split=-1)
+            self.kv = Linear(dim, 2 * dim, bias=bias, dtype=dtype, rngs=rngs, parts=2, split=-1)
         else:
-            self.qkv = Linear(dim, 3 * dim, bias=bias, dtype=dtype, rngs=rngs, parts=3)
-        self.proj = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs)
-        self.slopes = nnx.Param(jnp.asarray(slopes)) if slopes else None
+            self.qkv = Linear(dim, 3 * dim, bias=bias, dtype=dtype, rngs=rngs, parts=3, split=-1)
+        self.proj = Linear(dim, dim, bias=bias, dtype=dtype, rngs=rngs, split=-2)
+        self.slopes = undecayed(jnp.asarray(slopes)) if slopes else None
         if mimetic and cross:
             self.kv.kernel[...] = self.kv.kernel[...].at[:, :dim].set(self.q.kernel[...])
             self.proj.kernel[...] = self.kv.kernel[:, dim:].T
@@ -122,9 +127,9 @@ class Mlp(nnx.Module):
     def __init__(self, dim: int, ratio: float, *, gated: bool, bias: bool, activation="gelu", dtype, rngs: nnx.Rngs):
         hidden = int(ratio * dim * 2 / 3) if gated else round(ratio * dim)
         self.activation = activation
-        self.fc1 = Linear(dim, hidden, bias=bias, dtype=dtype, rngs=rngs)
-        self.fc3 = Linear(dim, hidden, bias=bias, dtype=dtype, rngs=rngs) if gated else None
-        self.fc2 = Linear(hidden, dim, bias=bias, dtype=dtype, rngs=rngs)
+        self.fc1 = Linear(dim, hidden, bias=bias, dtype=dtype, rngs=rngs, split=-1)
+        self.fc3 = Linear(dim, hidden, bias=bias, dtype=dtype, rngs=rngs, split=-1) if gated else None
+        self.fc2 = Linear(hidden, dim, bias=bias, dtype=dtype, rngs=rngs, split=-2)
 
     def __call__(self, x):
         if self.fc3 is None:

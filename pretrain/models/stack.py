@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pretrain.ops.keys import named
+from pretrain.parameters import mark
 from pretrain.sharding import constrain
 
 # What the backward pass finds of a block's inside; the rest is computed again.
@@ -34,7 +36,7 @@ def make_stack(make_block, depth: int, rngs: nnx.Rngs):
     if not depth:
         return None
     keys = jax.random.split(rngs.params(), depth)
-    return jax.vmap(lambda key: make_block(nnx.Rngs(key)))(keys)
+    return mark(jax.vmap(lambda key: make_block(nnx.Rngs(key)))(keys), stacked=True, depth=depth)
 
 
 def drop_path(keys, rate: float, depth: int):
@@ -44,7 +46,7 @@ def drop_path(keys, rate: float, depth: int):
     and 4M), and each of a block's two branches is dropped alone. keys `[B]`, one an example.
     """
     p = jnp.linspace(0.0, rate, depth)[:, None]
-    draw = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 3000), (depth, 2)), out_axes=1)(keys)
+    draw = jax.vmap(lambda key: jax.random.uniform(named(key, "drop_path"), (depth, 2)), out_axes=1)(keys)
     return jnp.where(draw < p[..., None], 0.0, 1 / (1 - p[..., None]))
 
 

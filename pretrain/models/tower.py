@@ -11,6 +11,7 @@ from pretrain.models.layers import ACTIVATIONS, Attention, EncoderBlock, LayerNo
 from pretrain.models.stack import make_stack, run_stack
 from pretrain.models.tokens import TokenSet
 from pretrain.ops.positions import WAVES, sincos_1d, sincos_2d
+from pretrain.parameters import mark, param, undecayed
 from pretrain.sharding import constrain, gather_rows
 
 POOLS = ("cls", "mean", "last", "map", "ggem")
@@ -80,7 +81,7 @@ class GroupGeneralizedMean(nnx.Module):
     """
 
     def __init__(self, groups: int):
-        self.p = nnx.Param(jnp.full(groups, 3.0))
+        self.p = undecayed(jnp.full(groups, 3.0))
 
     def __call__(self, x, valid):
         """x `[B, N, D]`, valid `[B, N]` → `[B, D]`; zeros where no token is valid."""
@@ -97,7 +98,7 @@ class AttentionPool(nnx.Module):
     """y = attention(probe, x); y + mlp(norm y): SigLIP's MAP head."""
 
     def __init__(self, c: Config, dtype, rngs):
-        self.probe = nnx.Param(0.02 * jax.random.normal(rngs.params(), (c.dim,)))
+        self.probe = param(0.02 * jax.random.normal(rngs.params(), (c.dim,)))
         args = dict(bias=c.bias, dtype=dtype, rngs=rngs)
         self.attn = Attention(c.dim, c.heads, cross=True, qk_norm=False, slopes=(), mimetic=False, **args)
         self.norm = LayerNorm(c.dim, bias=c.bias, eps=c.eps)
@@ -128,13 +129,14 @@ class Tower(nnx.Module):
             )
         if c.pad_id >= 0 and (dense or c.pad_id >= spec.vocab_size):
             raise ValueError(f"model.towers: {c.name!r}: pad_id={c.pad_id}: {spec.name!r} has no such token; set -1")
-        self.table = None if dense else nnx.Param(normal(rngs.params(), (spec.vocab_size, c.dim)))
+        self.table = None if dense else param(normal(rngs.params(), (spec.vocab_size, c.dim)))
         linear = lambda d_in, d_out, bias: Linear(d_in, d_out, bias=bias, dtype=dtype, rngs=rngs)
         self.patches = linear(spec.width, c.dim, c.patch_bias) if dense and deep else None
-        self.cls = nnx.Param(normal(rngs.params(), (c.dim,))) if c.pool == "cls" else None
+        self.cls = param(normal(rngs.params(), (c.dim,))) if c.pool == "cls" else None
         rows = spec.length + (c.pool == "cls")
         learned = deep and c.positions == "learned"
-        self.positions = nnx.Param(normal(rngs.params(), (rows, c.dim))) if learned else None
+        resize = "grid" if spec.grid else ""
+        self.positions = param(normal(rngs.params(), (rows, c.dim)), resize=resize) if learned else None
         self.pre_norm = LayerNorm(c.dim, bias=c.bias, eps=c.eps) if c.pre_norm else None
         gated = c.activation == "swiglu"
 
@@ -144,6 +146,8 @@ class Tower(nnx.Module):
                 attention=attention, dtype=dtype, rngs=rngs,
             )  # fmt: skip
 
+        for before in filter(None, (self.table, self.patches, self.cls, self.positions, self.pre_norm)):
+            mark(before, depth=c.depth + 1 if deep else 0)
         self.blocks = make_stack(block, c.depth, rngs) if deep else None
         self.norm = LayerNorm(c.dim, bias=c.bias, eps=c.eps) if deep else None
         heads = {"map": lambda: AttentionPool(c, dtype, rngs), "ggem": lambda: GroupGeneralizedMean(c.heads)}
@@ -153,6 +157,8 @@ class Tower(nnx.Module):
                 f"model.towers: {c.name!r}: project=False leaves embeddings of dim={c.dim}, but embed_dim={embed_dim}; "
                 "make them equal, or project"
             )
+        if c.frozen:
+            mark(self, fixed=True)
         self.project = linear(c.dim, embed_dim, c.project_bias) if c.project else None
 
     def encode(self, tokens: TokenSet, rows=None, *, layers: bool = False, remat: str = "none", unroll: int | bool = 1):

@@ -11,11 +11,12 @@ from flax import nnx
 from pretrain import sharding
 from pretrain.models.layers import EncoderBlock
 from pretrain.models.stack import REMAT, check_numerics, make_stack, run_stack
+from pretrain.parameters import Roles, values, variables
 
 DEPTH = 5
 args = dict(mlp_ratio=2.0, gated=True, bias=True, dtype=jnp.float32)
-GRAPH, PARAMS = nnx.split(make_stack(lambda r: EncoderBlock(16, 2, rngs=r, **args), DEPTH, nnx.Rngs(0)))
-PARAMS = nnx.to_pure_dict(PARAMS)
+BLOCKS = make_stack(lambda r: EncoderBlock(16, 2, rngs=r, **args), DEPTH, nnx.Rngs(0))
+GRAPH, PARAMS, ROLES = nnx.split(BLOCKS)[0], values(variables(BLOCKS)), Roles(variables(BLOCKS))
 X = jax.random.normal(jax.random.key(1), (8, 6, 16))
 MASK = (jnp.arange(6) < jnp.arange(1, 9)[:, None].clip(max=6))[:, None, None]
 
@@ -54,7 +55,7 @@ def test_remat(remat):
 @pytest.mark.parametrize("remat", ["dots", "offload"])
 def test_remat_on_a_mesh(remat):
     mesh = sharding.make_mesh(sharding.parse_mesh("data=2,fsdp=2,tensor=2"))
-    params = jax.device_put(PARAMS, sharding.state_sharding(PARAMS, mesh))
+    params = jax.device_put(PARAMS, sharding.state_sharding(PARAMS, ROLES, mesh))
     with jax.set_mesh(mesh):
         x, mask = jax.device_put((X, MASK), sharding.batch_sharding(mesh))
         found = jax.jit(gradient(remat=remat))(params, x, mask)

@@ -9,8 +9,9 @@ from pretrain import build, optim
 from pretrain.adapt import Split
 from pretrain.evals.retrieval import recall
 from pretrain.models.tokens import dense_rows, whole
+from pretrain.ops.keys import named
+from pretrain.parameters import path_str, values, variables
 from pretrain.restore import init_function
-from pretrain.sharding import path_str
 from pretrain.step import init_state, make_train_step
 
 
@@ -26,7 +27,7 @@ class Experiment:
         self.run = build.parse(config)
         self.objectives = build.objectives(self.run)
         self._make = build.model(self.run, self.objectives)
-        self.graph, _ = init_function(self._make, self.objectives, self.run.seed)
+        self.graph, _, self.roles = init_function(self._make, self.objectives, self.run.seed)
         self.train = jax.jit(self._train)
         self._embed = jax.jit(self._embed, static_argnames="name")
 
@@ -36,7 +37,7 @@ class Experiment:
         params = jax.tree_util.tree_map_with_path(lambda path, x: held.get(path_str(path), x), params)
         split = Split(run.adapt, params)
         own, base = split.own(params, seed), (split.base(params),) if run.adapt else ()
-        optimizer = optim.make_optimizer(run.optim, own, run.steps)
+        optimizer = optim.make_optimizer(run.optim, own, run.steps, self.roles)
         step = make_train_step(
             self.graph, self.objectives, optimizer, seed=seed, ema=run.ema, compose=split.compose
         )  # fmt: skip
@@ -56,8 +57,8 @@ class Experiment:
 
     def _init(self, key):
         """What `restore.init_function` makes, but from a traced key: one compilation for all seeds."""
-        own = {n: o.init(jax.random.fold_in(key, i)) for i, (n, o) in enumerate(self.objectives.items())}
-        return {"model": nnx.to_pure_dict(nnx.split(self._make(nnx.Rngs(key)))[1]), "objective": own}
+        own = {name: o.init(named(key, name)) for name, o in self.objectives.items()}
+        return values({"model": variables(self._make(nnx.Rngs(key))), "objective": own})
 
     def init(self):
         return self._init(jax.random.key(self.run.seed))
