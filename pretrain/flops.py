@@ -51,7 +51,7 @@ def model_flops(run: build.Run, example) -> float:
     """
     run = dataclasses.replace(run, accum=1, model=_without_remat(run.model))
     objectives = build.objectives(run)
-    graph, init, _ = init_function(build.model(run, objectives), objectives, run.seed)
+    graph, init = init_function(build.model(run, objectives), objectives, run.seed)
 
     def loss(params, batch):
         keys = example_keys(0, 0, run.batch_size)

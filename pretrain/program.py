@@ -22,8 +22,8 @@ class Program:
         self.run, self.mesh = run, sharding.make_mesh(config, devices)
         build.check_batch(run, self.mesh)
         self.objectives = build.objectives(run)
-        self.graph, self.init, self.roles = init_function(build.model(run, self.objectives), self.objectives, run.seed)
-        self.params = jax.eval_shape(self.init)
+        self.graph, self.init = init_function(build.model(run, self.objectives), self.objectives, run.seed)
+        self.params, self.roles = jax.eval_shape(self.init), self.init.roles
         self.split = Split(run.adapt, self.params)
         own, base = jax.eval_shape(lambda p: (self.split.own(p, run.seed), self.split.base(p)), self.params)
         # What must be given by the run that this one starts from: it never learns, or not all of it is saved.

@@ -87,10 +87,8 @@ class Built:
     def __init__(self, config):
         self.run = build.parse(config)
         self.objectives = build.objectives(self.run)
-        self.graph, init, self.roles = init_function(
-            build.model(self.run, self.objectives), self.objectives, self.run.seed
-        )
-        self.params = jax.jit(init)()
+        self.graph, init = init_function(build.model(self.run, self.objectives), self.objectives, self.run.seed)
+        self.params, self.roles = jax.jit(init)(), init.roles
         self.optimizer = optim.make_optimizer(self.run.optim, self.params, self.run.steps, self.roles)
 
     def batch(self):

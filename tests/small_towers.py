@@ -17,7 +17,7 @@ def make_runs() -> dict:
     for kind, config in CONFIGS.items():
         run = build.parse(config.get_config("tiny"))
         objectives = build.objectives(run)
-        graph, init, _ = init_function(build.model(run, objectives), objectives, 0)
+        graph, init = init_function(build.model(run, objectives), objectives, 0)
         rng = np.random.default_rng(0)
         params = jax.tree.map(lambda s, r=rng: r.normal(size=s.shape).astype(s.dtype), jax.eval_shape(init))
         params["objective"] = jax.tree.map(np.asarray, params["objective"])  # a scalar is no array of NumPy

@@ -11,8 +11,12 @@ from flax import nnx
 
 from data_pipeline.spec import Modality
 from pretrain.initialize import Origin, check_start, resize, start_from
+from pretrain.models import encdec, multimodal, tower
 from pretrain.models.tokens import whole
-from pretrain.parameters import Roles, variables
+from pretrain.objectives import contrastive, masked
+from pretrain.objectives.edges import Edge
+from pretrain.parameters import Roles, values, variables
+from pretrain.step import evaluate_objectives, example_keys
 
 CODES = Modality("codes", "set", (4,), "codes", "codes", 9, tokenizer="codes")
 OLD = (*tiny.MODALITIES, CODES)
@@ -55,6 +59,53 @@ def test_old_outputs_are_bit_identical_when_modalities_come_and_go(tables):
     assert "model/tokens/tables/depth" in report.dropped and "model/tokens/modality/depth" in report.dropped
     assert "1 dropped" not in str(report) and "new: " in str(report)
     assert str(report) == check_start(Origin(held(old), {}), jax.eval_shape(lambda: params(new)), roles(new))
+
+
+def towers(embed_dim=8):
+    """4M's trunk beside a tower of its own for captions."""
+    text = tower.Config("words", ("caption",), dim=8, heads=2, depth=1, pool="last", causal=True)
+    trunk = encdec.Config(
+        dim=16, heads=2, encoder_depth=2, decoder_depth=1, embed_dim=embed_dim, dtype="float32", mlp_ratio=2.0
+    )
+    return multimodal.Config(towers=(text,), embed_dim=embed_dim, trunk=trunk, dtype="float32")
+
+
+@pytest.mark.parametrize("kind", ["encdec", "towers"])
+def test_any_order_of_modalities_is_the_same_run(kind):
+    """The losses of a batch, masked and contrastive, with the draws that they take: rows and draws go by names."""
+    mixed = dict(inputs={m.name: 0.5 for m in OLD}, targets={m.name: 0.5 for m in OLD})
+
+    def losses(modalities, held=None):
+        objectives = {
+            "masked": masked.Objective(
+                modalities, tiny.SENTINEL, tiny.N_SENTINELS, input_tokens=(4, 12), target_tokens=(4, 12),
+                mixture=(masked.Mixture(**mixed),),
+            ),
+            "contrastive": contrastive.Objective(
+                modalities, edges=(Edge("image", "caption"), Edge("depth", "image")), grid_tokens=5
+            ),
+        }  # fmt: skip
+        embedded = tuple(m.name for m in modalities if m.name in ("image", "caption", "depth"))
+        if kind == "encdec":
+            made = tiny.model(embedded, modalities)
+        else:
+            made = multimodal.Model(towers(), modalities, embedded, nnx.Rngs(0))
+        own = params(made) | {"objective": {n: values(o.init(jax.random.key(0))) for n, o in objectives.items()}}
+        own_roles = Roles({"model": variables(made), "objective": {n: o.init(None) for n, o in objectives.items()}})
+        if held:
+            own, report = start_from(held, own, own_roles)
+            assert not report.new and not report.dropped
+        batch = jax.tree.map(jnp.asarray, tiny.batch(8, modalities=OLD))
+        run = jax.jit(lambda p, b, k: evaluate_objectives(nnx.split(made)[0], p, objectives, b, k, train=True))
+        loss, terms = run(own, batch, example_keys(0, 3, 8))
+        return types.SimpleNamespace(params=own, roles=own_roles), jax.device_get((loss, terms))
+
+    held, (loss, terms) = losses(OLD)
+    _, (again, others) = losses(OLD[::-1], held)
+    np.testing.assert_allclose(again, loss, rtol=1e-5)
+    assert set(terms) == set(others)
+    for name, (total, weight) in terms.items():
+        np.testing.assert_allclose(others[name], (total, weight), rtol=1e-5, err_msg=name)
 
 
 def test_learned_positions_are_resized():

@@ -58,9 +58,9 @@ class Bench:
         if network:
             config = build.from_dict(encdec.Config, {k: v for k, v in run.model.items() if k != "model"}, "model")
             make = lambda rngs: network(config, run.modalities, (), rngs)
-        self.graph, init, roles = init_function(make, self.objectives, 0)
+        self.graph, init = init_function(make, self.objectives, 0)
         params = jax.jit(init)()
-        self.optimizer = optim.make_optimizer(run.optim, params, run.steps, roles)
+        self.optimizer = optim.make_optimizer(run.optim, params, run.steps, init.roles)
         self.state = init_state(params, self.optimizer, False)
         self.data = jax.tree.map(jnp.asarray, batch(run.modalities, run.batch_size, 0))
         step = make_train_step(self.graph, self.objectives, self.optimizer, seed=0)

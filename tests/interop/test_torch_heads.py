@@ -50,7 +50,7 @@ def fine_tuned(name: str, **changes) -> Restored:
     own = stir(values(objective.init(jax.random.key(1))))
     run = types.SimpleNamespace(model={}, modalities=MODALITIES)
     params = {"model": nnx.to_pure_dict(params), "objective": {name: own}}
-    return Restored(run, {name: objective}, graph, params, roles=None)
+    return Restored(run, {name: objective}, graph, params, init=None)
 
 
 @pytest.mark.parametrize("changes", [dict(), dict(adapter=3, registers=2)], ids=["plain", "adapters-prompts"])
