@@ -8,7 +8,8 @@ from flax import nnx
 
 from configs import clip_b16, emoji_vqgan, fourm_mod7
 from pretrain import build, optim
-from pretrain.models.layers import EncoderBlock
+from pretrain.models import blocks
+from pretrain.models.blocks.base import Block
 from pretrain.models.stack import make_stack
 from pretrain.ops.keys import named
 from pretrain.parameters import Role, Roles, mark, param, path_str, undecayed, values, variables
@@ -16,14 +17,14 @@ from pretrain.restore import init_function
 
 
 def test_roles_of_a_stack():
-    args = dict(mlp_ratio=2.0, gated=True, bias=True, dtype=jnp.float32)
-    blocks = make_stack(lambda r: EncoderBlock(8, 2, rngs=r, **args), 3, nnx.Rngs(0))
-    roles = Roles(variables(blocks))
+    config = blocks.Config(8, 2, mlp_ratio=2.0, gated=True, dtype=jnp.float32)
+    made = make_stack(lambda r: Block(config, blocks.ENCODER, rngs=r), 3, nnx.Rngs(0))
+    roles = Roles(variables(made))
     assert roles["mlp/fc1/kernel"] == Role(matrix=True, split=-1, stacked=True, depth=3)
     assert roles["mlp/fc2/kernel"] == roles["attn/proj/kernel"] == Role(matrix=True, split=-2, stacked=True, depth=3)
     assert roles["attn/qkv/bias"] == Role(decay=False, split=-1, stacked=True, depth=3)
-    assert roles["norm1/scale"] == roles["attn/proj/bias"] == Role(decay=False, stacked=True, depth=3)
-    graph, state = nnx.split(blocks)
+    assert roles["attn/norm/scale"] == roles["attn/proj/bias"] == Role(decay=False, stacked=True, depth=3)
+    graph, state = nnx.split(made)
     merged = nnx.merge(graph, nnx.to_pure_dict(state))
     assert dict(Roles(variables(merged)).items()) == dict(roles.items()), "they survive split and merge"
 

@@ -128,7 +128,7 @@ class Bench:
         n, t, d = INPUTS.value, TARGETS.value, self.run.model["dim"]
         size = {k: sum(x.size for x in jax.tree.leaves(m[k])) for k in ("encoder", "decoder")}
         kv = np.prod(m["decoder"]["cross_attn"]["kv"]["kernel"].shape)  # runs over the inputs, not the targets
-        depth = {k: m[k]["norm1"]["scale"].shape[0] for k in size}
+        depth = {k: m[k]["mlp"]["norm"]["scale"].shape[0] for k in size}
         matmuls = n * (size["encoder"] + kv + d * d) + t * (size["decoder"] - kv)
         attention = 2 * d * (depth["encoder"] * n * n + depth["decoder"] * (t * t + t * n))
         vocabs = np.asarray([x.vocab_size if x.targets else 0 for x in self.run.modalities])

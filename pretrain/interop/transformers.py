@@ -36,7 +36,7 @@ TENSORS = {
     "embeddings.token_embedding.weight": "table", "head.probe": "head/probe",
 }  # fmt: skip
 BLOCK = {
-    "layer_norm1": "norm1", "layer_norm2": "norm2", "self_attn.out_proj": "attn/proj", "mlp.fc1": "mlp/fc1",
+    "layer_norm1": "attn/norm", "layer_norm2": "mlp/norm", "self_attn.out_proj": "attn/proj", "mlp.fc1": "mlp/fc1",
     "mlp.fc2": "mlp/fc2",
 }  # fmt: skip
 PROJECTIONS = {

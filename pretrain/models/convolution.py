@@ -61,6 +61,6 @@ class ConvNeXtBlock(nnx.Module):
         self.fc2 = Linear(4 * channels, channels, bias=True, dtype=dtype, rngs=rngs, split=-2)
         self.gamma = undecayed(jnp.full(channels, 1e-6))
 
-    def __call__(self, x):
+    def __call__(self, x, given=None):
         y = jax.nn.gelu(self.fc1(self.norm(self.conv(x))), approximate=False)
-        return x + self.gamma[...] * self.fc2(y)
+        return x + self.gamma[...] * self.fc2(y), {}

@@ -11,7 +11,7 @@ from tiny import MODALITIES
 from pretrain import sharding
 from pretrain.objectives import contrastive, matryoshka, sigmoid, symile, triplet, uniformity
 from pretrain.objectives.edges import Edge
-from pretrain.parameters import Roles, values, variables
+from pretrain.parameters import Roles, param, values, variables
 from pretrain.step import accumulate, evaluate_objectives, example_keys
 
 EDGES = (Edge("image", "caption", 3.0), Edge("image", "depth"))
@@ -47,7 +47,7 @@ class Bags(nnx.Module):
 
     def __init__(self, names):
         keys = jax.random.split(jax.random.key(0), 2 * len(names))
-        self.tables = nnx.Dict({n: nnx.Param(jax.random.normal(k, (2, tiny.TEXT, D))) for n, k in zip(names, keys)})
+        self.tables = nnx.Dict({n: param(jax.random.normal(k, (2, tiny.TEXT, D))) for n, k in zip(names, keys)})
 
     def embed(self, tokens, dense, *, early=None):
         z = {}
@@ -216,7 +216,7 @@ def test_2d_matryoshka_draws_one_width_and_one_layer_a_step():
     one, graph, params, batch, _ = setup("2D matryoshka", model)
     own, seen = params["objective"]["c"], set()
     run = jax.jit(lambda k: one.view(batch, k))
-    for step in range(12):
+    for step in range(40):
         view = run(example_keys(0, step, B))
         assert len(np.unique(view["width"])) == len(np.unique(view["early"])) == 1
         seen.add((int(view["width"][0]), int(1 + view["early"][0] * 2)))
