@@ -6,12 +6,12 @@ own: what is trained, averaged and saved. base: the rest, an argument of the ste
 
 import dataclasses
 import re
-import zlib
 
 import jax
 import jax.numpy as jnp
 
-from pretrain.sharding import path_str
+from pretrain.ops.keys import named
+from pretrain.parameters import path_str
 
 HOW = ("full", "last", "lora", "frozen")
 
@@ -69,9 +69,9 @@ class Split:
         return rule
 
     @property
-    def fixed(self) -> tuple[str, ...]:
-        """Patterns of the parameters that the base must give, since not all of their values are saved."""
-        return tuple(f"^{re.escape(path)}(/|$)" for path, rule in self.ways.items() if rule.how != "full")
+    def fixed(self) -> frozenset:
+        """Paths of the parameters that the base must give, since not all of their values are saved."""
+        return frozenset(path for path, rule in self.ways.items() if rule.how != "full")
 
     def own(self, params, seed: int):
         """The part that is trained, as it starts out."""
@@ -81,7 +81,7 @@ class Split:
         def part(path, x):
             rule = self.ways[path]
             if rule.how == "lora":
-                key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
+                key = named(jax.random.key(seed), path)
                 a = jax.random.uniform(key, (*x.shape[:-1], rule.rank), minval=-1.0) * x.shape[-2] ** -0.5
                 return {"lora_a": a, "lora_b": jnp.zeros((*x.shape[:-2], rule.rank, x.shape[-1]))}
             return x[-rule.k :] if rule.how == "last" else x if rule.how == "full" else None

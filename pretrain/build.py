@@ -256,20 +256,14 @@ def _part(values: dict, where: str, package: str, key: str, holds: str):
     return functools.partial(getattr(module, holds), config)
 
 
-def frozen(run: Run) -> tuple[str, ...]:
-    """Patterns of the parameters that the network's config freezes."""
+def check_frozen(run: Run):
+    """ValueError for a tower that would keep its random values."""
     for tower in getattr(model_config(run)[1], "towers", ()):
         if tower.frozen and not tower.load and not run.init:
             raise ValueError(
                 f"model.towers: {tower.name!r}: frozen=True, but it would keep its random values: name a workdir in "
                 "load or in config.init, or set frozen=False"
             )
-    return getattr(model_config(run)[1], "frozen", ())
-
-
-def averaged(run: Run) -> tuple[str, ...]:
-    """Patterns of the parameters that an objective's `update` sets from statistics, such as a codebook."""
-    return getattr(model_config(run)[1], "averaged", ())
 
 
 def networks(run: Run) -> dict[str, str]:

@@ -5,19 +5,16 @@ quantizer), and its decoder then reads them standardised; the tables of a vocabu
 its tokenizer (`Modality.code_std`).
 """
 
-import re
-import zlib
-
 import jax
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from pretrain.sharding import path_str
+from pretrain.ops.keys import named
+from pretrain.parameters import path_str
 
 EXAMPLES = 2048  # at most, whose vectors k-means sees
 CHUNK = 32  # examples that are encoded together
-TABLE = re.compile(r"^model/(?:.*/)?tokens/(?:tables|decoder_tables|heads)/(.*)$")
 
 
 def data_init(program, codes: dict, source, encode):
@@ -46,10 +43,9 @@ def data_init(program, codes: dict, source, encode):
         found |= {"model/from_code/kernel": kernel, "model/from_code/bias": bias}
     for path, leaf in jax.tree_util.tree_leaves_with_path(program.params):
         path = path_str(path)
-        if (table := TABLE.match(path)) and table[1] in codes:
-            std, rows = codes[table[1]]
-            key = jax.random.fold_in(jax.random.key(run.seed), zlib.crc32(path.encode()))
-            found[path] = jax.device_get(std * image(rows, leaf.shape[1], key))
+        if (vocab := program.roles[path].vocab) in codes:
+            std, rows = codes[vocab]
+            found[path] = jax.device_get(std * image(rows, leaf.shape[1], named(jax.random.key(run.seed), path)))
     if jax.process_count() > 1:
         found = multihost_utils.broadcast_one_to_all(found)
     params = program.place_params()

@@ -6,15 +6,12 @@ of other classes is new. Fixed positions are no parameters: they follow from the
 
 import dataclasses
 import math
-import re
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from pretrain.sharding import path_str
-
-MODALITY = "model/tokens/modality"
+from pretrain.parameters import Roles, path_str
 
 
 class Origin(NamedTuple):
@@ -25,18 +22,18 @@ class Origin(NamedTuple):
     towers: dict
 
 
-def start(origin: Origin, fresh: dict, modalities, frozen: tuple = ()) -> tuple[dict, str]:
+def start(origin: Origin, fresh: dict, roles: Roles, frozen: frozenset = frozenset()) -> tuple[dict, str]:
     """Parameters like `fresh` (`{"model", "objective"}`) with what `origin` holds of them, and a report.
 
-    frozen: patterns of parameters that will never learn: ValueError if nothing gives their values.
+    roles: of the fresh ones. frozen: paths of those that will never learn: ValueError if nothing gives their values.
     """
     lines = []
     if origin.whole:
-        fresh, report = start_from(origin.whole, fresh, modalities)
+        fresh, report = start_from(origin.whole, fresh, roles)
         lines.append(str(report))
         given = tuple(f"model/towers/{name}/" for name in origin.towers)
         for path in report.new:
-            if any(re.search(f, path) for f in frozen) and not path.startswith(given):
+            if path in frozen and not path.startswith(given):
                 raise ValueError(
                     f"config.init: that model has no {path}, which this one does not train: train it whole (a rule "
                     "with how='full' in config.adapt, or frozen=False of a tower), or name a workdir in a tower's load"
@@ -55,9 +52,10 @@ def start(origin: Origin, fresh: dict, modalities, frozen: tuple = ()) -> tuple[
                 f"{where}: the two differ in {sorted(unlike)[:3]}; give this tower the settings of that one"
             )
 
-        def take(path, leaf, old=old, own=own):
+        def take(path, leaf, old=old, own=own, name=name):
             path = path_str(path)
-            return np.asarray(leaf) if path in own else fit(path, old, leaf.shape)
+            resize = roles[f"model/towers/{name}/{path}"].resize
+            return np.asarray(leaf) if path in own else fit(path, old[path], leaf.shape, resize)
 
         taken = jax.tree_util.tree_map_with_path(take, mine)
         fresh = fresh | {"model": fresh["model"] | {"towers": fresh["model"]["towers"] | {name: taken}}}
@@ -65,10 +63,10 @@ def start(origin: Origin, fresh: dict, modalities, frozen: tuple = ()) -> tuple[
     return fresh, "\n  ".join(lines)
 
 
-def check_start(origin: Origin, shapes, modalities, frozen: tuple = ()) -> str:
+def check_start(origin: Origin, shapes, roles: Roles, frozen: frozenset = frozenset()) -> str:
     """What `start` will do, from the shapes of the fresh parameters alone; its errors come before compilation."""
     fresh = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), shapes)
-    return start(origin, fresh, modalities, frozen)[1]
+    return start(origin, fresh, roles, frozen)[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,26 +86,22 @@ class Report:
         return "\n  ".join(lines)
 
 
-def start_from(held, fresh: dict, modalities) -> tuple[dict, Report]:
+def start_from(held, fresh: dict, roles: Roles) -> tuple[dict, Report]:
     """Parameters like `fresh` (`{"model", "objective"}`) with the values of `held`, a `Restored`, wherever they fit.
 
     Raises ValueError where the trunks differ: blocks of another width, depth or kind.
     """
     old = {path_str(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(held.params)}
-    index = {m.name: i for i, m in enumerate(held.run.modalities)}
-    loaded, new, resized, replaced = [], [], [], []
+    loaded, new, dropped, resized, replaced = [], [], [], [], []
 
     def take(path, leaf):
         path = path_str(path)
-        if path == MODALITY and path in old:
-            rows = np.array(leaf)
-            for i, m in enumerate(modalities):
-                if m.name in index:
-                    rows[i] = old[path][index[m.name]]
-                else:
-                    new.append(f"{path}/{m.name}")
+        if roles[path].rows and path in old:
+            mine, theirs = roles[path].rows, held.roles[path].rows
+            new.extend(f"{path}/{name}" for name in mine if name not in theirs)
+            dropped.extend(f"{path}/{name}" for name in theirs if name not in mine)
             loaded.append(path)
-            return rows
+            return np.stack([old[path][theirs.index(n)] if n in theirs else row for n, row in zip(mine, leaf)])
         if path not in old:
             new.append(path)
             return np.asarray(leaf)
@@ -118,7 +112,7 @@ def start_from(held, fresh: dict, modalities) -> tuple[dict, Report]:
             new.append(path)
             replaced.append(path)
             return np.asarray(leaf)
-        rows = fit(path, old, leaf.shape)
+        rows = fit(path, old[path], leaf.shape, roles[path].resize)
         resized.append(f"{path} {len(old[path])} → {len(leaf)}")
         return rows
 
@@ -127,23 +121,17 @@ def start_from(held, fresh: dict, modalities) -> tuple[dict, Report]:
     blocks = [p for p in new if p.startswith(("model/encoder/", "model/decoder/")) and "/adapter" not in p]
     if blocks:
         raise ValueError(f"config.init: that model has no {', '.join(blocks[:3])}; give this config its kind of blocks")
-    dropped = sorted({*set(old) - taken, *replaced}) + [
-        f"{MODALITY}/{n}" for n in index if n not in {m.name for m in modalities}
-    ]
+    dropped = [*sorted({*set(old) - taken, *replaced}), *dropped]
     return params, Report(tuple(loaded), tuple(new), tuple(dropped), tuple(resized))
 
 
-def fit(path: str, held: dict, shape) -> np.ndarray:
-    """`held[path]` in the shape that is asked for: as it is, or learned positions of another length or picture."""
-    old = np.asarray(held[path])
+def fit(path: str, old, shape, how: str) -> np.ndarray:
+    """A parameter in the shape that is asked for: as it is, or resized as its role says."""
+    old = np.asarray(old)
     if old.shape == shape:
         return old
-    if old.shape[1:] == shape[1:]:
-        if "learned/" in path:
-            return resize(old, shape[0])
-        # A text has as many positions as some grid has: only what reads patches is a picture.
-        if path.endswith("positions") and path.removesuffix("positions") + "patches/kernel" in held:
-            return resize_grid(old, shape[0])
+    if how and old.shape[1:] == shape[1:]:
+        return {"linear": resize, "grid": resize_grid}[how](old, shape[0])
     raise ValueError(
         f"config.init: {path} has shape {old.shape} there and {shape} here; give this config the sizes of that model, "
         "or start from another"

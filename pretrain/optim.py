@@ -9,15 +9,9 @@ import numpy as np
 import optax
 import optax.contrib
 
-from pretrain.sharding import path_str
+from pretrain.parameters import Roles, path_str
 
-# Norms, biases, slopes and an objective's scalars are not decayed, as in 4M; tables, positions, the mask token and the
-# kernels of an objective's head are.
-NO_DECAY = r"(norm\w*/(scale|bias)|/bias|/slopes)$|^objective/(?!.*kernel$)"
-STACK = r"^(.*?)(encoder|blocks)/"  # stacked blocks, and what `layer_decay` knows to come before them
-BEFORE = r"(tokens|registers|table|patches|cls|positions|pre_norm)(/|$)"
 MOMENTS = ("float32", "bfloat16", "factored", "muon")
-MATRICES = r"^model/.*kernel$"  # what Muon steps; tables, positions, norms and an objective's own keep Adam
 # optax factors the two longest dimensions if both reach this: of a stack `[depth, d_in, d_out]` never the depth, which
 # is less; its norms and biases `[depth, d]` and small matrices keep their own second moments.
 MIN_FACTORED = 128
@@ -84,7 +78,7 @@ def schedule(config: Config, steps: int):
     return optax.warmup_cosine_decay_schedule(0.0, config.lr, config.warmup, steps, config.final_lr * config.lr)
 
 
-def scale_by_moments(config: Config) -> list[optax.GradientTransformation]:
+def scale_by_moments(config: Config, roles: Roles) -> list[optax.GradientTransformation]:
     """Gradient g → Adam's step m̂ / (√v̂ + eps); for `factored`, Adafactor's as ViT-G was trained (arXiv 2106.04560,
     section 3.4), m of u = g / √v:
 
@@ -92,7 +86,7 @@ def scale_by_moments(config: Config) -> list[optax.GradientTransformation]:
     matrix only v's means r over columns and c over rows are kept, and v = r cᵀ / mean r.
     """
     if config.moments == "muon":
-        return [_muon(config)]
+        return [_muon(config, roles)]
     if config.moments == "float32":
         return [optax.scale_by_adam(config.b1, config.b2, config.eps)]
     # Not a Python number, which would take on the type of what it multiplies: 0.9 is 0.8984 in bfloat16.
@@ -110,9 +104,11 @@ def scale_by_moments(config: Config) -> list[optax.GradientTransformation]:
     ]
 
 
-def _muon(config: Config) -> optax.GradientTransformation:
+def _muon(config: Config, roles: Roles) -> optax.GradientTransformation:
     """Kernels `[…, d_in, d_out]` step by muon_rms · √max(d_in, d_out) · U, U the orthogonal matrix (by five iterations
     of Newton and Schulz) nearest to the mean of gradients, whose entries have the root mean square 1 / √max(…).
+
+    Tables, positions, norms and what objectives own keep Adam.
     """
     axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)  # stacked blocks one by one
     orthogonal = optax.contrib.scale_by_muon(weight_dimension_numbers=lambda g: jax.tree.map(lambda _: axes, g))
@@ -121,8 +117,9 @@ def _muon(config: Config) -> optax.GradientTransformation:
         return jax.tree.map(lambda u: config.muon_rms * np.float32(max(u.shape[-2:]) ** 0.5) * u, updates)
 
     def kinds(tree):
-        def kind(path, x):
-            return "muon" if re.search(MATRICES, path_str(path)) and x.ndim > 1 else "adam"
+        def kind(path, _):
+            path = path_str(path)
+            return "muon" if path.startswith("model/") and roles[path].matrix else "adam"
 
         return jax.tree_util.tree_map_with_path(kind, tree)
 
@@ -133,23 +130,22 @@ def _muon(config: Config) -> optax.GradientTransformation:
     return optax.partition(transforms, kinds)
 
 
-def make_optimizer(config: Config, params, steps: int, frozen: tuple = ()) -> optax.GradientTransformation:
-    """The chain for this tree of parameters (or of their shapes). frozen: patterns of what never changes."""
+def make_optimizer(config: Config, params, steps: int, roles: Roles) -> optax.GradientTransformation:
+    """The chain for this tree of parameters (or of their shapes), which keeps nothing of what their roles fix."""
     paths = [path_str(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     for rule in config.rules:
         if not any(re.search(rule.pattern, p) for p in paths):
             raise ValueError(f"optim.rules: {rule.pattern!r} matches no parameter; paths look like {paths[0]!r}")
 
-        held = [p for p in paths if re.search(rule.pattern, p) and any(re.search(f, p) for f in frozen)]
+        held = [p for p in paths if re.search(rule.pattern, p) and p in roles.still]
         if held and rule.lr_scale:
             raise ValueError(
                 f"optim.rules: {rule.pattern!r} trains {held[0]}, which the model freezes; set frozen=False there"
             )
-    rules = [*(Rule(pattern, 0.0) for pattern in frozen), *config.rules]
-    scale = {p: next((r.lr_scale for r in rules if re.search(r.pattern, p)), 1.0) for p in paths}
-    still = [p for p, s in scale.items() if not s]
+    scale = {p: next((r.lr_scale for r in config.rules if re.search(r.pattern, p)), 1.0) for p in paths}
+    still = {p for p in paths if p in roles.still or not scale[p]}
     if config.layer_decay < 1:
-        decays = layer_decays(config.layer_decay, params)
+        decays = layer_decays(config.layer_decay, params, roles)
         scale = {p: s * decays.get(p, 1.0) for p, s in scale.items()}
 
     def per_path(f):  # of a tree from which partition may have taken leaves
@@ -157,12 +153,12 @@ def make_optimizer(config: Config, params, steps: int, frozen: tuple = ()) -> op
 
     chain = [
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
-        *scale_by_moments(config),
-        optax.add_decayed_weights(config.weight_decay, mask=per_path(lambda p, _: not re.search(NO_DECAY, p))),
+        *scale_by_moments(config, roles),
+        optax.add_decayed_weights(config.weight_decay, mask=per_path(lambda p, _: roles[p].decay)),
         optax.scale_by_trust_ratio() if config.trust_ratio else optax.identity(),
         optax.scale_by_learning_rate(schedule(config, steps)),
     ]
-    if rules or config.layer_decay < 1:
+    if config.rules or config.layer_decay < 1:
         scaled = per_path(lambda p, u: u * scale[p])
         chain.append(optax.stateless(lambda updates, _: scaled(updates)))
     chain = optax.chain(*chain)
@@ -195,15 +191,14 @@ def apply(chain, grads, state, params, finite):
     return params, optax.ApplyIfFiniteState(*skipped, inner)
 
 
-def layer_decays(decay: float, params) -> dict:
+def layer_decays(decay: float, params, roles: Roles) -> dict:
     """{path: factor of `layer_decay`}, one a block of stacked ones, `[depth, 1, …]`; the others' is 1 and not there."""
-    shapes = {path_str(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(params)}
-    stacked = {p: found[1] for p in shapes if (found := re.search(STACK, p))}
-    depth, out = {}, {}
-    for p, owner in stacked.items():
-        n = shapes[p][0]
-        depth[owner] = max(depth.get(owner, 0), n)
-        out[p] = np.float32(decay ** (n - np.arange(n))).reshape(n, *[1] * (len(shapes[p]) - 1))
-    for owner, n in depth.items():
-        out |= {p: decay ** (n + 1) for p in shapes if p not in stacked and re.match(re.escape(owner) + BEFORE, p)}
+    out = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        path = path_str(path)
+        role = roles[path]
+        if role.stacked and role.depth:  # of the last blocks alone the last one is still 1
+            out[path] = np.float32(decay ** np.arange(len(x), 0.0, -1)).reshape(-1, *[1] * (x.ndim - 1))
+        elif role.depth:
+            out[path] = decay**role.depth
     return out

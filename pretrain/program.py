@@ -4,7 +4,6 @@ The trainer runs it, `tools.plan` compiles the same for machines that are not he
 """
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -24,21 +23,20 @@ class Program:
         build.check_batch(run, self.mesh)
         self.objectives = build.objectives(run)
         self.graph, self.init = init_function(build.model(run, self.objectives), self.objectives, run.seed)
-        self.params = jax.eval_shape(self.init)
+        self.params, self.roles = jax.eval_shape(self.init), self.init.roles
         self.split = Split(run.adapt, self.params)
         own, base = jax.eval_shape(lambda p: (self.split.own(p, run.seed), self.split.base(p)), self.params)
         # What must be given by the run that this one starts from: it never learns, or not all of it is saved.
-        self.frozen = (*build.frozen(run), *self.split.fixed)
-        given = tuple(f"^objective/{re.escape(name)}/network/" for name in build.networks(run))
-        still = (*build.frozen(run), *build.averaged(run), *given)
-        self.optimizer = optim.make_optimizer(run.optim, own, run.steps, still)
+        self.frozen = self.roles.fixed | self.split.fixed
+        build.check_frozen(run)
+        self.optimizer = optim.make_optimizer(run.optim, own, run.steps, self.roles)
         self.state = jax.eval_shape(self.fresh)
-        self.layout = sharding.state_sharding(self.state, self.mesh)
+        self.layout = sharding.state_sharding(self.state, self.roles, self.mesh)
         self.base = (base,) if run.adapt else ()  # what the step takes beside state and batch
-        self.base_layout = sharding.state_sharding(self.base, self.mesh)
-        self.report = sharding.report(self.state, self.mesh, strict=config.strict)
+        self.base_layout = sharding.state_sharding(self.base, self.roles, self.mesh)
+        self.report = sharding.report(self.state, self.roles, self.mesh, strict=config.strict)
         if run.adapt:
-            self.report += f"\n{self.split.describe(self.params)}, {sharding.report(base, self.mesh)}"
+            self.report += f"\n{self.split.describe(self.params)}, {sharding.report(base, self.roles, self.mesh)}"
 
     def fresh(self) -> TrainState:
         return self.from_params(self.init())
@@ -55,7 +53,7 @@ class Program:
 
     def place_params(self, params=None):
         """Parameters of the whole network laid out on the mesh: fresh ones, or these host arrays."""
-        layout = sharding.state_sharding(self.params, self.mesh)
+        layout = sharding.state_sharding(self.params, self.roles, self.mesh)
         return jax.jit(self.init, out_shardings=layout)() if params is None else sharding.place(params, layout)
 
     def place_base(self, params):
@@ -69,7 +67,7 @@ class Program:
 
     @functools.cached_property
     def _compose(self):
-        return jax.jit(self.split.compose, out_shardings=sharding.state_sharding(self.params, self.mesh))
+        return jax.jit(self.split.compose, out_shardings=sharding.state_sharding(self.params, self.roles, self.mesh))
 
     @functools.cached_property
     def step(self):

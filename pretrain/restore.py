@@ -1,7 +1,9 @@
 """A finished or running training, opened for use: its config, network and parameters."""
 
 import dataclasses
+import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,22 +14,51 @@ from pretrain import build
 from pretrain.adapt import Split
 from pretrain.checkpoint import load_params, read_info, steps
 from pretrain.initialize import Origin, start
+from pretrain.ops.keys import named
+from pretrain.parameters import Roles, values, variables
 from pretrain.tokenizers.autoencoder import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Init:
+    """init() → {"model": …, "objective": {name: …}} of fp32 arrays, the same on any mesh; key: in the seed's place."""
+
+    make_model: Callable
+    objectives: dict
+    seed: int
+
+    def __call__(self, key=None) -> dict:
+        return values(self._make(jax.random.key(self.seed) if key is None else key))
+
+    @functools.cached_property
+    def roles(self) -> Roles:
+        """Of these parameters."""
+        return Roles(jax.eval_shape(lambda: self._make(jax.random.key(self.seed))))
+
+    def _make(self, key):
+        own = {name: o.init(named(key, name)) for name, o in self.objectives.items()}
+        return {"model": variables(self.make_model(nnx.Rngs(key))), "objective": own}
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """run: the frozen config; graph and params: `nnx.merge(graph, params["model"])` is the network; step: of which."""
+    """run: the frozen config; graph and params: `nnx.merge(graph, params["model"])` is the network; init: what its
+    parameters started as; step: of which."""
 
     run: build.Run
     objectives: dict
     graph: Any
     params: dict
+    init: Init
     step: int = 0
 
     @property
     def model(self):
         return nnx.merge(self.graph, self.params["model"])
+
+    @property
+    def roles(self) -> Roles:
+        return self.init.roles
 
 
 def restore(workdir, step: int | None = None, *, ema: bool = True) -> Restored:
@@ -43,9 +74,9 @@ def restore(workdir, step: int | None = None, *, ema: bool = True) -> Restored:
     if run.adapt:
         split = Split(run.adapt, jax.eval_shape(init))
         origin = read_origin(run, read_info(workdir, step)["base"])
-        full, _ = start(origin, jax.jit(init)(), run.modalities, split.fixed)
+        full, _ = start(origin, jax.jit(init)(), init.roles, split.fixed)
         params = jax.jit(split.compose)(params, split.base(full))
-    return Restored(run, objectives, graph, params, step)
+    return Restored(run, objectives, graph, params, init, step)
 
 
 def read_origin(run: build.Run, base: dict | None = None) -> Origin | None:
@@ -87,7 +118,7 @@ def describe_base(run: build.Run, origin: Origin) -> dict:
 
 def untrained(restored: Restored, seed: int = 1) -> Restored:
     """The same network with fresh parameters: the baseline that shows what training gave."""
-    _, init = init_function(build.model(restored.run, restored.objectives), restored.objectives, seed)
+    init = dataclasses.replace(restored.init, seed=seed)
     params, held = jax.jit(init)(), restored.params["objective"]
     for name in build.networks(restored.run):  # what pictures are compared by is no part of what was trained
         params["objective"][name]["network"] = held[name]["network"]
@@ -95,15 +126,9 @@ def untrained(restored: Restored, seed: int = 1) -> Restored:
 
 
 def init_function(make_model, objectives: dict, seed: int):
-    """(graph, init): init() → {"model": …, "objective": {name: …}} of fp32 arrays, the same on any mesh."""
+    """(graph, `Init`) of a run."""
     graph, _ = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
-
-    def init():
-        model = nnx.to_pure_dict(nnx.split(make_model(nnx.Rngs(seed)))[1])
-        keys = jax.random.split(jax.random.key(seed), len(objectives))
-        return {"model": model, "objective": {n: o.init(k) for (n, o), k in zip(objectives.items(), keys)}}
-
-    return graph, init
+    return graph, Init(make_model, objectives, seed)
 
 
 def load_tokenizer(workdir) -> Tokenizer:

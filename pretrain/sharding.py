@@ -1,4 +1,4 @@
-"""The mesh, the rules that lay parameters out on it, and a report of what is sharded how.
+"""The mesh, how parameters lie on it by their roles, and a report of what is sharded how.
 
 Axes: `slice` groups devices that a data-centre network joins; it and `data` replicate parameters, `fsdp` shards them
 (ZeRO, arXiv 1910.02054, stage 3), and all three split the batch. `tensor` splits matrices (Megatron-LM, arXiv
@@ -16,17 +16,12 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from pretrain.parameters import Role, Roles, path_str
+
 AXES = ("slice", "data", "fsdp", "tensor")
 BATCH = ("slice", "data", "fsdp")
 TENSOR = "tensor"
 MIN_FSDP_SIZE = 2**12  # smaller parameters stay whole: gathering them costs more than holding them
-
-# First match wins. A rule gives the dimension, counted from the last, that `tensor` splits.
-TENSOR_RULES = (
-    (r"(qkv|q|kv|fc1|fc3)/(kernel|bias)$", -1),
-    (r"(proj|fc2)/kernel$", -2),
-    (r"(tables|heads)/[^/]+$", -2),
-)
 
 PRESETS = {
     "ddp": "data=-1",  # every device holds everything: while sixteen bytes a parameter are a small part of its memory
@@ -146,21 +141,19 @@ class Layout(NamedTuple):
     problem: str
 
 
-def param_layout(path: str, shape: tuple[int, ...], mesh) -> Layout:
-    """The layout of one parameter, or of optimizer or EMA state of the same path and shape."""
+def param_layout(role: Role | None, shape: tuple[int, ...], mesh) -> Layout:
+    """The layout of one parameter, or of what optimizer or average keep of it; whole without a role."""
     spec, problems = [None] * len(shape), []
     tensor, fsdp = mesh.shape[TENSOR], mesh.shape["fsdp"]
-    # What Adafactor keeps of a matrix's rows and columns is next to nothing, whole or not.
-    large = math.prod(shape) >= MIN_FSDP_SIZE and not re.search(r"/v_(row|col)/", path)
-    for pattern, dim in TENSOR_RULES:
-        if tensor > 1 and re.search(pattern, path) and len(shape) >= -dim:
-            if shape[dim] % tensor == 0:
-                spec[dim] = TENSOR
-            elif large:
-                problems.append(
-                    f"dimension {dim} is not divisible by tensor={tensor}; {_fits([shape[dim]], TENSOR, tensor)}"
-                )
-            break
+    large = role is not None and math.prod(shape) >= MIN_FSDP_SIZE
+    dim = role.split if role and len(shape) >= -role.split else 0
+    if tensor > 1 and dim:
+        if shape[dim] % tensor == 0:
+            spec[dim] = TENSOR
+        elif large:
+            problems.append(
+                f"dimension {dim} is not divisible by tensor={tensor}; {_fits([shape[dim]], TENSOR, tensor)}"
+            )
     if fsdp > 1 and large:
         free = [d for d in range(len(shape)) if spec[d] is None]
         fitting = [d for d in free if shape[d] % fsdp == 0]
@@ -178,16 +171,13 @@ def _fits(lengths, axis, ways) -> str:
     return f"{axis}={best} would fit" if best > 1 else f"no {axis} > 1 that divides {ways} fits"
 
 
-def path_str(path) -> str:
-    """`model/encoder/attn/qkv/kernel` of a pytree key path."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def state_sharding(state, mesh):
+def state_sharding(state, roles: Roles, mesh):
     """A tree of NamedSharding for a tree of arrays or shapes: parameters, optimizer state and EMA alike."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, param_layout(path_str(path), leaf.shape, mesh).spec), state
-    )
+
+    def layout(path, leaf):
+        return NamedSharding(mesh, param_layout(roles.of(path_str(path), leaf.shape), leaf.shape, mesh).spec)
+
+    return jax.tree_util.tree_map_with_path(layout, state)
 
 
 def batch_sharding(mesh):
@@ -235,14 +225,15 @@ def place(tree, shardings):
     return jax.tree.map(put, tree, shardings)
 
 
-def report(state, mesh, *, strict: bool = False) -> str:
+def report(state, roles: Roles, mesh, *, strict: bool = False) -> str:
     """What of a tree of arrays or shapes is split how, how many bytes a device holds, and what stays whole by default.
 
     ValueError instead of a warning if `strict`.
     """
     kinds, problems, total, held = {}, {}, 0, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        layout = param_layout(path_str(path), leaf.shape, mesh)
+        path = path_str(path)
+        layout = param_layout(roles.of(path, leaf.shape), leaf.shape, mesh)
         size = leaf.size * leaf.dtype.itemsize
         share = math.prod(NamedSharding(mesh, layout.spec).shard_shape(leaf.shape)) * leaf.dtype.itemsize
         total, held = total + size, held + share
@@ -250,7 +241,7 @@ def report(state, mesh, *, strict: bool = False) -> str:
         count, bytes_ = kinds.get(axes, (0, 0))
         kinds[axes] = count + 1, bytes_ + share
         if layout.problem:
-            name = re.search(r"(model|objective)/.*|$", path_str(path))[0] or path_str(path)
+            name = roles.owner(path) or path
             size, _ = problems.get(name, (0, ""))  # with the state that the optimizer and the average keep of it
             problems[name] = size + share, f"{list(leaf.shape)}: {layout.problem}"
     mesh_text = " ".join(f"{a}={n}" for a, n in mesh.shape.items())

@@ -51,7 +51,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
     origin, base_info = find_origin(run, workdir)
     codes = {} if origin or has_checkpoint(workdir) else read_codes(run)
     networks = {} if has_checkpoint(workdir) else read_networks(run)
-    report = check_start(origin, program.params, run.modalities, program.frozen) if origin else ""
+    report = check_start(origin, program.params, program.roles, program.frozen) if origin else ""
     example = encode(source[0], np.random.default_rng(0))
     lowered = program.lower(example)
     step_fn = load_executable(executable, lowered, list(mesh.devices.flat)) if executable else None
@@ -72,7 +72,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
         # -- State: fresh, or where the last run of this workdir stopped ----------------------------------------------
         base, first = (), checkpointer.latest() or 0
         if origin:
-            params = start(origin, program.place_params(), run.modalities)[0]
+            params = start(origin, program.place_params(), program.roles)[0]
             origin = None  # nothing else holds that model
         else:
             params = None if first else data_init(program, codes, source, encode)

@@ -88,9 +88,8 @@ class Built:
         self.run = build.parse(config)
         self.objectives = build.objectives(self.run)
         self.graph, init = init_function(build.model(self.run, self.objectives), self.objectives, self.run.seed)
-        self.params = jax.jit(init)()
-        still = build.averaged(self.run)
-        self.optimizer = optim.make_optimizer(self.run.optim, self.params, self.run.steps, still)
+        self.params, self.roles = jax.jit(init)(), init.roles
+        self.optimizer = optim.make_optimizer(self.run.optim, self.params, self.run.steps, self.roles)
 
     def batch(self):
         source = build.source(self.run.data, "train")

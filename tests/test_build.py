@@ -14,6 +14,7 @@ from configs import emoji_tokenizer
 from pretrain import build, optim
 from pretrain.data import check_tokens
 from pretrain.evals.base import Context
+from pretrain.parameters import Roles, param, values
 from pretrain.train import check_best
 
 GRID = dict(name="code", kind="grid", shape=(2, 2), field="code", vocab="code", vocab_size=9, tokenizer="fsq")
@@ -170,11 +171,12 @@ def test_a_batch_that_does_not_split_over_the_devices():
 
 
 def test_optimizer_mistakes():
-    params = {"model": {"kernel": jax.numpy.ones(3)}}
+    own = {"model": {"kernel": param(jax.numpy.ones(3))}}
+    params, roles = values(own), Roles(own)
     with pytest.raises(ValueError, match=r"optim.warmup=10: must be at least 0 and below steps=10"):
-        optim.make_optimizer(optim.Config(warmup=10), params, 10)
+        optim.make_optimizer(optim.Config(warmup=10), params, 10, roles)
     with pytest.raises(ValueError, match=r"optim.rules: 'bias' matches no parameter; paths look like 'model/kernel'"):
-        optim.make_optimizer(optim.Config(rules=(optim.Rule("bias", 0.0),)), params, 10)
+        optim.make_optimizer(optim.Config(rules=(optim.Rule("bias", 0.0),)), params, 10, roles)
 
 
 def evaluators(specs):

@@ -15,8 +15,8 @@ from data_pipeline.sources import emoji
 from pretrain import build, inherit, restore
 from pretrain.checkpoint import load_params
 from pretrain.interop.torch import export
+from pretrain.parameters import path_str
 from pretrain.program import Program
-from pretrain.sharding import path_str
 from pretrain.step import accumulate, evaluate_objectives, example_keys
 from pretrain.train import train
 from tools.export import compare

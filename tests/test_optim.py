@@ -1,7 +1,5 @@
 """The optimizer's chain against optax's own, and its rules."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import laws
@@ -10,18 +8,29 @@ import optax
 import pytest
 
 from pretrain import optim, sharding
+from pretrain.parameters import Roles, mark, param, undecayed, values
 
-PARAMS = {
-    "model": {"fc1": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}},
-    "objective": {"c": {"scale": jnp.ones(())}},
-}
+
+def given(tree):
+    """(arrays, roles) of a tree of parameters."""
+    return values(tree), Roles(tree)
+
+
+def kernel(*shape):
+    return param(jnp.ones(shape), matrix=True, split=-1)
+
+
+PARAMS, ROLES = given({
+    "model": {"fc1": {"kernel": kernel(2, 3), "bias": undecayed(jnp.ones(3))}},
+    "objective": {"c": {"scale": undecayed(jnp.ones(()))}},
+})  # fmt: skip
 DECAYED = {"model": {"fc1": {"kernel": True, "bias": False}}, "objective": {"c": {"scale": False}}}
 
 
 @pytest.mark.parametrize("trust_ratio", [False, True])
 def test_equals_adamw_and_lamb(trust_ratio):
     config = optim.Config(lr=0.1, b1=0.8, b2=0.9, eps=1e-6, weight_decay=0.3, final_lr=1.0, trust_ratio=trust_ratio)
-    ours, make = optim.make_optimizer(config, PARAMS, 10), optax.lamb if trust_ratio else optax.adamw
+    ours, make = optim.make_optimizer(config, PARAMS, 10, ROLES), optax.lamb if trust_ratio else optax.adamw
     theirs = make(0.1, b1=0.8, b2=0.9, eps=1e-6, weight_decay=0.3, mask=DECAYED)
     states, params = [ours.init(PARAMS), theirs.init(PARAMS)], [PARAMS, PARAMS]
     for step in range(3):
@@ -37,7 +46,7 @@ def test_a_rule_scales_the_step_and_a_wrong_one_is_named():
     grads = jax.tree.map(jnp.ones_like, PARAMS)
 
     def kernel_step(**kw):
-        chain = optim.make_optimizer(optim.Config(lr=0.1, **kw), PARAMS, 10)
+        chain = optim.make_optimizer(optim.Config(lr=0.1, **kw), PARAMS, 10, ROLES)
         return chain.update(grads, chain.init(PARAMS), PARAMS)[0]["model"]["fc1"]["kernel"]
 
     half = kernel_step(rules=(optim.Rule("fc1/kernel", 0.5), optim.Rule("fc1")))
@@ -46,7 +55,7 @@ def test_a_rule_scales_the_step_and_a_wrong_one_is_named():
         kernel_step(rules=(optim.Rule("fc9"),))
 
 
-MATRIX = {"model": {"fc1": {"kernel": jnp.ones((3, 160, 200)), "bias": jnp.ones((3, 200))}}}
+MATRIX, MATRIX_ROLES = given({"model": {"fc1": {"kernel": kernel(3, 160, 200), "bias": undecayed(jnp.ones((3, 200)))}}})
 
 
 def numpy_step(moments, state, g, p, t, c):
@@ -70,7 +79,7 @@ def numpy_step(moments, state, g, p, t, c):
 @pytest.mark.parametrize("moments", ["bfloat16", "factored"])
 def test_moments_equal_their_formulas(moments):
     config = optim.Config(lr=0.1, b1=0.8, b2=0.6, eps=1e-4, weight_decay=0.3, final_lr=1.0, moments=moments)
-    chain = optim.make_optimizer(config, MATRIX, 10)
+    chain = optim.make_optimizer(config, MATRIX, 10, MATRIX_ROLES)
     params, state = MATRIX, chain.init(MATRIX)
     ours, theirs = jax.tree.leaves_with_path(MATRIX), {}
     for path, p in ours:
@@ -91,12 +100,13 @@ def test_moments_equal_their_formulas(moments):
 
 def test_muon_equals_its_formula():
     """Kernels, one a block, against Newton and Schulz in NumPy; the bias and an objective's kernel against Adam."""
-    shapes = {"model": {"kernel": (2, 6, 9), "bias": (2, 9)}, "objective": {"kernel": (6, 9)}}
-    params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda s: isinstance(s, tuple))
+    params, roles = given({
+        "model": {"kernel": kernel(2, 6, 9), "bias": undecayed(jnp.ones((2, 9)))}, "objective": {"kernel": kernel(6, 9)}
+    })  # fmt: skip
     common = dict(lr=0.1, b1=0.8, b2=0.9, eps=1e-6, weight_decay=0.3, final_lr=1.0)
-    chains = [optim.make_optimizer(optim.Config(moments=m, **common), params, 10) for m in ("muon", "float32")]
+    chains = [optim.make_optimizer(optim.Config(moments=m, **common), params, 10, roles) for m in ("muon", "float32")]
     states, trained = [c.init(params) for c in chains], [params, params]
-    m, kernel = 0.0, np.ones(shapes["model"]["kernel"])
+    m, expected = 0.0, np.ones((2, 6, 9))
     for t in range(1, 4):
         rng = np.random.default_rng(t)
         grads = jax.tree.map(lambda p, r=rng: jnp.asarray(r.normal(size=p.shape), jnp.float32), params)
@@ -106,44 +116,45 @@ def test_muon_equals_its_formula():
         g = np.asarray(grads["model"]["kernel"], np.float64)
         m = 0.95 * m + 0.05 * g
         nesterov = 0.95 * m / (1 - 0.95 ** (t + 1)) + 0.05 * g / (1 - 0.95**t)
-        for block, x in zip(kernel, nesterov):
+        for block, x in zip(expected, nesterov):
             x = x / np.linalg.norm(x)
             for _ in range(5):
                 a = x @ x.T
                 x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
             assert np.abs(np.linalg.svd(x)[1] - 1).max() < 0.4  # nearly orthogonal
             block -= 0.1 * (0.2 * 3 * x + 0.3 * block)
-    np.testing.assert_allclose(trained[0]["model"]["kernel"], kernel, atol=1e-5)
+    np.testing.assert_allclose(trained[0]["model"]["kernel"], expected, atol=1e-5)
     for rest in (lambda p: p["model"]["bias"], lambda p: p["objective"]["kernel"]):
         np.testing.assert_array_equal(*map(rest, trained))
     with pytest.raises(ValueError, match=r"optim\.muon_rms=0: must be above 0"):
         optim.Config(muon_rms=0)
 
 
-def state_bytes(moments, params):
-    chain = optim.make_optimizer(optim.Config(moments=moments), params, 10)
+def state_bytes(moments, params, roles):
+    chain = optim.make_optimizer(optim.Config(moments=moments), params, 10, roles)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(chain.init, params)))
 
 
 def test_bytes_of_state():
     """A stack of 24 SwiGLU matrices and norms: never a factor over the depth."""
-    kernel, norm = (24, 2048, 5461), (24, 2048)
-    params = {"kernel": jax.ShapeDtypeStruct(kernel, jnp.float32), "norm": jax.ShapeDtypeStruct(norm, jnp.float32)}
-    params = {"model": params}
-    large, small = np.prod(kernel), np.prod(norm)
+    made = jax.eval_shape(
+        lambda: {"model": {"kernel": kernel(24, 2048, 5461), "norm": undecayed(jnp.ones((24, 2048)))}}
+    )
+    params, roles = jax.eval_shape(values, made), Roles(made)
+    large, small = 24 * 2048 * 5461, 24 * 2048
     for moments, expected in (
         ("float32", 8 * (large + small)),
         ("bfloat16", 6 * (large + small)),
         ("factored", 2 * (large + small) + 4 * (24 * (2048 + 5461) + small)),
         ("muon", 4 * large + 8 * small),
     ):
-        assert 0 <= state_bytes(moments, params) - expected < 100  # counters, and where nothing is factored
+        assert 0 <= state_bytes(moments, params, roles) - expected < 100  # counters, and where nothing is factored
 
 
 def test_a_second_moment_falls_under_small_gradients():
     """One large gradient, then none: v falls by b2 a step. In bfloat16 it would stay where it is."""
-    params = {"model": jnp.zeros(3)}
-    chain = optim.make_optimizer(optim.Config(b2=0.999, moments="bfloat16"), params, 400)
+    params, roles = given({"model": param(jnp.zeros(3))})
+    chain = optim.make_optimizer(optim.Config(b2=0.999, moments="bfloat16"), params, 400, roles)
     step, state = jax.jit(chain.update), chain.init(params)
     for i in range(300):
         _, state = step({"model": jnp.full(3, float(i == 0))}, state, params)
@@ -157,11 +168,12 @@ def test_a_second_moment_falls_under_small_gradients():
 def test_a_quadratic_is_minimised_and_a_bad_step_skipped(moments):
     """Rows and columns of very different curvature, with clipping, decay, a rule and LAMB's ratio in the chain."""
     scale = jnp.exp(jnp.linspace(-3, 3, 160))[:, None] * jnp.exp(jnp.linspace(-2, 2, 200))
-    params = {"model": {"kernel": jax.random.normal(jax.random.key(0), (2, 160, 200)), "still": jnp.ones(2)}}
+    start = param(jax.random.normal(jax.random.key(0), (2, 160, 200)), matrix=True)
+    params, roles = given({"model": {"kernel": start, "still": param(jnp.ones(2))}})
     loss = lambda p: (scale * jnp.square(p["model"]["kernel"])).mean() + jnp.square(p["model"]["still"]).sum()
     rules = (optim.Rule("still", 0.0),)
     config = optim.Config(lr=0.03, clip=10.0, weight_decay=0.01, trust_ratio=True, rules=rules, moments=moments)
-    chain = optim.make_optimizer(config, params, 200)
+    chain = optim.make_optimizer(config, params, 200, roles)
 
     @jax.jit
     def step(params, state, factor):
@@ -181,9 +193,12 @@ def test_a_quadratic_is_minimised_and_a_bad_step_skipped(moments):
 @pytest.mark.parametrize("moments", ["factored", "muon"])
 def test_state_on_a_mesh(moments):
     """`param_layout` lays out every array of the state, and eight devices step as one does."""
-    params = {"model": {"fc1": {"kernel": jnp.ones((3, 160, 201)), "bias": jnp.ones((3, 200))}, "norm": jnp.ones(5)}}
+    bias = undecayed(jnp.ones((3, 200)), split=-1)
+    params, roles = given({
+        "model": {"fc1": {"kernel": kernel(3, 160, 201), "bias": bias}, "norm": undecayed(jnp.ones(5))}
+    })  # fmt: skip
     grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=jnp.float32) * 1.7).reshape(p.shape), params)
-    chain = optim.make_optimizer(optim.Config(lr=0.1, moments=moments), params, 10)
+    chain = optim.make_optimizer(optim.Config(lr=0.1, moments=moments), params, 10, roles)
     mesh = sharding.make_mesh(sharding.parse_mesh("data=2,fsdp=2,tensor=2"))
 
     def two_steps(params, grads):
@@ -193,8 +208,8 @@ def test_state_on_a_mesh(moments):
             params = optax.apply_updates(params, updates)
         return params, state
 
-    layout = sharding.state_sharding(jax.eval_shape(two_steps, params, grads), mesh)
-    own = sharding.state_sharding(params, mesh)
+    layout = sharding.state_sharding(jax.eval_shape(two_steps, params, grads), roles, mesh)
+    own = sharding.state_sharding(params, roles, mesh)
     one = jax.jit(two_steps)(params, grads)
     eight = jax.jit(two_steps, in_shardings=(own, own), out_shardings=layout)(params, grads)
 
@@ -212,18 +227,26 @@ def test_an_unknown_kind_of_moments_is_named():
 
 
 def test_layer_decay_is_counted_from_the_last_block():
-    stack = {"fc1": {"kernel": jnp.ones((3, 4, 4)), "bias": jnp.ones((3, 4))}}
+
+    def stack(depth):
+        kernel, bias = param(jnp.ones((3, 4, 4)), stacked=True), param(jnp.ones((3, 4)), stacked=True)
+        return {"fc1": {"kernel": mark(kernel, depth=depth), "bias": mark(bias, depth=depth)}}
+
     model = {
-        "encoder": stack,
-        "decoder": stack,
-        "encoder_norm": {"scale": jnp.ones(4)},
-        "tokens": {"modality": jnp.ones(4)},
+        "encoder": stack(3),
+        "decoder": stack(0),
+        "encoder_norm": {"scale": undecayed(jnp.ones(4))},
+        "tokens": {"modality": param(jnp.ones(4), depth=4)},
     }
-    params = {"model": model | {"towers": {"a": {"blocks": {"fc1": jnp.ones((2, 4))}, "positions": jnp.ones(4)}}}}
+    tower = {
+        "blocks": {"fc1": param(jnp.ones((2, 4)), stacked=True, depth=2)},
+        "positions": param(jnp.ones(4), depth=3),
+    }
+    params, roles = given({"model": model | {"towers": {"a": tower}}})
     rules = (optim.Rule("fc1/bias", 0.5),)
     steps = []
     for more in (dict(), dict(layer_decay=0.5, rules=rules)):
-        chain = optim.make_optimizer(optim.Config(lr=0.1, **more), params, 10)
+        chain = optim.make_optimizer(optim.Config(lr=0.1, **more), params, 10, roles)
         steps.append(chain.update(jax.tree.map(jnp.ones_like, params), chain.init(params), params)[0]["model"])
     plain, ours = steps
     share = jax.tree.map(lambda a, b: np.asarray(a / b).reshape(len(a), -1)[:, 0], ours, plain)
@@ -241,17 +264,9 @@ def test_layer_decay_is_counted_from_the_last_block():
 
 def test_what_is_frozen_has_no_moments_and_clips_nothing():
     config = optim.Config(lr=0.1, clip=1.0, rules=(optim.Rule("bias", 0.0),))
-    chain, state = (c := optim.make_optimizer(config, PARAMS, 10)), c.init(PARAMS)
+    chain, state = (c := optim.make_optimizer(config, PARAMS, 10, ROLES)), c.init(PARAMS)
     assert sorted(x.size for x in jax.tree.leaves(state) if x.shape) == [6, 6]  # of the kernel alone
     grads = jax.tree.map(jnp.ones_like, PARAMS)
     grads["model"]["fc1"]["bias"] *= 1e6
     updates, _ = chain.update(grads, state, PARAMS)
     assert not updates["model"]["fc1"]["bias"].any() and (updates["model"]["fc1"]["kernel"] < -0.09).all()
-
-
-def test_a_head_is_decayed_like_the_network():
-    decays = lambda path: not re.search(optim.NO_DECAY, path)
-    assert (
-        decays("objective/c/kernel") and decays("objective/c/blocks/fc1/kernel") and decays("model/tokens/mask_token")
-    )
-    assert not any(map(decays, ("objective/c/bias", "objective/c/norm/scale", "objective/c/log_scale")))

@@ -10,6 +10,7 @@ import tiny
 from jax.sharding import PartitionSpec as P
 
 from pretrain import build, sharding
+from pretrain.parameters import Role, Roles, param
 from pretrain.program import Program
 from pretrain.sharding import AXES, BATCH, make_mesh, parse_mesh
 
@@ -60,34 +61,36 @@ def test_meshes_that_do_not_fit(text, where, message):
         shape(text, **where)
 
 
-def layout(path, size, text):
-    return sharding.param_layout(path, size, make_mesh(parse_mesh(text)))
+def layout(role, size, text):
+    return sharding.param_layout(role, size, make_mesh(parse_mesh(text)))
 
 
-def test_rules():
+def test_roles_say_what_is_split():
     """The first of a pair of matrices by columns, the second by rows; fsdp takes the largest dimension that is left."""
-    block = "model/encoder/"
-    assert layout(block + "mlp/fc1/kernel", (4, 64, 96), "fsdp=4,tensor=2") == (P(None, "fsdp", "tensor"), "")
-    assert layout(block + "mlp/fc2/kernel", (4, 96, 64), "fsdp=4,tensor=2") == (P(None, "tensor", "fsdp"), "")
-    assert layout(block + "attn/qkv/kernel", (4, 64, 192), "fsdp") == (P(None, None, "fsdp"), "")
-    assert layout("model/tokens/tables/text", (80, 64), "fsdp=2,tensor=4") == (P("tensor", "fsdp"), "")
-    assert layout(block + "norm1/scale", (4, 64), "fsdp") == (P(None, None), ""), "small: whole, and no problem"
-    assert layout(block + "mlp/fc1/kernel", (4, 64, 97), "fsdp=4,tensor=2") == (
+    columns, rows, whole = Role(split=-1), Role(split=-2), Role()
+    assert layout(columns, (4, 64, 96), "fsdp=4,tensor=2") == (P(None, "fsdp", "tensor"), "")
+    assert layout(rows, (4, 96, 64), "fsdp=4,tensor=2") == (P(None, "tensor", "fsdp"), "")
+    assert layout(columns, (4, 64, 192), "fsdp") == (P(None, None, "fsdp"), "")
+    assert layout(rows, (80, 64), "fsdp=2,tensor=4") == (P("tensor", "fsdp"), "")
+    assert layout(whole, (4, 64), "fsdp") == (P(None, None), ""), "small: whole, and no problem"
+    assert layout(whole, (64, 96), "fsdp=4,tensor=2") == (P(None, "fsdp"), "")
+    assert layout(columns, (4, 64, 97), "fsdp=4,tensor=2") == (
         P(None, "fsdp", None), "dimension -1 is not divisible by tensor=2; no tensor > 1 that divides 2 fits",
     )  # fmt: skip
-    assert layout("opt/v_row/" + block + "mlp/fc1/kernel", (24, 5461), "fsdp") == (P(None, None), "")
-    spec, problem = layout("model/tokens/tables/image", (1003, 68), "fsdp")
+    assert layout(None, (24, 5464), "fsdp") == (P(None, None), ""), "rows of a factored moment"
+    spec, problem = layout(rows, (1003, 68), "fsdp")
     assert spec == P(None, None) and problem == "no dimension is divisible by fsdp=8; fsdp=4 would fit"
 
 
 def test_what_cannot_be_split_is_told_or_refused():
     mesh, shape = make_mesh(parse_mesh("fsdp")), jax.ShapeDtypeStruct((1003, 68), np.float32)
     state = {"params": {"model": {"a": shape}}, "ema": {"model": {"a": shape}}}
-    told = sharding.report(state, mesh)
+    roles = Roles({"model": {"a": param(np.zeros(shape.shape))}})
+    told = sharding.report(state, roles, mesh)
     assert "WARNING: 0.5 MiB a device are not split" in told
     assert "model/a [1003, 68]: no dimension is divisible by fsdp=8; fsdp=4 would fit (0.5 MiB a device)" in told
     with pytest.raises(ValueError, match=r"mesh: slice=1 data=1 fsdp=8 tensor=1, strict: 0.5 MiB a device are not"):
-        sharding.report(state, mesh, strict=True)
+        sharding.report(state, roles, mesh, strict=True)
 
 
 @pytest.mark.parametrize("text", ["ddp", "fsdp=2,tensor=4", "slice=2,fsdp=2,tensor=2"])
@@ -171,4 +174,6 @@ def test_fsdp_divides_the_state_and_never_gathers_it_all(token_store):
         for dims in re.findall(r"\w+\[([\d,]+)\]\S* all-gather(?:-start)?\(", split.as_text())
     ]
     assert gathered and max(gathered) < table < encoder
-    assert sharding.report(made.state, made.mesh).count("WARNING") == 0 and set(AXES) == set(made.mesh.shape)
+    assert sharding.report(made.state, made.roles, made.mesh).count("WARNING") == 0 and set(AXES) == set(
+        made.mesh.shape
+    )

@@ -17,6 +17,7 @@ from pretrain import optim, runtime
 from pretrain.checkpoint import load_params
 from pretrain.models.layers import LayerNorm
 from pretrain.models.tokens import whole
+from pretrain.parameters import Roles, values, variables
 from pretrain.step import accumulate, evaluate_objectives, example_keys, init_state, make_train_step
 from pretrain.train import train
 
@@ -114,9 +115,10 @@ def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is():
         def totals(self, model, own, view, keys, *, train):
             return {"a": model.scale[...].sum() + view["offset"].sum()}
 
-    graph, state = nnx.split(LayerNorm(3, bias=False))
-    params, objectives = {"model": nnx.to_pure_dict(state), "objective": {"o": {}}}, {"o": Objective()}
-    optimizer = optim.make_optimizer(optim.Config(), params, 10)
+    norm = LayerNorm(3, bias=False)
+    graph, own = nnx.split(norm)[0], {"model": variables(norm), "objective": {"o": {}}}
+    params, objectives = values(own), {"o": Objective()}
+    optimizer = optim.make_optimizer(optim.Config(), params, 10, Roles(own))
     step = jax.jit(make_train_step(graph, objectives, optimizer, seed=0))
     state = init_state(params, optimizer, ema=False)
     for offset, skipped, changed in ((np.inf, 1, False), (np.nan, 2, False), (0.0, 0, True)):

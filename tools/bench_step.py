@@ -60,7 +60,7 @@ class Bench:
             make = lambda rngs: network(config, run.modalities, (), rngs)
         self.graph, init = init_function(make, self.objectives, 0)
         params = jax.jit(init)()
-        self.optimizer = optim.make_optimizer(run.optim, params, run.steps)
+        self.optimizer = optim.make_optimizer(run.optim, params, run.steps, init.roles)
         self.state = init_state(params, self.optimizer, False)
         self.data = jax.tree.map(jnp.asarray, batch(run.modalities, run.batch_size, 0))
         step = make_train_step(self.graph, self.objectives, self.optimizer, seed=0)
@@ -128,7 +128,7 @@ class Bench:
         n, t, d = INPUTS.value, TARGETS.value, self.run.model["dim"]
         size = {k: sum(x.size for x in jax.tree.leaves(m[k])) for k in ("encoder", "decoder")}
         kv = np.prod(m["decoder"]["cross_attn"]["kv"]["kernel"].shape)  # runs over the inputs, not the targets
-        depth = {k: m[k]["norm1"]["scale"].shape[0] for k in size}
+        depth = {k: m[k]["mlp"]["norm"]["scale"].shape[0] for k in size}
         matmuls = n * (size["encoder"] + kv + d * d) + t * (size["decoder"] - kv)
         attention = 2 * d * (depth["encoder"] * n * n + depth["decoder"] * (t * t + t * n))
         vocabs = np.asarray([x.vocab_size if x.targets else 0 for x in self.run.modalities])

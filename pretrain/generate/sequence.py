@@ -1,7 +1,6 @@
 """Sequences token by token, with the keys and values of what was written before kept (a KV cache)."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,38 +9,6 @@ from flax import nnx
 from pretrain.generate.draw import draw
 from pretrain.generate.parallel import Conditions
 from pretrain.models.tokens import TokenSet
-
-
-class Cache(NamedTuple):
-    """Of every decoder block keys and values `[depth, B, L, H, d]` of the prefix; found: those of the context."""
-
-    keys: jax.Array
-    values: jax.Array
-    found: tuple
-
-
-def open_cache(model, encoded, length: int) -> Cache:
-    """Room for `length` tokens, and what cross-attention reads of the context, which no step changes."""
-    context = model.context(encoded.x) + encoded.placed
-    found = jax.vmap(lambda block: block.cross_attn.project_kv(block.context_norm(context)))(model.decoder)
-    own = jax.tree.map(lambda a: jnp.zeros((*a.shape[:2], length, *a.shape[3:])), found)
-    return Cache(*own, found)
-
-
-def extend(model, cache: Cache, encoded, token: TokenSet, at):
-    """Decodes one token `[B, 1]` of a sequence at index `at`: (y `[B, 1, D]`, the cache with it).
-
-    Equals the last row of `model.decode` on the whole prefix.
-    """
-    x = model.tokens.queries(token) + model.tokens.place(token, queries=True)
-
-    def block(x, layer):
-        block, keys, values, found = layer
-        x, keys, values = block.extend(x, keys, values, found, at, encoded.valid[:, None, None, :])
-        return x, (keys, values)
-
-    x, (keys, values) = jax.lax.scan(block, x, (model.decoder, cache.keys, cache.values, cache.found))
-    return model.decoder_norm(x), Cache(keys, values, cache.found)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "target", "sentinel", "eos", "top_k", "top_p"))
@@ -67,13 +34,13 @@ def write(
         i, text, done, cache = carry
         last = jnp.where(i == 0, sentinel, text[:, jnp.maximum(i - 1, 0)])[:, None]
         token = TokenSet(last, jnp.full_like(last, target), jnp.full_like(last, i), jnp.ones_like(last, bool))
-        y, cache = extend(model, cache, encoded, conditions.spread(token), i)
+        y, cache = model.extend(encoded, conditions.spread(token), i, cache)
         logits = model.logits(conditions.guide(y)[:, 0], modality.vocab)
         now = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
         drawn = jnp.where(done, eos, draw(now, logits, temperature, top_k, top_p))
         return i + 1, text.at[:, i].set(drawn), done | (drawn == eos) | (drawn == sentinel + 1), cache
 
-    start = 0, jnp.full((size, length), eos, jnp.int32), jnp.zeros(size, bool), open_cache(model, encoded, length)
+    start = 0, jnp.full((size, length), eos, jnp.int32), jnp.zeros(size, bool), model.open_cache(encoded, length)
     _, ids, _, _ = jax.lax.while_loop(unfinished, body, start)
     ended = (ids == eos) | (ids == sentinel + 1)
     before = jnp.cumsum(ended, axis=1) - ended == 0

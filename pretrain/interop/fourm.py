@@ -18,11 +18,19 @@ from data_pipeline.spec import Modality
 from pretrain.interop.fourm_file import nest, read_file, some, write_file
 from pretrain.models.encdec import Config, Model
 from pretrain.ops.positions import sincos_1d, sincos_2d
-from pretrain.sharding import path_str
+from pretrain.parameters import path_str
 
 SEQUENCE_ROWS = 512  # of every sequence's position buffer, whatever its length
 SIDES = {"inputs": "encoder_embeddings", "targets": "decoder_embeddings"}
 TOP = {"encoder_norm": "encoder_norm", "decoder_norm": "decoder_norm", "context": "decoder_proj_context"}
+# Of a block: {ours: theirs}, norms before what they are part of.
+BLOCKS = {
+    "encoder": {"attn/norm": "norm1", "mlp/norm": "norm2"},
+    "decoder": {
+        "cross_attn/context_norm": "context_norm", "cross_attn/norm": "query_norm", "attn/norm": "norm1",
+        "mlp/norm": "norm2", "attn": "self_attn",
+    },
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +151,10 @@ def layout(model: Config, modalities) -> dict[str, tuple[str, int | None]]:
         if path.endswith("/slopes"):
             continue  # 4M has none: `write` refuses them
         if first in ("encoder", "decoder"):
+            ours = "/".join(rest[:-1])
+            there = next((t + ours[len(o) :] for o, t in BLOCKS[first].items() if f"{ours}/".startswith(f"{o}/")), ours)
             for layer in range(leaf.shape[0]):
-                out[".".join([first, str(layer), *rest[:-1], name])] = (path, layer)
+                out[".".join([first, str(layer), there.replace("/", "."), name])] = (path, layer)
         elif first in TOP:
             out[f"{TOP[first]}.{name}"] = (path, None)
     return out

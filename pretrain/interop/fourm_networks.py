@@ -71,8 +71,8 @@ def vit_tensors(config: vit.Config, side: str, channels: int) -> Iterator[Tensor
     """side: `encoder` or `decoder`; channels: of what comes out of the decoder."""
     blocks = f"{side}/trunk/blocks"
     for i in range(config.depth):
-        for norm in ("norm1", "norm2"):
-            yield from affine(f"{side}.blocks.{i}.{norm}", f"{blocks}/{norm}", SAME, index=i)
+        for norm, ours in (("norm1", "attn/norm"), ("norm2", "mlp/norm")):
+            yield from affine(f"{side}.blocks.{i}.{norm}", f"{blocks}/{ours}", SAME, index=i)
         for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
             yield from affine(f"{side}.blocks.{i}.{layer}", f"{blocks}/{layer.replace('.', '/')}", index=i)
     if config.post_mlp:
@@ -97,7 +97,7 @@ def mlp_tensors(config: mlp.Config, side: str) -> Iterator[Tensor]:
     for layer in ("linear_in", "linear_out"):
         yield from affine(f"{side}.{layer}", f"{side}/{layer}")
     for i in range(config.depth):
-        yield from affine(f"{side}.layernorms.{i}", f"{side}/blocks/norm", SAME, index=i)
+        yield from affine(f"{side}.layernorms.{i}", f"{side}/blocks/mlp/norm", SAME, index=i)
         for there, here in (("0", "fc1"), ("2", "fc2")):
             yield from affine(f"{side}.blocks.{i}.block.{there}", f"{side}/blocks/mlp/{here}", index=i)
 

@@ -17,7 +17,7 @@ from pretrain.interop.fourm_file import nest, read_file, read_names, some, write
 from pretrain.interop.fourm_networks import SAME, Tensor, affine, mlp_tensors, pointwise, unet_tensors, vit_tensors
 from pretrain.interop.fourm_tokenizer_config import describe, make_run, metadata, resized
 from pretrain.ops.positions import sincos_2d
-from pretrain.sharding import path_str
+from pretrain.parameters import path_str
 from pretrain.tokenizers.networks import mlp, vit
 from pretrain.tokenizers.quantizers import vq
 

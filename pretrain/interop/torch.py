@@ -19,8 +19,8 @@ import numpy as np
 
 from pretrain.build import plain
 from pretrain.objectives import classification, dense
+from pretrain.parameters import path_str
 from pretrain.restore import Restored
-from pretrain.sharding import path_str
 
 STACKS = ("encoder", "decoder")
 

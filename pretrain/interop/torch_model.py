@@ -77,31 +77,56 @@ class Adapter(nn.Module):
         return x + self.up(F.gelu(self.down(x), approximate="tanh"))
 
 
+class SelfAttention(Attention):
+    def __init__(self, dim, heads, bias, qk_norm, sloped):
+        super().__init__(dim, heads, False, bias, qk_norm, sloped)
+        self.norm = LayerNorm(dim, bias)
+
+    def forward(self, x, mask, distance):
+        return super().forward(self.norm(x), mask, distance)
+
+
+class CrossAttention(Attention):
+    def __init__(self, dim, heads, bias, qk_norm, sloped):
+        super().__init__(dim, heads, True, bias, qk_norm, sloped)
+        self.norm, self.context_norm = LayerNorm(dim, bias), LayerNorm(dim, bias)
+
+    def forward(self, x, mask, distance, context):
+        return super().forward(self.norm(x), mask, distance, self.context_norm(context))
+
+
+class ResidualMlp(Mlp):
+    def __init__(self, dim, ratio, gated, bias):
+        super().__init__(dim, ratio, gated, bias)
+        self.norm = LayerNorm(dim, bias)
+
+    def forward(self, x):
+        return super().forward(self.norm(x))
+
+
 class EncoderBlock(nn.Module):
     def __init__(self, dim, heads, ratio, gated, bias, qk_norm, sloped, adapter):
         super().__init__()
-        self.norm1, self.norm2 = LayerNorm(dim, bias), LayerNorm(dim, bias)
-        self.attn, self.mlp = Attention(dim, heads, False, bias, qk_norm, sloped), Mlp(dim, ratio, gated, bias)
-        self.adapter1, self.adapter2 = (Adapter(dim, adapter) if adapter else nn.Identity() for _ in range(2))
+        self.attn = SelfAttention(dim, heads, bias, qk_norm, sloped)
+        self.mlp = ResidualMlp(dim, ratio, gated, bias)
+        self.adapters = nn.ModuleDict({k: Adapter(dim, adapter) if adapter else nn.Identity() for k in ("attn", "mlp")})
 
     def forward(self, x, mask, distance):
-        x = x + self.adapter1(self.attn(self.norm1(x), mask, distance))
-        return x + self.adapter2(self.mlp(self.norm2(x)))
+        x = x + self.adapters["attn"](self.attn(x, mask, distance))
+        return x + self.adapters["mlp"](self.mlp(x))
 
 
 class DecoderBlock(nn.Module):
     def __init__(self, dim, heads, ratio, gated, bias, qk_norm, sloped):
         super().__init__()
-        for norm in ("norm1", "query_norm", "context_norm", "norm2"):
-            setattr(self, norm, LayerNorm(dim, bias))
-        self.self_attn = Attention(dim, heads, False, bias, qk_norm, sloped)
-        self.cross_attn = Attention(dim, heads, True, bias, qk_norm, sloped)
-        self.mlp = Mlp(dim, ratio, gated, bias)
+        self.attn = SelfAttention(dim, heads, bias, qk_norm, sloped)
+        self.cross_attn = CrossAttention(dim, heads, bias, qk_norm, sloped)
+        self.mlp = ResidualMlp(dim, ratio, gated, bias)
 
     def forward(self, x, context, self_mask, cross_mask, self_distance, cross_distance):
-        x = x + self.self_attn(self.norm1(x), self_mask, self_distance)
-        x = x + self.cross_attn(self.query_norm(x), cross_mask, cross_distance, self.context_norm(context))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.attn(x, self_mask, self_distance)
+        x = x + self.cross_attn(x, cross_mask, cross_distance, context)
+        return x + self.mlp(x)
 
 
 class Classifier(nn.Linear):

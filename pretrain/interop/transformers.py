@@ -20,7 +20,7 @@ from pretrain.interop import tokenizer_json
 from pretrain.interop.transformers_config import CLASSES, classify, describe, metadata, preprocessor, read_json, select
 from pretrain.models import multimodal
 from pretrain.objectives import contrastive, sigmoid
-from pretrain.sharding import path_str
+from pretrain.parameters import path_str
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SIDES = {"image": "vision_model.", "text": "text_model."}
@@ -36,7 +36,7 @@ TENSORS = {
     "embeddings.token_embedding.weight": "table", "head.probe": "head/probe",
 }  # fmt: skip
 BLOCK = {
-    "layer_norm1": "norm1", "layer_norm2": "norm2", "self_attn.out_proj": "attn/proj", "mlp.fc1": "mlp/fc1",
+    "layer_norm1": "attn/norm", "layer_norm2": "mlp/norm", "self_attn.out_proj": "attn/proj", "mlp.fc1": "mlp/fc1",
     "mlp.fc2": "mlp/fc2",
 }  # fmt: skip
 PROJECTIONS = {

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.models.layers import LayerNorm, Linear
+from pretrain.parameters import param, undecayed
 
 he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
@@ -21,8 +22,8 @@ class Conv(nnx.Module):
         self, c_in: int, c_out: int, size: int = 3, *, stride: int = 1, groups: int = 1, pad: int | None = None, dtype,
         rngs: nnx.Rngs,
     ):  # fmt: skip
-        self.kernel = nnx.Param(he_normal(rngs.params(), (size, size, c_in // groups, c_out), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(c_out))
+        self.kernel = param(he_normal(rngs.params(), (size, size, c_in // groups, c_out), jnp.float32), matrix=True)
+        self.bias = undecayed(jnp.zeros(c_out))
         self.stride, self.groups, self.dtype = stride, groups, dtype
         self.pad = "SAME" if pad is None else ((pad, pad), (pad, pad))
 
@@ -40,7 +41,7 @@ class GroupNorm(nnx.Module):
 
     def __init__(self, channels: int, groups: int, *, eps: float = 1e-6):
         self.groups, self.eps = groups, eps
-        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.scale, self.bias = undecayed(jnp.ones(channels)), undecayed(jnp.zeros(channels))
 
     def __call__(self, x):
         grouped = x.reshape(*x.shape[:-1], self.groups, -1)
@@ -56,10 +57,10 @@ class ConvNeXtBlock(nnx.Module):
     def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
         self.conv = Conv(channels, channels, 7, groups=channels, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(channels, bias=True)
-        self.fc1 = Linear(channels, 4 * channels, bias=True, dtype=dtype, rngs=rngs)
-        self.fc2 = Linear(4 * channels, channels, bias=True, dtype=dtype, rngs=rngs)
-        self.gamma = nnx.Param(jnp.full(channels, 1e-6))
+        self.fc1 = Linear(channels, 4 * channels, bias=True, dtype=dtype, rngs=rngs, split=-1)
+        self.fc2 = Linear(4 * channels, channels, bias=True, dtype=dtype, rngs=rngs, split=-2)
+        self.gamma = undecayed(jnp.full(channels, 1e-6))
 
-    def __call__(self, x):
+    def __call__(self, x, given=None):
         y = jax.nn.gelu(self.fc1(self.norm(self.conv(x))), approximate=False)
-        return x + self.gamma[...] * self.fc2(y)
+        return x + self.gamma[...] * self.fc2(y), {}

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from data_pipeline.spec import Modality
-from pretrain.models.layers import DecoderBlock, EncoderBlock, LayerNorm, Linear
-from pretrain.models.stack import check_numerics, make_stack, run_stack
+from pretrain.models import blocks
+from pretrain.models.blocks.base import Block, Given
+from pretrain.models.layers import LayerNorm, Linear, Seen
+from pretrain.models.stack import LAYERS, PerLayer, check_numerics, make_stack, open_cache, run_stack
 from pretrain.models.tokens import TABLES, TokenEmbedding, TokenSet, dense_rows, whole
 from pretrain.ops.cross_entropy import grouped_nll
 from pretrain.ops.fused_attention import check as check_attention
 from pretrain.ops.matmul import matmul
 from pretrain.ops.positions import WAVES, distances
+from pretrain.parameters import mark, param
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,27 +100,30 @@ class Model(nnx.Module):
 
     def __init__(self, config: Config, modalities: tuple[Modality, ...], embedded: tuple[str, ...], rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.dtype)
-        args = dict(
-            mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, qk_norm=c.qk_norm, slopes=c.slopes, mimetic=c.mimetic,
-            attention=c.attention, dtype=dtype,
+        block = blocks.Config(
+            c.dim, c.heads, mlp_ratio=c.mlp_ratio, gated=c.gated, bias=c.bias, qk_norm=c.qk_norm, slopes=c.slopes,
+            mimetic=c.mimetic, attention=c.attention, dtype=dtype,
         )  # fmt: skip
         self.config, self.modalities, self.embedded = c, modalities, embedded
         self.tokens = TokenEmbedding(
             modalities, c.dim, c.tables, c.table_std, c.waves, dtype=dtype, rngs=rngs
         )  # fmt: skip
         normal = jax.nn.initializers.normal(0.02)
-        self.registers = nnx.Param(normal(rngs.params(), (c.registers, c.dim))) if c.registers else None
-        self.encoder = make_stack(
-            lambda r: EncoderBlock(c.dim, c.heads, adapter=c.adapter, rngs=r, **args), c.encoder_depth, rngs
-        )
+        self.registers = param(normal(rngs.params(), (c.registers, c.dim))) if c.registers else None
+        adapted = dataclasses.replace(block, adapter=c.adapter)
+        self.encoder = make_stack(lambda r: Block(adapted, blocks.ENCODER, rngs=r), c.encoder_depth, rngs)
         self.encoder_norm = LayerNorm(c.dim, bias=c.bias)
         self.context = Linear(c.dim, c.dim, bias=True, dtype=dtype, rngs=rngs)
         if c.mimetic:
             self.context.kernel[...] = jnp.eye(c.dim)
-        self.decoder = make_stack(lambda r: DecoderBlock(c.dim, c.heads, rngs=r, **args), c.decoder_depth, rngs)
+        self.decoder = make_stack(lambda r: Block(block, blocks.DECODER, rngs=r), c.decoder_depth, rngs)
         self.decoder_norm = LayerNorm(c.dim, bias=c.bias)
         probes = c.probes if embedded else 0
-        self.probes = nnx.Param(0.2 * jax.random.normal(rngs.params(), (probes, c.dim))) if probes else None
+        self.probes = param(0.2 * jax.random.normal(rngs.params(), (probes, c.dim))) if probes else None
+        for before in filter(None, (self.tokens, self.registers)):
+            mark(before, depth=c.encoder_depth + 1)
+        if self.decoder is not None:
+            mark(self.decoder, depth=0)  # `optim.layer_decay` is for encoders
         pooled = max(probes, 1) * c.dim
         self.project = nnx.Dict(
             {name: Linear(pooled, c.embed_dim, bias=False, dtype=dtype, rngs=rngs) for name in embedded}
@@ -140,9 +146,9 @@ class Model(nnx.Module):
             placed, where = (jnp.pad(a, ((0, 0), (own.shape[1], 0), (0, 0))) for a in (placed, where))
             valid = jnp.pad(valid, ((0, 0), (own.shape[1], 0)), constant_values=True)
         distance = distances(where, where) if self.config.slopes else None
-        how = dict(layers=layers, keep=keep, **self._run)
-        x, hidden = run_stack(self.encoder, x, valid[:, None, None, :], bias, distance, **how)
-        return Encoded(self.encoder_norm(x), valid, placed, where, hidden)
+        given = Given(Seen(valid[:, None, None, :], bias, distance))
+        x, outputs = run_stack(self.encoder, x, given, PerLayer(keep), layers=layers, **self._run)
+        return Encoded(self.encoder_norm(x), valid, placed, where, outputs.get(LAYERS))
 
     def encode_images(self, pixels, *, layers: bool = False) -> Encoded:
         """The encoder as a plain ViT over images alone (4M's FMViT): uint8 `[B, H, W, C]` → Encoded of all patches."""
@@ -157,14 +163,33 @@ class Model(nnx.Module):
         """queries `[B, M]` → `[B, M, D]`. A modality's queries never see another modality's (4M, section 2.2)."""
         y = self.tokens.queries(queries) + self.tokens.place(queries, queries=True)
         y = jnp.where(queries.valid[..., None], y, 0.0)
-        context = self.context(encoded.x) + encoded.placed
-        cross_mask = encoded.valid[:, None, None, :]
-        masks, between = (self_mask(queries, self.modalities), cross_mask), (None, None)
+        given = self._given(encoded)._replace(seen=Seen(self_mask(queries, self.modalities)))
         if self.config.slopes:
             here = self.tokens.where(queries)
-            between = distances(here, here), distances(here, encoded.where)
-        y, _ = run_stack(self.decoder, y, context, *masks, *between, **self._run)
+            given = given._replace(
+                seen=given.seen._replace(distance=distances(here, here)),
+                context_seen=given.context_seen._replace(distance=distances(here, encoded.where)),
+            )
+        y, _ = run_stack(self.decoder, y, given, **self._run)
         return self.decoder_norm(y)
+
+    def open_cache(self, encoded: Encoded, length: int):
+        """What decoding token by token remembers of a sequence of up to `length` tokens, and of the context."""
+        return open_cache(self.decoder, self._given(encoded), length)
+
+    def extend(self, encoded: Encoded, token: TokenSet, at, cache):
+        """Decodes one token `[B, 1]` of a sequence at index `at`: (y `[B, 1, D]`, the cache with it).
+
+        Equals the last row of `decode` on the whole prefix.
+        """
+        y = self.tokens.queries(token) + self.tokens.place(token, queries=True)
+        y, outputs = run_stack(self.decoder, y, self._given(encoded)._replace(at=at), PerLayer(cache=cache))
+        return self.decoder_norm(y), outputs.get("cache", cache)
+
+    def _given(self, encoded: Encoded) -> Given:
+        """What the decoder's blocks read of an encoder's output."""
+        context = self.context(encoded.x) + encoded.placed
+        return Given(context=context, context_seen=Seen(encoded.valid[:, None, None, :]))
 
     def nll(self, y, queries: TokenSet, labels, **more):
         """−log p of each label under its own modality's vocabulary, `[B, M]`; 0 in empty slots; more: `grouped_nll`."""

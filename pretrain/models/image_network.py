@@ -10,6 +10,7 @@ from flax import nnx
 
 from pretrain.models import encdec, multimodal
 from pretrain.models.tokens import dense_rows, whole
+from pretrain.parameters import mark, variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class ImageNetwork:
     layers: tuple[int, ...] = (-1,)
 
     def fresh(self, key) -> dict:
-        """Parameters as they start out: the shapes of those of the workdir."""
-        return nnx.to_pure_dict(nnx.split(self._opened[0](nnx.Rngs(key)))[1])
+        """Parameters as they start out, which will never learn: the shapes of those of the workdir."""
+        return variables(mark(self._opened[0](nnx.Rngs(key)), fixed=True))
 
     def check(self, channels: int):
         """ValueError if it cannot compare pictures of so many channels, before anything is computed."""

@@ -1,7 +1,6 @@
 """Towers beside each other, and beside 4M's trunk where a run has one: any modality → one embedding space."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
@@ -45,11 +44,6 @@ class Config:
             raise ValueError(
                 f"model.trunk.embed_dim={self.trunk.embed_dim}: must be model.embed_dim={self.embed_dim}: one space"
             )
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Patterns of the parameters that never change."""
-        return tuple(f"^model/towers/{re.escape(t.name)}/(?!project/)" for t in self.towers if t.frozen)
 
 
 class Model(nnx.Module):

@@ -9,6 +9,7 @@ from flax import nnx
 from data_pipeline.spec import DENSE, SPANS, Modality
 from pretrain.models.layers import Linear
 from pretrain.ops.positions import sincos_1d, sincos_2d
+from pretrain.parameters import param
 from pretrain.sharding import constrain, gather_rows
 
 # How many tables a vocabulary has. `shared`: one; `split`: the decoder has its own, which is also its head, as in 4M's
@@ -93,11 +94,13 @@ class TokenEmbedding(nnx.Module):
 
         def make(vocabs):
             shapes = {v: (first[v].vocab_size, dim) for v in vocabs}
-            return nnx.Dict({v: nnx.Param(std * jax.random.normal(rngs.params(), s)) for v, s in shapes.items()})
+            return nnx.Dict(
+                {v: param(std * jax.random.normal(rngs.params(), s), split=-2, vocab=v) for v, s in shapes.items()}
+            )
 
         self.tables = make(vocabs)
-        self.modality = nnx.Param(normal(rngs.params(), (len(modalities), dim)))
-        self.mask_token = nnx.Param(normal(rngs.params(), (dim,)))
+        self.modality = param(normal(rngs.params(), (len(modalities), dim)), rows=tuple(m.name for m in modalities))
+        self.mask_token = param(normal(rngs.params(), (dim,)))
         self.dense = nnx.Dict({
             m.name: Linear(m.width, dim, bias=m.kind == "vectors", dtype=dtype, rngs=rngs)
             for m in modalities if m.kind in DENSE
@@ -105,7 +108,7 @@ class TokenEmbedding(nnx.Module):
 
         def positions(side):
             sets = [m for m in modalities if m.kind == "set" and getattr(m, side)]
-            return nnx.Dict({m.name: nnx.Param(normal(rngs.params(), (m.length, dim))) for m in sets})
+            return nnx.Dict({m.name: param(normal(rngs.params(), (m.length, dim)), resize="linear") for m in sets})
 
         self.learned = positions("kind" if shared else "inputs")
         self.decoder_learned = None if shared else positions("targets")

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from data_pipeline.spec import DENSE, Modality
-from pretrain.models.layers import ACTIVATIONS, Attention, EncoderBlock, LayerNorm, Linear, Mlp
-from pretrain.models.stack import make_stack, run_stack
+from pretrain.models import blocks
+from pretrain.models.blocks.base import Block, Given
+from pretrain.models.layers import ACTIVATIONS, Attention, LayerNorm, Linear, Mlp, Seen
+from pretrain.models.stack import LAYERS, make_stack, run_stack
 from pretrain.models.tokens import TokenSet
 from pretrain.ops.positions import WAVES, sincos_1d, sincos_2d
+from pretrain.parameters import mark, param, undecayed
 from pretrain.sharding import constrain, gather_rows
 
 POOLS = ("cls", "mean", "last", "map", "ggem")
@@ -80,7 +83,7 @@ class GroupGeneralizedMean(nnx.Module):
     """
 
     def __init__(self, groups: int):
-        self.p = nnx.Param(jnp.full(groups, 3.0))
+        self.p = undecayed(jnp.full(groups, 3.0))
 
     def __call__(self, x, valid):
         """x `[B, N, D]`, valid `[B, N]` → `[B, D]`; zeros where no token is valid."""
@@ -96,16 +99,17 @@ class GroupGeneralizedMean(nnx.Module):
 class AttentionPool(nnx.Module):
     """y = attention(probe, x); y + mlp(norm y): SigLIP's MAP head."""
 
-    def __init__(self, c: Config, dtype, rngs):
-        self.probe = nnx.Param(0.02 * jax.random.normal(rngs.params(), (c.dim,)))
-        args = dict(bias=c.bias, dtype=dtype, rngs=rngs)
-        self.attn = Attention(c.dim, c.heads, cross=True, qk_norm=False, slopes=(), mimetic=False, **args)
+    def __init__(self, c: blocks.Config, rngs):
+        self.probe = param(0.02 * jax.random.normal(rngs.params(), (c.dim,)))
+        self.attn = Attention(dataclasses.replace(c, attention="xla"), cross=True, rngs=rngs)
         self.norm = LayerNorm(c.dim, bias=c.bias, eps=c.eps)
-        self.mlp = Mlp(c.dim, c.mlp_ratio, gated=c.activation == "swiglu", activation=c.activation, **args)
+        self.mlp = Mlp(
+            c.dim, c.mlp_ratio, gated=c.gated, activation=c.activation, bias=c.bias, dtype=c.dtype, rngs=rngs
+        )  # fmt: skip
 
     def __call__(self, x, valid):
         probe = jnp.broadcast_to(self.probe[...], (len(x), 1, x.shape[-1]))
-        y = self.attn(probe, x, mask=valid[:, None, None, :])
+        y = self.attn.mix(self.attn.project_q(probe), *self.attn.project_kv(x), Seen(valid[:, None, None, :]))
         return (y + self.mlp(self.norm(y)))[:, 0]
 
 
@@ -128,31 +132,32 @@ class Tower(nnx.Module):
             )
         if c.pad_id >= 0 and (dense or c.pad_id >= spec.vocab_size):
             raise ValueError(f"model.towers: {c.name!r}: pad_id={c.pad_id}: {spec.name!r} has no such token; set -1")
-        self.table = None if dense else nnx.Param(normal(rngs.params(), (spec.vocab_size, c.dim)))
+        self.table = None if dense else param(normal(rngs.params(), (spec.vocab_size, c.dim)))
         linear = lambda d_in, d_out, bias: Linear(d_in, d_out, bias=bias, dtype=dtype, rngs=rngs)
         self.patches = linear(spec.width, c.dim, c.patch_bias) if dense and deep else None
-        self.cls = nnx.Param(normal(rngs.params(), (c.dim,))) if c.pool == "cls" else None
+        self.cls = param(normal(rngs.params(), (c.dim,))) if c.pool == "cls" else None
         rows = spec.length + (c.pool == "cls")
         learned = deep and c.positions == "learned"
-        self.positions = nnx.Param(normal(rngs.params(), (rows, c.dim))) if learned else None
+        resize = "grid" if spec.grid else ""
+        self.positions = param(normal(rngs.params(), (rows, c.dim)), resize=resize) if learned else None
         self.pre_norm = LayerNorm(c.dim, bias=c.bias, eps=c.eps) if c.pre_norm else None
-        gated = c.activation == "swiglu"
-
-        def block(rngs):
-            return EncoderBlock(
-                c.dim, c.heads, mlp_ratio=c.mlp_ratio, gated=gated, bias=c.bias, activation=c.activation, eps=c.eps,
-                attention=attention, dtype=dtype, rngs=rngs,
-            )  # fmt: skip
-
-        self.blocks = make_stack(block, c.depth, rngs) if deep else None
+        block = blocks.Config(
+            c.dim, c.heads, mlp_ratio=c.mlp_ratio, gated=c.activation == "swiglu", bias=c.bias, eps=c.eps,
+            activation=c.activation, attention=attention, dtype=dtype,
+        )  # fmt: skip
+        for before in filter(None, (self.table, self.patches, self.cls, self.positions, self.pre_norm)):
+            mark(before, depth=c.depth + 1 if deep else 0)
+        self.blocks = make_stack(lambda r: Block(block, blocks.ENCODER, rngs=r), c.depth, rngs) if deep else None
         self.norm = LayerNorm(c.dim, bias=c.bias, eps=c.eps) if deep else None
-        heads = {"map": lambda: AttentionPool(c, dtype, rngs), "ggem": lambda: GroupGeneralizedMean(c.heads)}
+        heads = {"map": lambda: AttentionPool(block, rngs), "ggem": lambda: GroupGeneralizedMean(c.heads)}
         self.head = heads[c.pool]() if c.pool in heads else None
         if not c.project and c.dim != embed_dim:
             raise ValueError(
                 f"model.towers: {c.name!r}: project=False leaves embeddings of dim={c.dim}, but embed_dim={embed_dim}; "
                 "make them equal, or project"
             )
+        if c.frozen:
+            mark(self, fixed=True)
         self.project = linear(c.dim, embed_dim, c.project_bias) if c.project else None
 
     def encode(self, tokens: TokenSet, rows=None, *, layers: bool = False, remat: str = "none", unroll: int | bool = 1):
@@ -179,8 +184,8 @@ class Tower(nnx.Module):
         mask = valid[:, None, None, :]
         if c.causal:
             mask = mask & (at[:, None, None, :] <= at[:, None, :, None])
-        x, hidden = run_stack(self.blocks, x, mask, remat=remat, layers=layers, unroll=unroll)
-        return self.norm(x), valid, hidden
+        x, outputs = run_stack(self.blocks, x, Given(Seen(mask)), remat=remat, layers=layers, unroll=unroll)
+        return self.norm(x), valid, outputs.get(LAYERS)
 
     def pool(self, x, valid):
         """x `[B, N, dim]`, valid `[B, N]` → `[B, dim]`; zeros where nothing is valid (except under `cls`)."""

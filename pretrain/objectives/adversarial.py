@@ -10,6 +10,7 @@ from flax import nnx
 
 from pretrain.models.convolution import Conv, GroupNorm
 from pretrain.objectives import reconstruction
+from pretrain.parameters import variables
 
 GAME = ("generator", "discriminator")
 GROUPS = 8
@@ -50,7 +51,7 @@ class Objective(reconstruction.Objective):
             fail("layers", f"needs pictures of at least 3 · 2^layers = {3 * 2**self.layers} pixels: take fewer")
 
     def init(self, key) -> dict:
-        return super().init(key) | {"discriminator": nnx.to_pure_dict(nnx.split(self._make(key))[1])}
+        return super().init(key) | {"discriminator": variables(self._make(key))}
 
     def view(self, batch, keys):
         begun = batch["step"] >= self.start if "step" in batch else jnp.ones(len(keys), bool)

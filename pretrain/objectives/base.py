@@ -18,7 +18,7 @@ class Objective(Protocol):
     tokens_per_example: int  # that pass through the network, to report a rate
 
     def init(self, key) -> dict:
-        """Own learnable scalars; {} if none."""
+        """Own parameters with their roles (`parameters.param`), a nested dict; {} if none."""
 
     def view(self, batch, keys) -> Any:
         """Corruption and selection: data only, every leaf with leading axis B. keys `[B]`, one an example.
@@ -39,7 +39,7 @@ class Objective(Protocol):
         """The network's parameters with what follows from the statistics of the global batch, such as a codebook.
 
         Only of an objective that has some, after the optimizer's own update, and not where a step is skipped or
-        `config.adapt` trains a part beside a base. The network's `Config.averaged` names what may change.
+        `config.adapt` trains a part beside a base. What may change has the role `statistics`.
         """
 
     def summary(self, statistics) -> dict[str, jax.Array]:

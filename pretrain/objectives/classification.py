@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from data_pipeline.spec import Modality
 from pretrain.models.stack import drop_path
 from pretrain.models.tokens import concat, dense_rows, whole
+from pretrain.ops.keys import named
+from pretrain.parameters import param, undecayed
 
 POOLED = ("x", "valid", "placed")  # what pooling reads of an encoder's output
 
@@ -76,9 +78,9 @@ class Objective:
         """The head; a kernel this small leaves the first predictions near uniform (MAE's code has 2e-5)."""
         width = self.dim * (self.probes if self.pool == "probes" else 1)
         return {
-            "norm": {"scale": jnp.ones(width), "bias": jnp.zeros(width)},
-            "kernel": 0.01 * jax.random.normal(key, (width, self.classes)),
-            "bias": jnp.zeros(self.classes),
+            "norm": {"scale": undecayed(jnp.ones(width)), "bias": undecayed(jnp.zeros(width))},
+            "kernel": param(0.01 * jax.random.normal(key, (width, self.classes))),
+            "bias": undecayed(jnp.zeros(self.classes)),
         }
 
     def view(self, batch, keys):
@@ -136,7 +138,7 @@ class Objective:
 
     def _own(self, key):
         """The share of each token `[N]` that an example keeps."""
-        k_which, k_mix, k_cut, k_box = jax.random.split(jax.random.fold_in(key, 4000), 4)
+        k_which, k_mix, k_cut, k_box = (named(key, "mix", name) for name in ("which", "mixup", "cutmix", "box"))
         grids = [m.grid for n in self.inputs for m in self.modalities if m.name == n]
         mixed, cut = None, None
         if self.mixup:

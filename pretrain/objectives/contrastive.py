@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from pretrain.objectives.edges import Edge, Pairs  # noqa: F401 (an edge is part of this objective's config)
 from pretrain.ops.pairs import softmax_losses
+from pretrain.parameters import undecayed
 
 LEARN = ("log", "linear", "fixed")
 DIRECTIONS = {"mean": (0.5, 0.5), "sum": (1.0, 1.0), "forward": (1.0, 0.0), "backward": (0.0, 1.0)}
@@ -45,8 +46,8 @@ class Objective(Pairs):
 
     def init(self, key) -> dict:
         if self.learn == "log":
-            return {"log_scale": jnp.float32(math.log(1 / self.temperature))}
-        return {"temperature": jnp.float32(self.temperature)} if self.learn == "linear" else {}
+            return {"log_scale": undecayed(jnp.float32(math.log(1 / self.temperature)))}
+        return {"temperature": undecayed(jnp.float32(self.temperature))} if self.learn == "linear" else {}
 
     def scale(self, own):
         """What similarities are multiplied by."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from pretrain.objectives import reconstruction
 from pretrain.objectives.reconstruction import DISTANCES
+from pretrain.ops.keys import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,5 +44,5 @@ class Objective(reconstruction.Objective):
 
 def draw(key, shape, steps: int):
     """(t, ε `shape`) of one image."""
-    t, epsilon = (jax.random.fold_in(key, n) for n in (6000, 6001))
+    t, epsilon = (named(key, name) for name in ("time", "noise"))
     return jax.random.randint(t, (), 0, steps), jax.random.normal(epsilon, shape)

@@ -9,6 +9,7 @@ from data_pipeline.spec import Modality
 from pretrain.models.stack import drop_path
 from pretrain.models.tokens import concat, dense_rows, whole
 from pretrain.objectives.classification import normalise
+from pretrain.parameters import param, undecayed
 
 NO_LABEL = 255  # `data_pipeline.image.NO_LABEL`
 LOSSES = ("segmentation", "l1", "berhu")
@@ -81,17 +82,18 @@ class Objective:
         """The head's parameters; blocks are stacked, `[blocks, …]`. ConvNeXt's initialisation, layer scale 1e-6."""
         c, n = self.width, self.blocks
         k = iter(jax.random.split(key, 5))
-        normal = lambda *shape: 0.02 * jax.random.truncated_normal(next(k), -2.0, 2.0, shape)
+        normal = lambda *shape: param(0.02 * jax.random.truncated_normal(next(k), -2.0, 2.0, shape))
+        zeros = lambda *shape: undecayed(jnp.zeros(shape))
         return {
-            "expand": {"kernel": normal(self.dim, self.up**2 * c), "bias": jnp.zeros(self.up**2 * c)},
+            "expand": {"kernel": normal(self.dim, self.up**2 * c), "bias": zeros(self.up**2 * c)},
             "blocks": {
-                "depthwise": {"kernel": normal(n, 7, 7, 1, c), "bias": jnp.zeros((n, c))},
-                "norm": {"scale": jnp.ones((n, c)), "bias": jnp.zeros((n, c))},
-                "fc1": {"kernel": normal(n, c, 4 * c), "bias": jnp.zeros((n, 4 * c))},
-                "fc2": {"kernel": normal(n, 4 * c, c), "bias": jnp.zeros((n, c))},
-                "scale": jnp.full((n, c), 1e-6),
+                "depthwise": {"kernel": normal(n, 7, 7, 1, c), "bias": zeros(n, c)},
+                "norm": {"scale": undecayed(jnp.ones((n, c))), "bias": zeros(n, c)},
+                "fc1": {"kernel": normal(n, c, 4 * c), "bias": zeros(n, 4 * c)},
+                "fc2": {"kernel": normal(n, 4 * c, c), "bias": zeros(n, c)},
+                "scale": undecayed(jnp.full((n, c), 1e-6)),
             },
-            "out": {"kernel": normal(c, self.outputs), "bias": jnp.zeros(self.outputs)},
+            "out": {"kernel": normal(c, self.outputs), "bias": zeros(self.outputs)},
         }
 
     def view(self, batch, keys):

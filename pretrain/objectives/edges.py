@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from data_pipeline.spec import Modality
 from pretrain.models.tokens import TokenSet, dense_rows, whole
+from pretrain.ops.keys import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +64,13 @@ class Embedding:
     def view(self, batch, keys) -> dict:
         """{"tokens": {modality: TokenSet `[B, n]`}, "dense": `dense_rows`}: texts whole, pictures thinned."""
         tokens = {}
-        for i, m in enumerate(self.modalities):
+        for m in self.modalities:
             if m.name not in self.embedded:
                 continue
             tokens[m.name] = whole(batch, m.name, self.modalities)
             if self._size(m) < m.length:
                 thin = jax.vmap(functools.partial(_thin, size=self._size(m)))
-                tokens[m.name] = thin(jax.vmap(jax.random.fold_in, (0, None))(keys, i), tokens[m.name])
+                tokens[m.name] = thin(named(keys, "thin", m.name), tokens[m.name])
         mine = [m for m in self.modalities if m.name in self.embedded]
         return {"tokens": tokens, "dense": dense_rows(batch, mine)}
 

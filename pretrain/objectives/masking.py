@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from data_pipeline.spec import SPANS
 from pretrain.models.tokens import TokenSet
 from pretrain.ops.counting import running_count
+from pretrain.ops.keys import named
 
 SHRINK, TRIES = 0.9, 40  # keep probabilities tried for a sequence: p, 0.9 p, …, and at last 0
 KEEP = ("random", "all", "binary")  # how much of a sequence is kept: p from U(0, 1), 1, or 0 or 1
@@ -72,12 +73,14 @@ def split_budget(weights, budget, capacity):
     return taken + jnp.clip(budget - taken.sum() - before, 0, room)
 
 
-def split_budget_4m(key, alphas, budget, capacity):
+def split_budget_4m(keys, alphas, budget, capacity):
     """4M's own split: floor(Dirichlet · budget), what is left one by one to the largest of fresh draws, then clamped.
 
-    What the clamp takes away is lost, and so is what an absent modality gets: `fill="4m"`.
+    What the clamp takes away is lost, and so is what an absent modality gets: `fill="4m"`. keys `[m]`.
     """
-    log_gamma = jax.random.loggamma(key, jnp.maximum(alphas, 1e-9), (1 + len(alphas), len(alphas)))
+    rounds = 1 + len(alphas)
+    draw = jax.vmap(lambda key, a: jax.random.loggamma(key, a, (rounds,)), out_axes=1)
+    log_gamma = draw(keys, jnp.maximum(alphas, 1e-9))
     share = jnp.floor(jax.nn.softmax(log_gamma[0]) * budget).astype(jnp.int32)
     rest = jnp.arange(len(alphas)) < budget - share.sum()
     lucky = jax.nn.one_hot(log_gamma[1:].argmax(-1), len(alphas), dtype=jnp.int32)
@@ -93,11 +96,10 @@ def mask_sequence(key, ids, valid, budget, sentinel, scheme=0, chunk=1):
     [S_last]`, empty if all was kept. Runs are numbered from `sentinel` on.
     """
     length = len(ids)
-    k_keep, k_prob = jax.random.split(key)
-    drawn = jax.random.uniform(k_prob)
+    drawn = jax.random.uniform(named(key, "share"))
     probability = jnp.stack([drawn, 1.0, jnp.round(drawn)])[scheme]
     tries = probability * jnp.append(SHRINK ** jnp.arange(TRIES), 0.0)
-    uniform = jax.random.uniform(k_keep, (len(tries), length))[:, jnp.arange(length) // chunk]
+    uniform = jax.random.uniform(named(key, "tokens"), (len(tries), length))[:, jnp.arange(length) // chunk]
     keep = (uniform < tries[:, None]) & valid
     first = _run_starts(~keep & valid)
     fits = (keep.sum(1) + first.sum(1) <= budget) & (budget > 0)
@@ -145,7 +147,7 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
     indices into KEEP `[components, m]`; fill: `full` gives what one modality cannot take to others of its component,
     `4m` loses it, as 4M does. Returns (TokenSet `[N]`, TokenSet `[M]`, labels `[M]`).
     """
-    k_component, k_in, k_out, k_n_in, k_n_out, k_spans, k_window, k_grid = jax.random.split(key, 8)
+    each = lambda name, chosen=modalities: jnp.stack([named(key, name, m.name) for m in chosen])
     spans = [i for i, m in enumerate(modalities) if m.kind in SPANS]
     singles = [i for i, m in enumerate(modalities) if m.kind not in SPANS]
     is_single = jnp.asarray([m.kind not in SPANS for m in modalities])
@@ -153,15 +155,16 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
     lengths = jnp.asarray([m.length for m in modalities])
 
     alpha_in, alpha_out, odds = (jnp.asarray(a, jnp.float32) for a in alphas)
-    component = jax.random.categorical(k_component, jnp.log(odds))
+    component = jax.random.categorical(named(key, "component"), jnp.log(odds))
     alpha_in, alpha_out = alpha_in[component], alpha_out[component]
-    n_in = jax.random.randint(k_n_in, (), inputs[0], inputs[1] + 1)
-    n_out = jax.random.randint(k_n_out, (), outputs[0], outputs[1] + 1)
+    n_in = jax.random.randint(named(key, "input tokens"), (), inputs[0], inputs[1] + 1)
+    n_out = jax.random.randint(named(key, "target tokens"), (), outputs[0], outputs[1] + 1)
     if fill == "full":
-        weight_in, weight_out = _dirichlet(k_in, alpha_in, present > 0), _dirichlet(k_out, alpha_out, present > 0)
+        weight_in = _dirichlet(each("inputs"), alpha_in, present > 0)
+        weight_out = _dirichlet(each("targets"), alpha_out, present > 0)
         share = split_budget(weight_in, n_in, present)
     else:
-        share = split_budget_4m(k_in, alpha_in, n_in, lengths)
+        share = split_budget_4m(each("inputs"), alpha_in, n_in, lengths)
     shown, hidden, seen, asked = jnp.zeros_like(present), jnp.zeros_like(present), [], []
 
     # Spans first: what they leave of their share of the input budget then goes to the others.
@@ -172,7 +175,7 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
         first = jnp.asarray([modalities[i].length if modalities[i].kind == "vectors" else sentinel for i in spans])
         chunk = jnp.asarray([modalities[i].chunk for i in spans])
         scheme = jnp.zeros_like(at) if keep is None else jnp.asarray(keep)[component][at]
-        keys = jax.random.split(k_spans, len(spans))
+        keys = each("spans", [modalities[i] for i in spans])
         shown_ids, n_shown, target, n_target = jax.vmap(mask_sequence)(
             keys, ids, valid, share[at], first, scheme, chunk
         )
@@ -183,14 +186,14 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
         hidden = jnp.where(is_single, present - shown, hidden)
         predicted = split_budget(weight_out, n_out, hidden)
     else:
-        wanted = split_budget_4m(k_out, alpha_out, n_out, jnp.where(is_single, lengths - share, lengths))
+        wanted = split_budget_4m(each("targets"), alpha_out, n_out, jnp.where(is_single, lengths - share, lengths))
         shown = jnp.where(is_single, jnp.minimum(share, present), shown)
         # A target sequence of b tokens makes b − 1 predictions.
         predicted = jnp.where(is_single, jnp.minimum(wanted, present - shown), jnp.maximum(wanted - 1, 0))
 
     if spans:
         is_sentinel = (target >= sentinel) & (target < sentinel + n_sentinels)
-        keys = jax.random.split(k_window, len(spans))
+        keys = each("window", [modalities[i] for i in spans])
         begin = jax.vmap(window_start)(keys, target, n_target, predicted[at] + 1, is_sentinel)
         target = jax.vmap(lambda t, b: jnp.roll(t, -b))(target, begin)
         # 4M's rule may start the window so late that fewer tokens follow than were asked for.
@@ -200,7 +203,8 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
     if singles:
         at = jnp.asarray(singles)
         ids, valid = _side_by_side(example, [modalities[i].name for i in singles])
-        drawn = jnp.where(valid, jax.random.uniform(k_grid, ids.shape), jnp.inf)
+        draw = jax.vmap(lambda key: jax.random.uniform(key, ids.shape[1:]))
+        drawn = jnp.where(valid, draw(each("tokens", [modalities[i] for i in singles])), jnp.inf)
         rank = jax.lax.platform_dependent(drawn, cpu=rank_by_sorting, default=rank_by_counting)
         low, high = shown[at][:, None], (shown + predicted)[at][:, None]
         seen.append(_entries(rank < low, ids, at))
@@ -222,10 +226,10 @@ def _side_by_side(example, names):
     return rows("ids", jnp.int32), rows("valid", bool)
 
 
-def _dirichlet(key, alpha, present):
-    """A Dirichlet draw over the modalities that are present and have alpha > 0; zeros elsewhere."""
+def _dirichlet(keys, alpha, present):
+    """A Dirichlet draw over the modalities that are present and have alpha > 0; zeros elsewhere. keys `[m]`."""
     allowed = (alpha > 0) & present
-    log_gamma = jax.random.loggamma(key, jnp.where(alpha > 0, alpha, 1.0))
+    log_gamma = jax.vmap(jax.random.loggamma)(keys, jnp.where(alpha > 0, alpha, 1.0))
     # Not quite zero: a small alpha may underflow, but what is left over may still go there.
     return jnp.where(allowed, jnp.maximum(jax.nn.softmax(jnp.where(allowed, log_gamma, -jnp.inf)), 1e-30), 0.0)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from data_pipeline.spec import Modality
 from pretrain.models.encdec import unit
+from pretrain.ops.keys import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Objective:
         """The base's, and what a step draws, the same for every example of the global batch."""
         out = {"base": self.base.view(batch, keys)}
         if self.layers:
-            k_width, k_layer = jax.random.split(jax.random.fold_in(keys[0], 2000))
+            k_width, k_layer = (named(keys[0], "matryoshka", name) for name in ("width", "layer"))
             width = jnp.asarray(self.widths)[jax.random.randint(k_width, (), 0, len(self.widths))]
             out |= {
                 "width": jnp.broadcast_to(width.astype(jnp.float32), keys.shape),  # z must be differentiable

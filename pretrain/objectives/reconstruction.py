@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from data_pipeline.spec import Modality
 from pretrain.models.image_network import ImageNetwork
 from pretrain.objectives.dense import NO_LABEL
+from pretrain.ops.keys import named
 from pretrain.tokenizers.quantizers.base import Place
 
 # {term: what it is of}: means over the numbers of an example, and then over examples
@@ -159,7 +160,7 @@ def raw_view(modalities, batch, keys) -> dict:
     place = Place(
         jnp.where(valid, order - 1, -1),
         jnp.broadcast_to(valid.sum(dtype=jnp.int32), len(keys)),
-        jnp.broadcast_to(jax.random.fold_in(keys[0], 4000), keys.shape),
+        jnp.broadcast_to(named(keys[0], "batch"), keys.shape),
     )
     return {"raw": jnp.stack([x["vectors" if vectors else "pixels"] for x in own], 1), "place": place}
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from pretrain.objectives.edges import Pairs
 from pretrain.ops.pairs import sigmoid_losses
+from pretrain.parameters import undecayed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Objective(Pairs):
             self.fail("chunk", "must not be negative; 0 is none")
 
     def init(self, key) -> dict:
-        return {"log_scale": jnp.float32(math.log(1 / self.temperature)), "bias": jnp.float32(self.bias)}
+        scale, bias = jnp.float32(math.log(1 / self.temperature)), jnp.float32(self.bias)
+        return {"log_scale": undecayed(scale), "bias": undecayed(bias)}
 
     def compare(self, own, a, b, present):
         return sigmoid_losses(a, b, present, jnp.exp(own["log_scale"]), own["bias"], chunk=self.chunk).sum()

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from pretrain.objectives.edges import Embedding
+from pretrain.ops.keys import named
 from pretrain.ops.pairs import symile_losses, symile_losses_all
+from pretrain.parameters import undecayed
 
 NEGATIVES = ("n", "n2")
 MISSING = ("drop", "learn")
@@ -49,19 +51,15 @@ class Objective(Embedding):
 
     def init(self, key) -> dict:
         scale = self.embed_dim ** ((len(self.group) - 2) / 2) / self.temperature
-        own = {"log_scale": jnp.float32(math.log(scale))}
+        own = {"log_scale": undecayed(jnp.float32(math.log(scale)))}
         if self.missing == "learn":
-            keys = jax.random.split(key, len(self.group))
-            own["missing"] = {m: jax.random.normal(k, (self.embed_dim,)) for m, k in zip(self.group, keys)}
+            fresh = lambda m: jax.random.normal(named(key, m), (self.embed_dim,))
+            own["missing"] = {m: undecayed(fresh(m)) for m in self.group}
         return own
 
     def view(self, batch, keys):
         """As in Embedding, and random numbers `[B]` a modality whose order is its shuffling: the same on all hosts."""
-        # Numbers that no modality has: thinning folds those in.
-        draw = {
-            m: jax.vmap(lambda k, i=i: jax.random.uniform(jax.random.fold_in(k, 1000 + i)))(keys)
-            for i, m in enumerate(self.group)
-        }
+        draw = {m: jax.vmap(jax.random.uniform)(named(keys, "shuffle", m)) for m in self.group}
         return super().view(batch, keys) | {"draw": draw}
 
     def weights(self, view):

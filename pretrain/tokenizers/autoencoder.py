@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from data_pipeline.spec import DENSE, Modality
 from pretrain.models.layers import Linear
+from pretrain.parameters import mark, param
 
 # {part: (folder, the key that names a file of it, the class there)}, for `build.model_config`.
 PARTS = {
@@ -44,16 +45,6 @@ class Config:
     fixed_encoder: bool = False
     dtype: str = "bfloat16"
 
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Patterns of the parameters that never change."""
-        return ("^model/encoder/", "^model/to_code/", "^model/classes$") if self.fixed_encoder else ()
-
-    @property
-    def averaged(self) -> tuple[str, ...]:
-        """Patterns of the parameters that follow statistics of the batch, not a gradient."""
-        return tuple(f"^model/quantizer/{name}$" for name in self.quantizer.func.averaged)
-
 
 class Model(nnx.Module):
     """Every modality it is trained on has the same kind and shape, and shares the one vocabulary."""
@@ -68,11 +59,13 @@ class Model(nnx.Module):
         maps = m.kind == "pixels" and m.vocab_size
         inside = (*m.shape[:2], c.class_dim) if maps else m.shape
         outside = (*m.shape[:2], m.vocab_size) if maps else m.shape
-        self.classes = nnx.Param(0.02 * jax.random.normal(rngs.params(), (m.vocab_size, c.class_dim))) if maps else None
+        self.classes = param(0.02 * jax.random.normal(rngs.params(), (m.vocab_size, c.class_dim))) if maps else None
         self.encoder = c.encoder(inside, dtype=dtype, rngs=rngs)
         self.quantizer = c.quantizer(rngs=rngs)
         self.decoder = c.decoder(self.encoder.grid, outside, dtype=dtype, rngs=rngs)
         self.to_code = Linear(self.encoder.dim, self.quantizer.width, bias=True, dtype=dtype, rngs=rngs)
+        for part in filter(None, (self.encoder, self.to_code, self.classes) if c.fixed_encoder else ()):
+            mark(part, fixed=True)
         self.from_code = Linear(self.quantizer.width, self.decoder.dim, bias=True, dtype=dtype, rngs=rngs)
 
     @property

@@ -9,7 +9,6 @@ from flax import nnx
 from tiny import EOS, MODALITIES, SENTINEL
 
 from pretrain.generate.chain import Generator, Target
-from pretrain.generate.sequence import extend, open_cache
 from pretrain.models.tokens import TokenSet, whole
 
 DATA, CAPTION = tiny.batch(3, missing=0.0), 2
@@ -44,10 +43,11 @@ def test_a_cached_step_is_the_last_row_of_the_whole_prefix(config):
     prefix = jnp.asarray(np.random.default_rng(0).integers(40, 80, (3, 10)))
     at = jnp.broadcast_to(jnp.arange(10), (3, 10))
     queries = TokenSet(prefix, jnp.full((3, 10), CAPTION), at, jnp.ones((3, 10), bool))
-    cache, step, wanted = open_cache(model, encoded, 10), jax.jit(extend), model.decode(encoded, queries)
+    cache, wanted = model.open_cache(encoded, 10), model.decode(encoded, queries)
+    step = jax.jit(lambda model, *args: model.extend(*args))
     for i in range(10):
         token = jax.tree.map(lambda x, i=i: x[:, i : i + 1], queries)
-        y, cache = step(model, cache, encoded, token, i)
+        y, cache = step(model, encoded, token, i, cache)
         np.testing.assert_allclose(y[:, 0], wanted[:, i], rtol=1e-4, atol=3e-5)
 
 

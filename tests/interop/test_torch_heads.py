@@ -15,6 +15,7 @@ from data_pipeline.spec import Modality
 from pretrain.interop.torch import export, from_state_dict, to_state_dict
 from pretrain.models.tokens import concat, dense_rows, whole
 from pretrain.objectives import classification, dense
+from pretrain.parameters import values
 from pretrain.restore import Restored
 
 PIXELS = Modality(
@@ -46,10 +47,10 @@ def fine_tuned(name: str, **changes) -> Restored:
     # A network keeps its probes for what it embeds.
     model = tiny.model(objective.inputs if more else (), MODALITIES, **dict(decoder_depth=0) | more | changes)
     graph, params = nnx.split(model)
-    own = stir(objective.init(jax.random.key(1)))
+    own = stir(values(objective.init(jax.random.key(1))))
     run = types.SimpleNamespace(model={}, modalities=MODALITIES)
     params = {"model": nnx.to_pure_dict(params), "objective": {name: own}}
-    return Restored(run, {name: objective}, graph, params)
+    return Restored(run, {name: objective}, graph, params, init=None)
 
 
 @pytest.mark.parametrize("changes", [dict(), dict(adapter=3, registers=2)], ids=["plain", "adapters-prompts"])

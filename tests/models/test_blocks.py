@@ -42,10 +42,10 @@ def test_an_adapter_starts_as_the_identity():
     graph, params = nnx.split(tiny.model(adapter=3, noise=0.0))
     plain_graph, plain = nnx.split(tiny.model(noise=0.0))
     ours, theirs = nnx.to_pure_dict(params), nnx.to_pure_dict(plain)
-    adapters = {k: v for k, v in ours["encoder"].items() if k.startswith("adapter")}
-    assert set(adapters) == {"adapter1", "adapter2"}
-    merged = nnx.merge(graph, theirs | {"encoder": theirs["encoder"] | adapters})
+    adapters = ours["encoder"]["adapters"]
+    assert set(adapters) == {"attn", "mlp"}
+    merged = nnx.merge(graph, theirs | {"encoder": theirs["encoder"] | {"adapters": adapters}})
     np.testing.assert_array_equal(merged.encode(seen).x, nnx.merge(plain_graph, plain).encode(seen).x)
-    adapters["adapter2"]["up"]["bias"] += 1.0
-    moved = nnx.merge(graph, theirs | {"encoder": theirs["encoder"] | adapters})
+    adapters["mlp"]["up"]["bias"] += 1.0
+    moved = nnx.merge(graph, theirs | {"encoder": theirs["encoder"] | {"adapters": adapters}})
     assert (moved.encode(seen).x != merged.encode(seen).x).any()

@@ -5,25 +5,29 @@ import re
 import jax
 import jax.numpy as jnp
 import laws
+import numpy as np
 import pytest
 from flax import nnx
 
 from pretrain import sharding
-from pretrain.models.layers import EncoderBlock
-from pretrain.models.stack import REMAT, check_numerics, make_stack, run_stack
+from pretrain.models import blocks
+from pretrain.models.blocks.base import Block, Given
+from pretrain.models.layers import Seen
+from pretrain.models.stack import LAYERS, REMAT, PerLayer, check_numerics, drop_path, make_stack, open_cache, run_stack
+from pretrain.parameters import Roles, values, variables
 
 DEPTH = 5
-args = dict(mlp_ratio=2.0, gated=True, bias=True, dtype=jnp.float32)
-GRAPH, PARAMS = nnx.split(make_stack(lambda r: EncoderBlock(16, 2, rngs=r, **args), DEPTH, nnx.Rngs(0)))
-PARAMS = nnx.to_pure_dict(PARAMS)
+CONFIG = blocks.Config(16, 2, mlp_ratio=2.0, gated=True, dtype=jnp.dtype("float32"))
+BLOCKS = make_stack(lambda r: Block(CONFIG, blocks.ENCODER, rngs=r), DEPTH, nnx.Rngs(0))
+GRAPH, PARAMS, ROLES = nnx.split(BLOCKS)[0], values(variables(BLOCKS)), Roles(variables(BLOCKS))
 X = jax.random.normal(jax.random.key(1), (8, 6, 16))
 MASK = (jnp.arange(6) < jnp.arange(1, 9)[:, None].clip(max=6))[:, None, None]
 
 
 def gradient(**how):
     def loss(params, x, mask):
-        y, hidden = run_stack(nnx.merge(GRAPH, params), x, mask, layers=True, **how)
-        return jnp.square(y).sum() + jnp.sin(hidden).sum()
+        y, outputs = run_stack(nnx.merge(GRAPH, params), x, Given(Seen(mask)), layers=True, **how)
+        return jnp.square(y).sum() + jnp.sin(outputs[LAYERS]).sum()
 
     return jax.grad(loss, argnums=(0, 1))
 
@@ -40,7 +44,7 @@ def test_unroll_writes_out_so_many_blocks():
     """Products of the compiled forward pass: seven a block (q·k·v, two of attention, its output, three of the MLP)."""
 
     def products(unroll):
-        run = lambda p: run_stack(nnx.merge(GRAPH, p), X, MASK, unroll=unroll)[0]
+        run = lambda p: run_stack(nnx.merge(GRAPH, p), X, Given(Seen(MASK)), unroll=unroll)[0]
         return len(re.findall(r" dot\(", jax.jit(run).lower(PARAMS).compile().as_text()))
 
     assert [products(u) for u in (1, 2, True)] == [7, 3 * 7, 5 * 7]  # twice two blocks, and the fifth
@@ -54,7 +58,7 @@ def test_remat(remat):
 @pytest.mark.parametrize("remat", ["dots", "offload"])
 def test_remat_on_a_mesh(remat):
     mesh = sharding.make_mesh(sharding.parse_mesh("data=2,fsdp=2,tensor=2"))
-    params = jax.device_put(PARAMS, sharding.state_sharding(PARAMS, mesh))
+    params = jax.device_put(PARAMS, sharding.state_sharding(PARAMS, ROLES, mesh))
     with jax.set_mesh(mesh):
         x, mask = jax.device_put((X, MASK), sharding.batch_sharding(mesh))
         found = jax.jit(gradient(remat=remat))(params, x, mask)
@@ -68,12 +72,71 @@ def test_what_is_kept_between_the_passes():
         return str(jax.make_jaxpr(gradient(remat=remat))(PARAMS, X, MASK))
 
     def residuals(remat):
-        _, pull = jax.vjp(lambda p: run_stack(nnx.merge(GRAPH, p), X, MASK, remat=remat)[0], PARAMS)
+        _, pull = jax.vjp(lambda p: run_stack(nnx.merge(GRAPH, p), X, Given(Seen(MASK)), remat=remat)[0], PARAMS)
         return sum(x.size for x in jax.tree.leaves(pull))
 
     none, dots, block = (residuals(r) for r in ("none", "dots", "block"))
     assert none > dots > block
     assert "host" in text("offload") and "host" not in text("dots")
+
+
+def one_by_one(blocks, x, given, each):
+    """What the scan computes, as a loop over single blocks in which every input of a block is put in by hand."""
+    hidden = []
+    for i in range(DEPTH):
+        block = jax.tree.map(lambda a, i=i: a[i], blocks)
+        if each.prompts is not None and (each.prompted is None or each.prompted[i]):
+            x = jnp.concatenate([jnp.broadcast_to(each.prompts[i], (len(x), 2, 16)), x[:, 2:]], 1)
+        bias = given.seen.bias if each.biased is None or each.biased[i] else None
+        here = given._replace(seen=given.seen._replace(bias=bias), keep=None if each.keep is None else each.keep[i])
+        x, _ = block(x, here)
+        hidden.append(x)
+    return x, jnp.stack(hidden)
+
+
+ON = np.asarray([True, False, False, True, True])
+PROMPTS = jax.random.normal(jax.random.key(2), (DEPTH, 2, 16))
+BIAS = jnp.where(jnp.eye(6, dtype=bool), 0.0, -3.0)[None, None]  # everyone looks mostly at himself
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+@pytest.mark.parametrize(
+    "each",
+    [
+        PerLayer(prompts=PROMPTS), PerLayer(prompts=PROMPTS, prompted=ON), PerLayer(biased=ON), PerLayer(),
+        PerLayer(keep=drop_path(jax.random.split(jax.random.key(3), 8), 0.7, DEPTH), prompts=PROMPTS, biased=ON),
+    ],
+    ids=["prompts", "prompts of some blocks", "bias of some blocks", "bias of all", "everything"],
+)  # fmt: skip
+def test_what_each_block_is_given_alone(each, remat):
+    """Values, and gradients by parameters, x and prompts, equal those of a loop."""
+    given = Given(Seen(MASK, BIAS))
+
+    def loss(run):
+        def value(params, x, prompts):
+            y, hidden = run(nnx.merge(GRAPH, params), x, given, each._replace(prompts=prompts))
+            hidden = hidden[LAYERS] if isinstance(hidden, dict) else hidden
+            return jnp.square(y).sum() + jnp.sin(hidden).sum(), (y, hidden)
+
+        grad = jax.value_and_grad(value, argnums=(0, 1, 2) if each.prompts is not None else (0, 1), has_aux=True)
+        return jax.jit(grad)(PARAMS, X, each.prompts)
+
+    scanned = loss(lambda *args: run_stack(*args, layers=True, remat=remat))
+    laws.close_trees(loss(one_by_one), scanned, 1e-5)
+
+
+@pytest.mark.parametrize("branches", [blocks.ENCODER, blocks.DECODER], ids=["encoder", "decoder"])
+def test_a_cached_sequence_is_a_causal_one(branches):
+    """Token by token with what was written before remembered, every kind of block gives the rows of the whole."""
+    made = make_stack(lambda r: Block(CONFIG, branches, rngs=r), 2, nnx.Rngs(4))
+    context, causal = jax.random.normal(jax.random.key(5), (8, 3, 16)), jnp.tril(jnp.ones((6, 6), bool))[None, None]
+    given = Given(context=context, context_seen=Seen(jnp.ones((8, 1, 1, 3), bool)))
+    wanted, _ = run_stack(made, X, given._replace(seen=Seen(causal)))
+    cache = open_cache(made, given, 6)
+    for i in range(6):
+        y, outputs = run_stack(made, X[:, i : i + 1], given._replace(at=jnp.int32(i)), PerLayer(cache=cache))
+        cache = outputs["cache"]
+        assert jnp.abs(y[:, 0] - wanted[:, i]).max() < 1e-5
 
 
 def test_settings_that_no_stack_has_are_named():

@@ -11,6 +11,7 @@ from pretrain import optim
 from pretrain.initialize import Origin, resize_grid, start
 from pretrain.models import encdec, multimodal, tower
 from pretrain.models.tokens import TokenSet, dense_rows, whole
+from pretrain.parameters import Roles, variables
 
 HALF = (0.5, 0.5, 0.5)
 PHOTO = Modality("photo", "pixels", (8, 8, 3), "photo", patch=4, mean=HALF, std=HALF, targets=False)
@@ -145,7 +146,7 @@ def test_towers_and_trunk_embed_into_one_space():
 
 
 def test_a_frozen_tower_learns_nothing_but_its_projection():
-    made, config = model(frozen=True)
+    made, _ = model(frozen=True)
     graph, state = nnx.split(made)
     params, data = {"model": nnx.to_pure_dict(state)}, batch()
 
@@ -156,28 +157,34 @@ def test_a_frozen_tower_learns_nothing_but_its_projection():
     grads = jax.grad(loss)(params)
     towers = grads["model"]["towers"]["image"]
     assert towers["project"]["kernel"].any() and not any(x.any() for x in jax.tree.leaves(towers["blocks"]))
-    chain = optim.make_optimizer(optim.Config(lr=0.1, weight_decay=0.5), params, 10, config.frozen)
+    roles = roles_of(made)
+    chain = optim.make_optimizer(optim.Config(lr=0.1, weight_decay=0.5), params, 10, roles)
     updates, _ = chain.update(jax.tree.map(jnp.ones_like, params), chain.init(params), params)
     images = updates["model"]["towers"].pop("image")
     assert images.pop("project")["kernel"].any() and not any(x.any() for x in jax.tree.leaves(images))
     assert all(x.any() for x in jax.tree.leaves(updates))
     rule = optim.Config(rules=(optim.Rule("towers/image", 0.5),))
     with pytest.raises(ValueError, match=r"trains model/towers/image/.*, which the model freezes; set frozen=False"):
-        optim.make_optimizer(rule, params, 10, config.frozen)
+        optim.make_optimizer(rule, params, 10, roles)
+
+
+def roles_of(made):
+    return Roles({"model": variables(made), "objective": {}})
 
 
 class Held:
     """What `restore` gives, as far as `start` looks at it."""
 
-    def __init__(self, params):
-        self.params = {"model": params}
+    def __init__(self, params, roles=None):
+        self.params, self.roles = {"model": params}, roles
 
 
 def test_a_tower_starts_from_another_models():
     old, new = (nnx.to_pure_dict(nnx.split(model()[0])[1]) for _ in range(2))
+    roles = roles_of(model()[0])
     old["towers"]["image"] = jax.tree.map(lambda x: x + 1.0, old["towers"]["image"])
     old["towers"]["image"]["positions"] = jnp.arange(9 * 8.0).reshape(9, 8)
-    params, report = start(Origin(None, {"image": Held(old)}), {"model": new, "objective": {}}, ALL)
+    params, report = start(Origin(None, {"image": Held(old)}), {"model": new, "objective": {}}, roles)
     got = params["model"]["towers"]
     np.testing.assert_array_equal(
         got["image"]["blocks"]["mlp"]["fc1"]["kernel"], old["towers"]["image"]["blocks"]["mlp"]["fc1"]["kernel"]
@@ -186,32 +193,32 @@ def test_a_tower_starts_from_another_models():
     np.testing.assert_array_equal(got["words"]["table"], new["towers"]["words"]["table"])
     assert f"tower image: {len(jax.tree.leaves(new['towers']['image']))} arrays of parameters loaded, 0 new" in report
     old["towers"]["image"]["project"]["kernel"] = jnp.zeros((8, 7))  # a tower of another embedding space
-    params, report = start(Origin(None, {"image": Held(old)}), {"model": new, "objective": {}}, ALL)
+    params, report = start(Origin(None, {"image": Held(old)}), {"model": new, "objective": {}}, roles)
     got, want = params["model"]["towers"]["image"]["project"], new["towers"]["image"]["project"]
     np.testing.assert_array_equal(got["kernel"], want["kernel"])
     assert "1 new" in report
     old["towers"]["words"]["positions"] = jnp.zeros((4, 8))  # as many as a square grid has, but of a text
     new["towers"]["words"]["positions"] = jnp.zeros((9, 8))
     with pytest.raises(ValueError, match=r"positions has shape \(4, 8\) there and \(9, 8\) here"):
-        start(Origin(None, {"words": Held(old)}), {"model": new, "objective": {}}, ALL)
+        start(Origin(None, {"words": Held(old)}), {"model": new, "objective": {}}, roles)
     del old["towers"]["image"]["norm"]
     with pytest.raises(ValueError, match=r"the two differ in \['norm/bias', 'norm/scale'\]; give this tower the sett"):
-        start(Origin(None, {"image": Held(old)}), {"model": new, "objective": {}}, ALL)
+        start(Origin(None, {"image": Held(old)}), {"model": new, "objective": {}}, roles)
     with pytest.raises(ValueError, match="'image': load: that workdir has no such tower"):
-        start(Origin(None, {"image": Held({"encoder": {}})}), {"model": new, "objective": {}}, ALL)
+        start(Origin(None, {"image": Held({"encoder": {}})}), {"model": new, "objective": {}}, roles)
 
 
 def test_a_frozen_tower_that_nothing_gives_is_refused():
-    new, config = nnx.to_pure_dict(nnx.split(model(frozen=True)[0])[1]), model(frozen=True)[1]
+    made, _ = model(frozen=True)
+    new, roles = nnx.to_pure_dict(nnx.split(made)[1]), roles_of(made)
     old = {k: v for k, v in new.items() if k != "towers"}
-    held = Held(old)
-    held.run = type("Run", (), {"modalities": ALL})
+    held = Held(old, roles)
     fresh = {"model": new, "objective": {}}
     with pytest.raises(
         ValueError, match=r"that model has no model/towers/image/.*, which this one does not train: .*frozen=F"
     ):
-        start(Origin(held, {}), fresh, ALL, config.frozen)
-    _, report = start(Origin(held, {"image": Held(new)}), fresh, ALL, config.frozen)
+        start(Origin(held, {}), fresh, roles, roles.fixed)
+    _, report = start(Origin(held, {"image": Held(new)}), fresh, roles, roles.fixed)
     assert "tower image: " in report
 
 

@@ -156,7 +156,7 @@ def test_the_discriminator_equals_torch():
 
 
 def test_the_optimizer_trains_and_keeps_both(made):
-    optimizer = optim.make_optimizer(made.run.optim, made.params, made.run.steps)
+    optimizer = optim.make_optimizer(made.run.optim, made.params, made.run.steps, made.roles)
     shapes = [x.shape for x in jax.tree.leaves(optimizer.init(made.params))]
     assert shapes.count((4, 4, 8, 16)) == 2  # Adam's two moments of a kernel of the discriminator
 

@@ -9,6 +9,7 @@ import tiny
 from data_pipeline.spec import Modality
 from pretrain.models.tokens import dense_rows, whole
 from pretrain.objectives import classification
+from pretrain.parameters import values
 
 PIXELS = Modality("rgb", "pixels", (8, 8, 3), "rgb", patch=2, mean=(0.5,) * 3, std=(0.5,) * 3, targets=False)
 MODALITIES = (*tiny.MODALITIES, PIXELS)
@@ -31,7 +32,7 @@ KEYS = jax.random.split(jax.random.key(3), SIZE)
 
 
 def head(made):
-    own = made.init(jax.random.key(1))
+    own = values(made.init(jax.random.key(1)))
     return jax.tree.map(lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), own)
 
 

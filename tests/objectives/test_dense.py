@@ -8,6 +8,7 @@ import tiny
 
 from data_pipeline.spec import Modality
 from pretrain.objectives import dense
+from pretrain.parameters import values
 
 SEGMENTS = Modality("segments", "pixels", (9, 12, 1), "segments", resample="nearest", vocab_size=5)
 DEPTH = Modality("metres", "pixels", (9, 12, 2), "metres", resample="nearest")
@@ -32,7 +33,7 @@ def data():
 
 
 def head(made):
-    own = made.init(jax.random.key(1))
+    own = values(made.init(jax.random.key(1)))
     return jax.tree.map(lambda x: x + 0.2 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), own)
 
 

@@ -14,9 +14,9 @@ from pretrain.checkpoint import load_params
 from pretrain.evals import losses
 from pretrain.evals.base import Context
 from pretrain.models.tokens import dense_rows, whole
+from pretrain.parameters import path_str
 from pretrain.program import Program
 from pretrain.restore import restore, untrained
-from pretrain.sharding import path_str
 from pretrain.step import example_keys
 from pretrain.train import train
 

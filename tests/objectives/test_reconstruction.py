@@ -10,7 +10,7 @@ from flax import nnx
 
 from configs import emoji_tokenizer
 from data_pipeline.spec import Modality
-from pretrain import build, sharding
+from pretrain import build, parameters, sharding
 from pretrain.objectives import reconstruction
 from pretrain.objectives.base import weighted_sum
 from pretrain.program import Program
@@ -86,7 +86,7 @@ def test_a_codebook_follows_its_statistics_and_nothing_else(name):
     before, quantizer = held(built.params), nnx.merge(built.graph, built.params["model"]).quantizer
     (_, (terms, statistics)), grads = value_and_grad(built, batch, keys)(built.params)
     still = {p for p, g in jax.tree_util.tree_leaves_with_path(grads) if not np.asarray(g).any()}
-    assert {sharding.path_str(p) for p in still} == {f"model/quantizer/{n}" for n in before}
+    assert {parameters.path_str(p) for p in still} == {f"model/quantizer/{n}" for n in before}
     assert set(statistics) == {"reconstruction"} and "reconstruction/commitment" in terms
     after = held(built.step(batch)[0].params)
     want = quantizer.update(statistics["reconstruction"])

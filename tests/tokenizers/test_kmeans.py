@@ -40,8 +40,8 @@ def test_a_codebook_starts_as_what_it_would_stay(cosine):
     z = jnp.asarray(ROWS)[:, None]
     place = vq.Place(jnp.arange(500), jnp.int32(500), jnp.zeros((), jnp.uint32))
     sums = vq.gather(vq.Config(size=12, width=6, cosine=cosine, renew=0.0), z, q.to_ids(z), place)
-    after = vq.follow(q.config, {n: getattr(q, n)[...] for n in q.averaged if getattr(q, n) is not None},
-                      sums | {"renewals": jnp.full((12, 6), 99.0)})  # fmt: skip
+    held = {n: getattr(q, n)[...] for n in ("codebook", "counts", "sums") if getattr(q, n) is not None}
+    after = vq.follow(q.config, held, sums | {"renewals": jnp.full((12, 6), 99.0)})
     # The nearest mean is not always the one of the likest direction.
     np.testing.assert_allclose(after["counts"], q.counts[...], rtol=2e-3 if cosine else 1e-6)
     assert np.abs(after["codebook"] - before).max() < 0.01

@@ -9,8 +9,8 @@ from pretrain import build, optim
 from pretrain.adapt import Split
 from pretrain.evals.retrieval import recall
 from pretrain.models.tokens import dense_rows, whole
+from pretrain.parameters import path_str
 from pretrain.restore import init_function
-from pretrain.sharding import path_str
 from pretrain.step import init_state, make_train_step
 
 
@@ -25,18 +25,17 @@ class Experiment:
     def __init__(self, config: dict):
         self.run = build.parse(config)
         self.objectives = build.objectives(self.run)
-        self._make = build.model(self.run, self.objectives)
-        self.graph, _ = init_function(self._make, self.objectives, self.run.seed)
+        self.graph, self.init = init_function(build.model(self.run, self.objectives), self.objectives, self.run.seed)
         self.train = jax.jit(self._train)
         self._embed = jax.jit(self._embed, static_argnames="name")
 
     def _train(self, data, seed, held=None):
         run, held = self.run, held or {}
-        params = self._init(jax.random.key(seed))
+        params = self.init(jax.random.key(seed))
         params = jax.tree_util.tree_map_with_path(lambda path, x: held.get(path_str(path), x), params)
         split = Split(run.adapt, params)
         own, base = split.own(params, seed), (split.base(params),) if run.adapt else ()
-        optimizer = optim.make_optimizer(run.optim, own, run.steps)
+        optimizer = optim.make_optimizer(run.optim, own, run.steps, self.roles)
         step = make_train_step(
             self.graph, self.objectives, optimizer, seed=seed, ema=run.ema, compose=split.compose
         )  # fmt: skip
@@ -54,13 +53,9 @@ class Experiment:
         state, losses = jax.lax.scan(body, init_state(own, optimizer, ema=run.ema > 0), (order, view))
         return split.compose(state.params if state.ema is None else state.ema, *base), losses
 
-    def _init(self, key):
-        """What `restore.init_function` makes, but from a traced key: one compilation for all seeds."""
-        own = {n: o.init(jax.random.fold_in(key, i)) for i, (n, o) in enumerate(self.objectives.items())}
-        return {"model": nnx.to_pure_dict(nnx.split(self._make(nnx.Rngs(key)))[1]), "objective": own}
-
-    def init(self):
-        return self._init(jax.random.key(self.run.seed))
+    @property
+    def roles(self):
+        return self.init.roles
 
     def model(self, params):
         return nnx.merge(self.graph, params["model"])

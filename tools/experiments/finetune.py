@@ -15,8 +15,8 @@ from ml_collections import config_flags
 
 from pretrain.inherit import fill
 from pretrain.initialize import start_from
+from pretrain.parameters import path_str
 from pretrain.restore import restore
-from pretrain.sharding import path_str
 from tools.experiments.common import Experiment, encoded, report
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/finetune_emoji.py", "The recipe of `scratch` and `full`.")
@@ -62,7 +62,7 @@ def loaded(experiment, held) -> dict:
     """{path: array} of what the pretrained model has of the network."""
     fresh = jax.eval_shape(experiment.init)
     fresh = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), fresh)
-    params, found = start_from(held, fresh, experiment.run.modalities)
+    params, found = start_from(held, fresh, experiment.roles)
     flat = {path_str(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
     return {path: np.asarray(flat[path]) for path in found.loaded}
 

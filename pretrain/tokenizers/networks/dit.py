@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pretrain.models import blocks
+from pretrain.models.blocks.base import Given
 from pretrain.models.layers import Attention, LayerNorm, Linear, Mlp
 from pretrain.models.stack import make_stack, run_stack
 from pretrain.ops.positions import sincos_2d
@@ -40,15 +42,15 @@ class Block(nnx.Module):
     def __init__(self, c: Config, *, dtype, rngs: nnx.Rngs):
         self.norm1, self.norm2 = (LayerNorm(c.width, bias=False) for _ in range(2))
         args = dict(bias=True, dtype=dtype, rngs=rngs)
-        self.attn = Attention(c.width, c.heads, cross=False, qk_norm=False, slopes=(), mimetic=False, **args)
+        self.attn = Attention(blocks.Config(c.width, c.heads, dtype=dtype), cross=False, rngs=rngs)
         self.mlp = Mlp(c.width, c.mlp_ratio, gated=False, **args)
         self.time = zero(Linear(c.width, 6 * c.width, **args))
 
-    def __call__(self, x, time):
-        """x `[B, N, D]`, time `[B, D]`."""
-        a1, b1, g1, a2, b2, g2 = jnp.split(self.time(time)[:, None], 6, axis=-1)
+    def __call__(self, x, given: Given):
+        """x `[B, N, D]`; the condition is the time `[B, D]`."""
+        a1, b1, g1, a2, b2, g2 = jnp.split(self.time(given.condition)[:, None], 6, axis=-1)
         x = x + g1 * self.attn(self.norm1(x) * (1 + a1) + b1)
-        return x + g2 * self.mlp(self.norm2(x) * (1 + a2) + b2)
+        return x + g2 * self.mlp(self.norm2(x) * (1 + a2) + b2), {}
 
 
 class Decoder(nnx.Module):
@@ -72,7 +74,7 @@ class Decoder(nnx.Module):
         time = jax.nn.silu(self.time2(jax.nn.silu(self.time1(embed_time(t, width)))))
         codes = at_places(codes, self.grid, self.places).reshape(len(x), -1, self.dim)
         x = self.patch_in(jnp.concatenate([patchify(x, self.patch), codes], axis=-1))
-        x, _ = run_stack(self.blocks, x + jnp.asarray(sincos_2d(*self.places, width)), time)
+        x, _ = run_stack(self.blocks, x + jnp.asarray(sincos_2d(*self.places, width)), Given(condition=time))
         a, b = jnp.split(self.time(time)[:, None], 2, axis=-1)
         return unpatchify(self.patch_out(self.norm(x) * (1 + a) + b), self.patch, self.places)
 

@@ -4,7 +4,9 @@ import dataclasses
 
 from flax import nnx
 
-from pretrain.models.layers import LayerNorm, Linear, Mlp
+from pretrain.models import blocks
+from pretrain.models.blocks.base import Block
+from pretrain.models.layers import Linear
 from pretrain.models.stack import make_stack, run_stack
 
 
@@ -15,23 +17,13 @@ class Config:
     mlp_ratio: float = 4.0
 
 
-class Block(nnx.Module):
-    """x += fc2(gelu(fc1(norm x))), on each vector alone."""
-
-    def __init__(self, c: Config, *, dtype, rngs: nnx.Rngs):
-        self.norm = LayerNorm(c.dim, bias=True, eps=1e-5)
-        self.mlp = Mlp(c.dim, c.mlp_ratio, gated=False, bias=True, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x):
-        return x + self.mlp(self.norm(x))
-
-
 class Network(nnx.Module):
     """`[B, N, d_in]` → `[B, N, d_out]`."""
 
     def __init__(self, c: Config, d_in: int, d_out: int, *, dtype, rngs: nnx.Rngs):
         self.linear_in = Linear(d_in, c.dim, bias=True, dtype=dtype, rngs=rngs)
-        self.blocks = make_stack(lambda rngs: Block(c, dtype=dtype, rngs=rngs), c.depth, rngs)
+        block = blocks.Config(c.dim, heads=1, mlp_ratio=c.mlp_ratio, eps=1e-5, dtype=dtype)
+        self.blocks = make_stack(lambda rngs: Block(block, blocks.MLP, rngs=rngs), c.depth, rngs)
         self.linear_out = Linear(c.dim, d_out, bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x):

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrain.models.layers import EncoderBlock, LayerNorm, Linear, Mlp
+from pretrain.models import blocks
+from pretrain.models.blocks.base import Block
+from pretrain.models.layers import LayerNorm, Linear
 from pretrain.models.stack import make_stack, run_stack
 from pretrain.ops.positions import sincos_2d
 
@@ -41,26 +43,13 @@ class Config:
             raise ValueError(f"patches.overlap={self.overlap}: must be from 0 to patches.patch={self.patch}")
 
 
-class ResidualMlp(nnx.Module):
-    """x += mlp(norm x), on each patch alone."""
-
-    def __init__(self, dim, ratio, *, gated, bias, dtype, rngs: nnx.Rngs):
-        self.norm = LayerNorm(dim, bias=bias)
-        self.mlp = Mlp(dim, ratio, gated=gated, bias=bias, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x):
-        return x + self.mlp(self.norm(x))
-
-
 class Trunk(nnx.Module):
     """MLPs and blocks on `[B, N, D]`, and a norm behind them."""
 
     def __init__(self, c: Config, *, dtype, rngs: nnx.Rngs):
-        args = dict(gated=False, bias=True, dtype=dtype)
-        self.mlps = make_stack(lambda rngs: ResidualMlp(c.dim, c.mlp_ratio, rngs=rngs, **args), c.mlps, rngs)
-        self.blocks = make_stack(
-            lambda rngs: EncoderBlock(c.dim, c.heads, mlp_ratio=c.mlp_ratio, rngs=rngs, **args), c.blocks, rngs
-        )
+        block = blocks.Config(c.dim, c.heads, mlp_ratio=c.mlp_ratio, dtype=dtype)
+        self.mlps = make_stack(lambda rngs: Block(block, blocks.MLP, rngs=rngs), c.mlps, rngs)
+        self.blocks = make_stack(lambda rngs: Block(block, blocks.ENCODER, rngs=rngs), c.blocks, rngs)
         self.norm = LayerNorm(c.dim, bias=True) if c.mlps or c.blocks else None
 
     def __call__(self, x, grid):

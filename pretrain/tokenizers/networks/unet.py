@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pretrain.models import blocks
 from pretrain.models.convolution import Conv, GroupNorm
 from pretrain.models.layers import Attention, Linear
 from pretrain.tokenizers.networks.patches import patchify, unpatchify
@@ -71,10 +72,7 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, config: Config, channels: int, dtype, rngs: nnx.Rngs):
         self.norm = GroupNorm(channels, config.groups, eps=EPS)
-        self.attn = Attention(
-            channels, config.heads, cross=False, bias=True, qk_norm=False, slopes=(), mimetic=False, dtype=dtype,
-            rngs=rngs,
-        )  # fmt: skip
+        self.attn = Attention(blocks.Config(channels, config.heads, dtype=dtype), cross=False, rngs=rngs)
         self.attn.proj.kernel[...] = jnp.zeros_like(self.attn.proj.kernel[...])
 
     def __call__(self, x):

@@ -9,8 +9,10 @@ import math
 import jax.numpy as jnp
 from flax import nnx
 
+from pretrain.models import blocks
+from pretrain.models.blocks.base import Block
 from pretrain.models.convolution import ConvNeXtBlock
-from pretrain.models.layers import EncoderBlock, LayerNorm, Linear, Mlp
+from pretrain.models.layers import LayerNorm, Linear, Mlp
 from pretrain.models.stack import make_stack, run_stack
 from pretrain.ops.positions import resize, sincos_2d
 from pretrain.tokenizers.networks.patches import patchify, unpatchify
@@ -56,9 +58,9 @@ class Trunk(nnx.Module):
     """Positions, blocks and the last MLP, on tokens `[B, N, dim]` of a grid."""
 
     def __init__(self, c: Config, grid, *, dtype, rngs: nnx.Rngs):
-        args = dict(mlp_ratio=c.mlp_ratio, gated=False, bias=True, dtype=dtype)
+        block = blocks.Config(c.dim, c.heads, mlp_ratio=c.mlp_ratio, dtype=dtype)
         self.grid, self.span = tuple(grid), c.span or tuple(grid)
-        self.blocks = make_stack(lambda rngs: EncoderBlock(c.dim, c.heads, rngs=rngs, **args), c.depth, rngs)
+        self.blocks = make_stack(lambda rngs: Block(block, blocks.ENCODER, rngs=rngs), c.depth, rngs)
         self.post = PostMlp(c, rngs=rngs) if c.post_mlp else None
 
     def __call__(self, x):

@@ -36,9 +36,8 @@ class Quantizer(Protocol):
     width: int  # d
     vocab_size: int  # codes of one book
     books: int
-    averaged: tuple[str, ...]  # names of parameters that `update` sets: no gradient reaches them, and no optimizer
 
-    # start(z, tokens) → {name: value} of `averaged`, of those whose codes may start from data (`config.kmeans`):
+    # start(z, tokens) → {name: value} of what `update` sets, where codes may start from data (`config.kmeans`):
     # z `[n, d]` are vectors of the training split, tokens how many there are in a batch.
 
     # log_likelihoods(z, temperature) → log p(digit | z), of each digit of a code an array `[n, its values]`, of those
@@ -54,7 +53,7 @@ class Quantizer(Protocol):
         """Sums over valid examples, of z `[B, N, d]` and their ids; `counts [books, vocab_size]` is one."""
 
     def update(self, statistics) -> dict:
-        """{name: new value} of `averaged`, from the statistics of the global batch."""
+        """{name: new value} of the parameters whose role is `statistics`, from those of the global batch."""
 
 
 def straight_through(codes, z):

@@ -29,7 +29,7 @@ class Config:
 class Quantizer(nnx.Module):
     """Codes lie in [-1, 1]."""
 
-    books, averaged = 1, ()
+    books = 1
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.levels, self.width, self.vocab_size = config.levels, len(config.levels), codebook_size(config.levels)

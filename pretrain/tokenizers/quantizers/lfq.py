@@ -28,7 +28,7 @@ class Config:
 class Quantizer(nnx.Module):
     """Codes of ± 1; the first channel is the least significant bit, as in the paper."""
 
-    books, averaged = 1, ()
+    books = 1
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.width, self.vocab_size = config.width, 2**config.width

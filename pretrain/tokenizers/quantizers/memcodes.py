@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.models.layers import xavier_uniform
+from pretrain.ops.keys import named
+from pretrain.parameters import param
 from pretrain.tokenizers.quantizers.base import Place, Quantized, code_counts
 
 
@@ -34,14 +36,12 @@ class Config:
 class Quantizer(nnx.Module):
     """A token's ids stand together, head by head. codes `[heads, K, width / heads]`."""
 
-    averaged = ()
-
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         c, part = config, config.width // config.heads
         self.width, self.vocab_size, self.books, self.temperature = c.width, c.size, c.heads, c.temperature
         maps = lambda: jax.vmap(lambda k: xavier_uniform(k, (part, part)))(jax.random.split(rngs.params(), c.heads))
-        self.codes = nnx.Param(jax.random.normal(rngs.params(), (c.heads, c.size, part)))
-        self.to_k, self.to_v = nnx.Param(maps()), nnx.Param(maps())
+        self.codes = param(jax.random.normal(rngs.params(), (c.heads, c.size, part)))
+        self.to_k, self.to_v = param(maps()), param(maps())
 
     def __call__(self, z, keys=None) -> Quantized:
         """With keys the draw of training, whose gradient is that of the softmax; without the likeliest code."""
@@ -50,7 +50,7 @@ class Quantizer(nnx.Module):
             ids = logits.argmax(-1)
             taken = jax.nn.one_hot(ids, self.vocab_size)
         else:
-            noise = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, 5000), logits.shape[1:]))(keys)
+            noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(named(keys, "gumbel"))
             soft = jax.nn.softmax((logits + noise) / self.temperature)
             ids = soft.argmax(-1)
             taken = jax.lax.stop_gradient(jax.nn.one_hot(ids, self.vocab_size) - soft) + soft

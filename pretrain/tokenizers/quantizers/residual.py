@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pretrain.parameters import param
 from pretrain.tokenizers.quantizers import vq
 from pretrain.tokenizers.quantizers.base import Place, Quantized, commitment, straight_through
+
+AVERAGED = ("codebook", "counts", "sums")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +41,10 @@ class Config:
 class Quantizer(nnx.Module):
     """A token's ids stand together, the coarsest first: `[level 0 of token 0, level 1 of token 0, …]`."""
 
-    averaged = ("codebook", "counts", "sums")
-
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config, self.width, self.vocab_size, self.books = config, config.width, config.size, config.levels
         start = jax.vmap(lambda key: vq.init(config, key))(jax.random.split(rngs.params(), config.levels))
-        self.codebook, self.counts, self.sums = (nnx.Param(start[name]) for name in self.averaged)
+        self.codebook, self.counts, self.sums = (param(start[name], statistics=True) for name in AVERAGED)
 
     def __call__(self, z, keys=None) -> Quantized:
         """The loss `commitment` is the mean over levels of that of what each was given."""
@@ -65,7 +66,7 @@ class Quantizer(nnx.Module):
         for _ in range(self.books):
             levels.append(vq.start(self.config, z, tokens))
             z = z - levels[-1]["codebook"][vq.nearest(z, levels[-1]["codebook"], cosine=False)]
-        return {name: jnp.stack([level[name] for level in levels]) for name in self.averaged}
+        return {name: jnp.stack([level[name] for level in levels]) for name in AVERAGED}
 
     def statistics(self, z, ids, place: Place) -> dict:
         left, levels = z.astype(jnp.float32), []
@@ -76,7 +77,7 @@ class Quantizer(nnx.Module):
         return {name: jnp.stack([sums[name] for sums in levels]) for name in levels[0]}
 
     def update(self, statistics) -> dict:
-        held = {name: getattr(self, name)[...] for name in self.averaged}
+        held = {name: getattr(self, name)[...] for name in AVERAGED}
         return jax.vmap(lambda held, sums: vq.follow(self.config, held, sums))(held, statistics)
 
     def _of(self, level: int, ids):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pretrain.parameters import param
 from pretrain.tokenizers.kmeans import kmeans
 from pretrain.tokenizers.quantizers.base import (
     Place,
@@ -48,13 +49,13 @@ class Config:
 class Quantizer(nnx.Module):
     """The codes as they are stored: with `cosine` about, but not exactly, of norm 1, as in 4M."""
 
-    books, averaged = 1, ("codebook", "counts", "sums")
+    books = 1
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config, self.width, self.vocab_size = config, config.width, config.size
         start = init(config, rngs.params())
-        self.codebook, self.counts = nnx.Param(start["codebook"]), nnx.Param(start["counts"])
-        self.sums = None if config.cosine else nnx.Param(start["sums"])
+        self.codebook, self.counts = (param(start[n], statistics=True) for n in ("codebook", "counts"))
+        self.sums = None if config.cosine else param(start["sums"], statistics=True)
 
     def __call__(self, z, keys=None) -> Quantized:
         z = z.astype(jnp.float32)
