@@ -8,6 +8,7 @@ Nothing is masked here: corruption is the objective's, on the device.
 """
 
 import dataclasses
+import itertools
 
 import grain
 import numpy as np
@@ -267,9 +268,13 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
 
 
 def eval_batches(source, encoder: Encoder, *, batch_size: int):
-    """Every example once, in order; the last batch is padded with invalid examples of `row` -1."""
-    for start in range(0, len(source), batch_size):
-        stop = min(start + batch_size, len(source))
+    """Every example once, in order, in batches that differ by one example at most; invalid ones of `row` -1 fill them.
+
+    So what is compared inside a batch, such as pairs, is compared with as many others in each.
+    """
+    count = -(-len(source) // batch_size)
+    ends = [len(source) * i // count for i in range(count + 1)] if count else []
+    for start, stop in itertools.pairwise(ends):
         rows = [encoder.choose(source[i], np.random.default_rng(i)) for i in range(start, stop)]
         nothing = rows[0] | {"row": -1} | {m.name: None for m in encoder.modalities}
         rows += [nothing] * (batch_size - len(rows))

@@ -341,17 +341,26 @@ def encoder(run: Run, *, train: bool) -> Encoder:
     return Encoder((*run.modalities, *run.labels), text_tokenizers(run), train, **crops)
 
 
-def evaluators(specs: dict, context) -> dict:
-    """{name: Evaluator}; `evals.NAME.evaluator` is a file of pretrain/evals, by default NAME itself."""
+def evaluators(specs: dict, context, key: str = "evals") -> dict:
+    """{name: (every, Evaluator)}; `evals.NAME.evaluator` is a file of pretrain/evals, by default NAME itself.
+
+    key: of the config, whose specs they are.
+    """
     out = {}
     for name, values in specs.items():
+        where = f"config.{key}.{name}"
+        if not isinstance(values, dict):
+            raise TypeError(f"{where}={values!r}: expected a dict with the keys of an evaluator")
         values = dict(values)
-        every = values.pop("every", 0)
-        module = load("pretrain.evals", values.pop("evaluator", name), f"config.evals.{name}.evaluator", "Evaluator")
+        every = _cast(values.pop("every", 0), int, f"{where}.every")
+        if every < 0:
+            raise ValueError(f"{where}.every={every}: must be at least 0, which is at the end alone")
+        file = _cast(values.pop("evaluator", name), str, f"{where}.evaluator")
+        module = load("pretrain.evals", file, f"{where}.evaluator", "Evaluator")
         given = {"context": context}
         if values.get("network"):
-            given["network"] = image_network(values.pop("network"), f"config.evals.{name}.network")
-        out[name] = (every, from_dict(module.Evaluator, values, f"config.evals.{name}", **given))
+            given["network"] = image_network(values.pop("network"), f"{where}.network")
+        out[name] = (every, from_dict(module.Evaluator, values, where, **given))
     return out
 
 

@@ -28,7 +28,7 @@ GRID_PAIRS = (
 )  # fmt: skip
 RETRIEVALS = (("render3d", "noto"), ("caption", "render3d"))
 FAMILIAR = 3  # a word that so many training examples have is one that the model can know
-# With guidance's scale: an unguided caption is often a piece that many captions begin with; one label of a few needs none.
+# With guidance's scale: an unguided caption is often a piece that many begin with; one label of a few needs none.
 TEXT_PAIRS = (("render3d", "caption", 2.0), ("noto", "caption", 2.0), ("render3d", "group", 1.0))
 
 

@@ -96,7 +96,7 @@ class Evaluator(Task):
             if field and reads == "words":
                 self.context.column(field, self.splits, f"{self.where}.pairs")
             elif field:
-                check_fields([_picture(field, (1, 1, 1))], build.source(self.context.run.data, self.splits))
+                check_fields([_picture(field, (1, 1, 1))], self.context.source(self.splits))
 
     def run(self, params):
         for inputs, target, metric in self.pairs:
@@ -141,7 +141,7 @@ class Evaluator(Task):
             texts = self.context.column(field, self.splits, f"{self.where}.pairs")
             return [[texts[r]] if isinstance(texts[r], str) else list(texts[r]) for r in rows]
         spec = _picture(field, shape[1:])
-        source, held = build.source(self.context.run.data, self.splits), {}
+        source, held = self.context.source(self.splits), {}
         for found in eval_batches(source, Encoder((spec,), {}, train=False), batch_size=64):
             pictures = zip(found["row"].tolist(), found["truth"]["pixels"], found["truth"]["valid"])
             held |= {row: pixels for row, pixels, valid in pictures if valid and row in rows}
