@@ -35,6 +35,7 @@ class Encoder:
     jitter: (least, greatest) scale of large-scale jittering in place of the first two (`jitter_setting`); () for none.
     Beyond a picture lies grey, beyond a map of classes 255, no label, beyond other maps 0, unknown.
     randaugment: what is done to the crops of pictures, to all of an example alike.
+    ends: texts that keep their end token where they are too long.
     """
 
     modalities: tuple[Modality, ...]
@@ -45,6 +46,7 @@ class Encoder:
     flip: float = 0.0
     jitter: tuple[float, ...] = ()
     randaugment: RandAugment = RandAugment()
+    ends: frozenset[str] = frozenset()
 
     def __post_init__(self):
         for m in self.modalities if self.train and self.randaugment.ops else ():
@@ -106,7 +108,8 @@ class Encoder:
                 )
             return None if ids is None else ids[: m.shape[0]]
         text = render(m.field, example, rng)
-        return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length)
+        how = {"keep_end": True} if m.name in self.ends else {}
+        return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length, **how)
 
     def _vectors(self, m, example, rng, crop):
         if m.field not in example:

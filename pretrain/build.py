@@ -338,7 +338,13 @@ def _source(part: Data | Part, split, where: str):
 def encoder(run: Run, *, train: bool) -> Encoder:
     data = run.data
     crops = {key: getattr(data, key) for key in ("min_scale", "ratio", "flip", "jitter", "randaugment")}
-    return Encoder((*run.modalities, *run.labels), text_tokenizers(run), train, **crops)
+    return Encoder((*run.modalities, *run.labels), text_tokenizers(run), train, **crops, ends=pooled_at_end(run))
+
+
+def pooled_at_end(run: Run) -> frozenset[str]:
+    """The modalities whose towers pool them at their last token: a text must have its end token there."""
+    towers = getattr(model_config(run)[1], "towers", ())
+    return frozenset(name for t in towers if t.pool == "last" for name in t.modalities)
 
 
 def evaluators(specs: dict, context, key: str = "evals") -> dict:
