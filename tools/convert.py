@@ -16,9 +16,9 @@ import numpy as np
 
 from pretrain import build
 from pretrain.checkpoint import Checkpointer
+from pretrain.finite import check_finite
 from pretrain.interop import fourm, fourm_tokenizer_config, fourm_tokenizers, tokenizer_json, transformers
 from pretrain.interop.agreement import compare
-from pretrain.interop.finite import check_finite
 from pretrain.interop.transformers_config import select
 from pretrain.models import multimodal
 from pretrain.restore import restore

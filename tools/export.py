@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from pretrain.evals.base import Context
-from pretrain.interop.finite import furthest
+from pretrain.finite import furthest
 from pretrain.interop.torch import export
 from pretrain.restore import Restored, restore
 from pretrain.step import example_keys

@@ -5,6 +5,7 @@ import dataclasses
 from pretrain import build
 from pretrain.data import check_tokens
 from pretrain.evals.base import Context, Unfit, check
+from pretrain.finite import check_finite
 from pretrain.restore import Restored, init_function, restore, untrained
 
 # In the order of the page. A task is the file of that name.
@@ -84,6 +85,7 @@ def _default(context, name) -> dict:
 
 def score(tasks: dict, params, say=None) -> dict:
     """{"task/name": value}: a value may be a `Score`."""
+    check_finite(params, "the network")
     found = {}
     for name, evaluator in tasks.items():
         if say:

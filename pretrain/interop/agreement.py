@@ -10,8 +10,8 @@ from flax import nnx
 
 from data_pipeline.hf_text import HFTokenizer
 from data_pipeline.text import TextTokenizer
+from pretrain.finite import furthest
 from pretrain.interop import tokenizer_json
-from pretrain.interop.finite import furthest
 from pretrain.models import multimodal
 from pretrain.models.tokens import dense_rows, whole
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from pretrain.build import plain
-from pretrain.interop.finite import check_finite
+from pretrain.finite import check_finite
 from pretrain.objectives import classification, dense
 from pretrain.restore import Restored
 from pretrain.sharding import path_str
