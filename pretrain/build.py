@@ -9,6 +9,7 @@ import functools
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import types
 import typing
@@ -87,7 +88,7 @@ def parse(config: ml_collections.ConfigDict | dict) -> Run:
     config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     if isinstance(config.get("mesh"), dict):  # workdirs of before hold the sizes as a dict
         config = config | {"mesh": ",".join(f"{axis}={size}" for axis, size in config["mesh"].items())}
-    run = from_dict(Run, config, "config")
+    run = from_dict(Run, _at_home(config), "config")
     check_modalities((*run.modalities, *run.labels))
     for key, allowed in (("modalities", set(KINDS) - {"labels"}), ("labels", {"labels", "pixels"})):
         for m in getattr(run, key):
@@ -109,6 +110,15 @@ def parse(config: ml_collections.ConfigDict | dict) -> Run:
     if not 0 <= run.ema < 1:
         raise ValueError(f"config.ema={run.ema}: must be at least 0 (none) and below 1")
     return run
+
+
+def _at_home(value):
+    """A config with `~/` at the beginning of paths written out."""
+    if isinstance(value, dict):
+        return {key: _at_home(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_at_home(v) for v in value)
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

@@ -19,7 +19,7 @@ def write_split(folder, split: str, count: int, *, seed: int = 0, names=NAMES, c
             f.write(json.dumps(line | {"note": f"{split} {row}"} | (changed or {}).get(row, {})) + "\n")
 
 
-def config(folder, **changes) -> ConfigDict:
+def config(folder, /, **changes) -> ConfigDict:
     """Linear towers that contrast a with b and a with c; changes as `key__key`, also of keys that it does not list."""
     c = dict(
         steps=4, batch_size=8, data=dict(source="files", path=str(folder)),

@@ -71,7 +71,8 @@ def test_this_machine_is_answered(port, host):
     "hosts, wanted",
     [
         (["evil.example"], 403), (["evil.example:7860"], 403), (["localhost.evil.example"], 403), ([], 400),
-        ([""], 400),        (["localhost", "localhost"], 400), (["localhost@evil.example"], 400), (["local host"], 400), (["[::1"], 400),
+        ([""], 400), (["localhost", "localhost"], 400), (["localhost@evil.example"], 400), (["local host"], 400),
+        (["[::1"], 400),
         (["localhost:port"], 400), (["\u00fc"], 400), (["127.0.0.1.evil.example"], 403),
     ],
 )  # fmt: skip
