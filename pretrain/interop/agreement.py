@@ -1,7 +1,6 @@
 """A folder of transformers and the same model here, on the same pictures and raw texts: whether both say the same."""
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -28,11 +27,11 @@ def compare(folder, model: multimodal.Config, pair, params: dict) -> str:
     Raises:
       ValueError: they differ by more than `TOLERANCE`, or something is not finite.
     """
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"not compared with transformers: {missing[0]} is not installed (`make … EXTRAS=torch,hf`)"
-    import torch
-    import transformers
+    try:
+        import torch
+        import transformers
+    except ImportError as e:
+        return f"not compared with transformers: {e.name} is not installed (`make … EXTRAS=torch,hf`)"
 
     theirs = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     image, text = pair
