@@ -17,6 +17,8 @@ from pretrain.storage import locate
 
 SPLITS = ("split", "splits", "train", "validation", "bank")  # keys of evaluators that name splits of the run's data
 
+NAMES = ("modalities", "text", "inputs", "targets", "pairs")  # and such that name modalities
+
 
 class Score(float):
     """A value beside `chance`, what guessing would give; None where there is no such number."""
@@ -211,9 +213,7 @@ class Task:
     @property
     def needs(self) -> tuple:
         """Specs of the modalities that the task names, all of the run's if it names none."""
-        named = [
-            getattr(self, key) for key in ("modalities", "text", "inputs", "targets", "pairs") if hasattr(self, key)
-        ]
+        named = [getattr(self, key) for key in NAMES if hasattr(self, key)]
         if not named:
             return (*self.context.modalities, *self.context.run.labels)
         names = {name for spec in _strings(named) for name in parts(spec)}
@@ -243,11 +243,17 @@ class Task:
         m = next((m for m in self.context.modalities if m.name == name), None)
         if m is None or not m.targets or m.kind not in ("grid", "set"):
             raise ValueError(f"{self.where}.{key}: >{name}: no grid or set that the network predicts")
-        if m.tokenizer not in self.context.tokenizers:
-            raise ValueError(
-                f"{self.where}.{key}: >{name}: no tokenizer here decodes it; there are "
-                f"{', '.join(self.context.tokenizers) or 'none'}"
-            )
+
+    def check_tokenizers(self):
+        """ValueError unless what is made, `a>c`, has a tokenizer here that decodes it."""
+        for key in NAMES:
+            for name in filter(None, (split_made(spec)[1] for spec in _strings(getattr(self, key, ())))):
+                tokenizer = next(m.tokenizer for m in self.context.modalities if m.name == name)
+                if tokenizer not in self.context.tokenizers:
+                    raise ValueError(
+                        f"{self.where}.{key}: >{name}: no tokenizer here decodes it; there are "
+                        f"{', '.join(self.context.tokenizers) or 'none'}"
+                    )
 
     def check(self):
         """Reads what the task needs of the data, and raises before anything is computed if it is not there."""
@@ -269,6 +275,8 @@ def check(evaluator, context: Context, where: str, *, whole: bool = True):
                     check_fields(needs, found)
         except (ValueError, OSError) as e:
             raise ValueError(f"{where}.{key}={splits!r}: {e}") from e
+    if whole and isinstance(evaluator, Task):
+        evaluator.check_tokenizers()
     if whole and hasattr(evaluator, "check"):
         evaluator.check()
 
