@@ -39,7 +39,7 @@ class HFTokenizer:
     def __repr__(self) -> str:
         return f"HFTokenizer(vocab_size={self.vocab_size}, digest={self.digest[:12]})"
 
-    def encode(self, text: str, max_len: int) -> list[int]:
+    def encode(self, text: str, max_len: int, *, keep_end: bool = True) -> list[int]:
         """Token ids with the special tokens of the file's template; what is cut are words, never special tokens."""
         if max_len < self._n_special:
             raise ValueError(f"max_len={max_len}: must hold the {self._n_special} special tokens of {self!r}")

@@ -46,6 +46,12 @@ def pad_vectors(parts: list, m: Modality, rows) -> dict:
     for padded, part in zip(vectors, parts):
         if part is not None:
             padded[: len(part)] = part
+    bad = ~np.isfinite(vectors).reshape(len(parts), -1).all(1)
+    if bad.any():
+        raise ValueError(
+            f"modality {m.name!r}: row {rows[bad.argmax()]} holds {m.field} that is not finite (NaN or infinite in "
+            "float32): mend it or leave the example out"
+        )
     sizes = np.array([0 if part is None else len(part) for part in parts])
     return {"vectors": vectors, "valid": np.arange(m.length) < sizes[:, None]}
 

@@ -8,6 +8,7 @@ Nothing is masked here: corruption is the objective's, on the device.
 """
 
 import dataclasses
+import itertools
 
 import grain
 import numpy as np
@@ -34,6 +35,7 @@ class Encoder:
     jitter: (least, greatest) scale of large-scale jittering in place of the first two (`jitter_setting`); () for none.
     Beyond a picture lies grey, beyond a map of classes 255, no label, beyond other maps 0, unknown.
     randaugment: what is done to the crops of pictures, to all of an example alike.
+    ends: texts that keep their end token where they are too long.
     """
 
     modalities: tuple[Modality, ...]
@@ -44,6 +46,7 @@ class Encoder:
     flip: float = 0.0
     jitter: tuple[float, ...] = ()
     randaugment: RandAugment = RandAugment()
+    ends: frozenset[str] = frozenset()
 
     def __post_init__(self):
         for m in self.modalities if self.train and self.randaugment.ops else ():
@@ -108,7 +111,8 @@ class Encoder:
             text = render(m.field, example, rng)
         except ValueError as e:
             raise ValueError(f"modality {m.name!r}: row {example['row']}: {e}") from e
-        return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length)
+        how = {"keep_end": True} if m.name in self.ends else {}
+        return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length, **how)
 
     def _vectors(self, m, example, rng, crop):
         if m.field not in example:
@@ -277,9 +281,13 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
 
 
 def eval_batches(source, encoder: Encoder, *, batch_size: int):
-    """Every example once, in order; the last batch is padded with invalid examples of `row` -1."""
-    for start in range(0, len(source), batch_size):
-        stop = min(start + batch_size, len(source))
+    """Every example once, in order, in batches that differ by one example at most; invalid ones of `row` -1 fill them.
+
+    So what is compared inside a batch, such as pairs, is compared with as many others in each.
+    """
+    count = -(-len(source) // batch_size)
+    ends = [len(source) * i // count for i in range(count + 1)] if count else []
+    for start, stop in itertools.pairwise(ends):
         rows = [encoder.choose(source[i], np.random.default_rng(i)) for i in range(start, stop)]
         nothing = rows[0] | {"row": -1} | {m.name: None for m in encoder.modalities}
         rows += [nothing] * (batch_size - len(rows))

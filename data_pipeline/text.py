@@ -70,18 +70,18 @@ class TextTokenizer:
     def __repr__(self) -> str:
         return f"TextTokenizer(vocab_size={self.vocab_size}, digest={self.digest[:12]})"
 
-    def encode(self, text: str, max_len: int) -> list[int]:
+    def encode(self, text: str, max_len: int, *, keep_end: bool = False) -> list[int]:
         """Token ids and [EOS], cut to `max_len`; "[S_k]" and "vj=n" become their one token.
 
         A text that is too long loses its [EOS], as in 4M (`sequence_mask` of apple/ml-4m appends it, then truncates):
-        what predicts text does not learn that it ends where it was cut. `HFTokenizer` cuts words instead, as
-        transformers does.
+        what predicts text does not learn that it ends where it was cut. With `keep_end` words are cut instead, as
+        `HFTokenizer` and transformers do: what is pooled at its end has one.
         """
         ids = self._processor.encode(text)
         # SentencePiece puts the space before a special token into a piece of its own, which says nothing.
         pairs = itertools.pairwise([*ids, self.eos_id])
         ids = [i for i, following in pairs if i != self._space_id or not _is_special(following)]
-        return [*ids, self.eos_id][:max_len]
+        return [*ids[: max_len - 1], self.eos_id] if keep_end else [*ids, self.eos_id][:max_len]
 
     def decode(self, ids: Iterable[int], *, sentinels: bool = True) -> str:
         """Text of the ids up to the first [EOS]. [PAD] and [SOS] are dropped, and sentinels too if asked to.

@@ -3,18 +3,22 @@
 Exit status 75: a signal stopped the run before its end; the same command continues it.
 """
 
+import os
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "What to run: configs/FILE.py or configs/FILE.py:argument.")
+from pretrain import config_flag
+
+CONFIG = config_flag.define("What to run: configs/FILE.py or configs/FILE.py:argument.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the config go; the same again resumes.")
 COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no cluster tells of it.")
 PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes run together.")
 PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
 INIT_TIMEOUT = flags.DEFINE_integer("init_timeout", 300, "Seconds to wait for the other processes.")
-EXECUTABLE = flags.DEFINE_string("executable", "", "A step compiled by `python -m tools.plan --save`.")
+EXECUTABLE = flags.DEFINE_string(
+    "executable", "", "FILE@SHA256 of a step compiled by `python -m tools.plan --save`, which runs whatever is in it."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -36,7 +40,7 @@ def run(config):
     from pretrain.train import train
 
     runtime.join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, INIT_TIMEOUT.value)
-    state = train(config, WORKDIR.value, EXECUTABLE.value)
+    state = train(config, os.path.expanduser(WORKDIR.value), EXECUTABLE.value)
     if int(state.step) < config.steps:
         sys.exit(runtime.STOPPED)
 

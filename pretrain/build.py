@@ -9,6 +9,7 @@ import functools
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import types
 import typing
@@ -87,7 +88,7 @@ def parse(config: ml_collections.ConfigDict | dict) -> Run:
     config = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     if isinstance(config.get("mesh"), dict):  # workdirs of before hold the sizes as a dict
         config = config | {"mesh": ",".join(f"{axis}={size}" for axis, size in config["mesh"].items())}
-    run = from_dict(Run, config, "config")
+    run = from_dict(Run, _at_home(config), "config")
     check_modalities((*run.modalities, *run.labels))
     for key, allowed in (("modalities", set(KINDS) - {"labels"}), ("labels", {"labels", "pixels"})):
         for m in getattr(run, key):
@@ -109,6 +110,15 @@ def parse(config: ml_collections.ConfigDict | dict) -> Run:
     if not 0 <= run.ema < 1:
         raise ValueError(f"config.ema={run.ema}: must be at least 0 (none) and below 1")
     return run
+
+
+def _at_home(value):
+    """A config with `~/` at the beginning of paths written out."""
+    if isinstance(value, dict):
+        return {key: _at_home(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_at_home(v) for v in value)
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -332,20 +342,35 @@ def _source(part: Data | Part, split, where: str):
 def encoder(run: Run, *, train: bool) -> Encoder:
     data = run.data
     crops = {key: getattr(data, key) for key in ("min_scale", "ratio", "flip", "jitter", "randaugment")}
-    return Encoder((*run.modalities, *run.labels), text_tokenizers(run), train, **crops)
+    return Encoder((*run.modalities, *run.labels), text_tokenizers(run), train, **crops, ends=pooled_at_end(run))
 
 
-def evaluators(specs: dict, context) -> dict:
-    """{name: Evaluator}; `evals.NAME.evaluator` is a file of pretrain/evals, by default NAME itself."""
+def pooled_at_end(run: Run) -> frozenset[str]:
+    """The modalities whose towers pool them at their last token: a text must have its end token there."""
+    towers = getattr(model_config(run)[1], "towers", ())
+    return frozenset(name for t in towers if t.pool == "last" for name in t.modalities)
+
+
+def evaluators(specs: dict, context, key: str = "evals") -> dict:
+    """{name: (every, Evaluator)}; `evals.NAME.evaluator` is a file of pretrain/evals, by default NAME itself.
+
+    key: of the config, whose specs they are.
+    """
     out = {}
     for name, values in specs.items():
+        where = f"config.{key}.{name}"
+        if not isinstance(values, dict):
+            raise TypeError(f"{where}={values!r}: expected a dict with the keys of an evaluator")
         values = dict(values)
-        every = values.pop("every", 0)
-        module = load("pretrain.evals", values.pop("evaluator", name), f"config.evals.{name}.evaluator", "Evaluator")
+        every = _cast(values.pop("every", 0), int, f"{where}.every")
+        if every < 0:
+            raise ValueError(f"{where}.every={every}: must be at least 0, which is at the end alone")
+        file = _cast(values.pop("evaluator", name), str, f"{where}.evaluator")
+        module = load("pretrain.evals", file, f"{where}.evaluator", "Evaluator")
         given = {"context": context}
         if values.get("network"):
-            given["network"] = image_network(values.pop("network"), f"config.evals.{name}.network")
-        out[name] = (every, from_dict(module.Evaluator, values, f"config.evals.{name}", **given))
+            given["network"] = image_network(values.pop("network"), f"{where}.network")
+        out[name] = (every, from_dict(module.Evaluator, values, where, **given))
     return out
 
 

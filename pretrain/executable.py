@@ -1,4 +1,7 @@
-"""A compiled step kept in a file, so that the first step on the machine starts at once."""
+"""A compiled step kept in a file, so that the first step on the machine starts at once.
+
+JAX unpickles it, which runs whatever is in the file: it is opened only if its sha256 is the one that is given.
+"""
 
 import hashlib
 import json
@@ -26,19 +29,35 @@ def compile_afresh(lowered):
         compilation_cache.reset_cache()
 
 
-def save(path, lowered, compiled):
-    """Keeps what `compile_afresh(lowered)` gave."""
+def save(path, lowered, compiled) -> str:
+    """Keeps what `compile_afresh(lowered)` gave; returns what `load` takes, FILE@SHA256."""
     payload, _, _ = serialize_executable.serialize(compiled)
     head = json.dumps({"digest": digest(lowered), "jax": jax.__version__}).encode()
-    Path(path).write_bytes(head + b"\n" + payload)
+    held = head + b"\n" + payload
+    Path(path).write_bytes(held)
+    return f"{path}@{hashlib.sha256(held).hexdigest()}"
 
 
-def load(path, lowered, devices):
-    """The step that `save` kept, for these devices. ValueError if it is not what `lowered` would compile to."""
-    file = Path(path)
-    if not file.exists():
+def load(given, lowered, devices):
+    """The step that `save` kept, for these devices. ValueError if it is not what `lowered` would compile to.
+
+    given: FILE@SHA256.
+    """
+    path, _, wanted = str(given).rpartition("@")
+    if not path:
+        raise ValueError(
+            f"--executable={given}: what is in such a file is run: give FILE@SHA256, as `python -m tools.plan --save` "
+            "printed it, of a file that you made"
+        )
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise ValueError(f"--executable={path}: no such file; write it with `python -m tools.plan --save`")
-    head, _, payload = file.read_bytes().partition(b"\n")
+    held = file.read_bytes()
+    if hashlib.sha256(held).hexdigest() != wanted:
+        raise ValueError(
+            f"--executable={path}: its sha256 is not {wanted[:12]}…: it is damaged or another; make it again"
+        )
+    head, _, payload = held.partition(b"\n")
     try:
         about = json.loads(head)
         about["digest"], about["jax"]

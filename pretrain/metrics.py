@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import socket
 import sys
 import tempfile
@@ -48,7 +49,8 @@ class Rate:
         for name, term in values["terms"].items():
             total, weight = self._terms.get(name, (0.0, 0.0))
             self._terms[name] = (total + float(term.total), weight + float(term.weight))
-        self._losses.append(float(values["loss"]))
+        if any(float(term.weight) for term in values["terms"].values()):  # else its 0 is no loss
+            self._losses.append(float(values["loss"]))
 
     def close(self) -> dict:
         """Means since the last close. Starts a new interval.
@@ -112,7 +114,9 @@ class Writer:
         if log.tensorboard:
             import tensorboardX
 
-            self._tensorboard = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+            # What a run had written of the steps that it repeats is hidden.
+            purge = dict(purge_step=start + 1) if start else {}
+            self._tensorboard = tensorboardX.SummaryWriter(str(folder / "tensorboard"), **purge)
         if log.wandb:
             try:
                 import wandb
@@ -120,7 +124,8 @@ class Writer:
                 raise ValueError(f"config.log.wandb={log.wandb!r}: wandb is not installed; `pip install wandb`") from e
             # Its files are on its own server: what lies here may be lost.
             beside = tempfile.gettempdir() if self._spool.remote else str(workdir)
-            self._wandb = wandb.init(project=log.wandb, dir=beside, config=config, resume="allow")
+            name = _wandb_id(locate(workdir) / "wandb_id")
+            self._wandb = wandb.init(project=log.wandb, dir=beside, config=config, id=name, resume="allow")
         # On a pipe or in a log file a bar is noise: there the lines alone tell the story.
         self.bar = tqdm.tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
 
@@ -137,7 +142,8 @@ class Writer:
                 bad = ", ".join(name for name, ok in values["finite"].items() if not ok)
                 self.say(f"step {at}: skipped, not finite: {bad}")
             if self._main:
-                self.bar.set_postfix_str(f"loss {values['loss']:.3f} · {self._speed}", refresh=False)
+                if any(float(term.weight) for term in values["terms"].values()):
+                    self.bar.set_postfix_str(f"loss {values['loss']:.3f} · {self._speed}", refresh=False)
                 self.bar.update()
         if flush:
             scalars = rate.close() | {k: float(self.last[k]) for k in ("grad_norm", "skipped")}
@@ -201,6 +207,13 @@ class Writer:
             if self._wandb:
                 self._wandb.finish()
             self.sync()
+
+
+def _wandb_id(file) -> str:
+    """The name of the run on W&B, kept in its workdir: so it is one run there however often it is continued."""
+    if not file.exists():
+        file.write_text(secrets.token_hex(8))
+    return file.read_text().strip()
 
 
 def _continue_jsonl(path: Path, start: int):

@@ -19,8 +19,10 @@ from jax.experimental import multihost_utils
 from pretrain.sharding import gib
 from pretrain.storage import Spool, locate, read_config
 
-# Keys that may differ when a run is continued: what is shown and kept and where it runs, not what is learned.
+# Keys that may differ when a run is continued: what is shown and kept and where it runs and its data lie, not what is
+# learned. `train.check_data` compares the data themselves.
 FREE_KEYS = ("log", "checkpoint", "evals", "final_evals", "mesh")
+FREE_DATA_KEYS = ("workers", "path")
 STOPPED = 75  # exit status of a run that a signal stopped and that the same command continues (EX_TEMPFAIL)
 
 
@@ -157,7 +159,19 @@ def _claim(workdir, config_json: str) -> bool:
 def _fixed(values: dict) -> list[str]:
     """The lines of a config without its free keys."""
     kept = {k: v for k, v in values.items() if k not in FREE_KEYS}
+    if isinstance(kept.get("data"), dict):
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in FREE_DATA_KEYS}
+        parts = kept["data"].get("sources") or ()
+        kept["data"] |= {"sources": [{k: v for k, v in p.items() if k != "path"} for p in parts]} if parts else {}
+    if (kept.get("optim") or {}).get("final_lr") == 1.0:  # no step's learning rate hangs on how many there are
+        kept.pop("steps", None)
     return json.dumps(kept, indent=1, sort_keys=True).splitlines()
+
+
+def places(values: dict) -> list[str]:
+    """Where a config says that its data lie."""
+    data = values["data"]
+    return [part.get("path", "") for part in data.get("sources") or [data]]
 
 
 def describe_compiled(compiled, seconds: float) -> str:

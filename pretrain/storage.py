@@ -13,7 +13,7 @@ def locate(workdir) -> epath.Path:
     """A workdir on a disk or in a bucket, `gs://BUCKET/RUN`, as an absolute path that reads and writes both alike."""
     scheme = re.match(r"[\w.+-]+:/+", str(workdir))
     if not scheme:
-        return epath.Path(Path(workdir).absolute())
+        return epath.Path(Path(workdir).expanduser().absolute())
     if scheme[0] != "gs://":  # Orbax 0.12 would take s3:// for a file, and a `Path` has lost a slash
         raise ValueError(
             f"workdir={str(workdir)!r}: no checkpoint can be written there; give gs://BUCKET/RUN, or mount the storage "
@@ -37,7 +37,7 @@ class Spool:
     def __init__(self, workdir, name: str = ""):
         self._there = f"{workdir}/{name}".rstrip("/") if str(workdir).startswith("gs://") else ""
         self._kept = tempfile.TemporaryDirectory() if self._there else None
-        self.folder = Path(self._kept.name) if self._kept else Path(workdir) / name
+        self.folder = Path(self._kept.name) if self._kept else Path(workdir).expanduser() / name
 
     def upload(self):
         if self._there:

@@ -14,12 +14,14 @@ from pretrain.chips import chip_of
 from pretrain.data import check_tokens, read_codes
 from pretrain.data_init import data_init
 from pretrain.evals.base import Context
+from pretrain.evals.during import During
 from pretrain.executable import load as load_executable
 from pretrain.flops import model_flops
 from pretrain.initialize import check_start, start
 from pretrain.program import Program
 from pretrain.restore import describe_base, read_networks, read_origin, with_networks
 from pretrain.step import TrainState
+from pretrain.storage import read_config
 
 
 def train(config, workdir, executable: str = "") -> TrainState:
@@ -43,11 +45,10 @@ def train(config, workdir, executable: str = "") -> TrainState:
             source, encode, batch_size=run.batch_size, seed=run.seed, workers=run.data.workers, rows=rows
         )
     )  # fmt: skip
-    evaluators = build.evaluators(run.evals, Context(run, program.graph, objectives))
-    check_best(run.checkpoint, evaluators)
-    splits = run.data.train, *(e.split for _, e in evaluators.values() if hasattr(e, "split"))
-    for split in dict.fromkeys(splits) if run.labels else ():
-        check_labels(run.labels, build.source(run.data, split))
+    context = Context(run, program.graph, objectives)
+    evals = During(context, run.checkpoint.best)
+    for split in dict.fromkeys((run.data.train, *evals.splits)) if run.labels else ():
+        check_labels(run.labels, context.source(split))
     origin, base_info = find_origin(run, workdir)
     codes = {} if origin or has_checkpoint(workdir) else read_codes(run)
     networks = {} if has_checkpoint(workdir) else read_networks(run)
@@ -55,6 +56,8 @@ def train(config, workdir, executable: str = "") -> TrainState:
     example = encode(source[0], np.random.default_rng(0))
     lowered = program.lower(example)
     step_fn = load_executable(executable, lowered, list(mesh.devices.flat)) if executable else None
+    if has_checkpoint(workdir):
+        check_data(config, workdir, source)
     resumed = runtime.claim_workdir(workdir, build.to_json(config))
     runtime.say(f"{runtime.describe()}, {len(rows)} of {run.batch_size} rows of a batch here\n{program.report}")
     runtime.say(describe_data(source, run.modalities, run.batch_size, run.steps))
@@ -88,11 +91,6 @@ def train(config, workdir, executable: str = "") -> TrainState:
         if first:
             state = checkpointer.restore(state, iterator)
             runtime.say(f"resuming {workdir} from step {first} of {run.steps}")
-            if (then := read_info(workdir).get("source", repr(source))) != repr(source):
-                runtime.say(
-                    f"WARNING: the data changed since that checkpoint: {then} then, {source!r} now: from here on this "
-                    "is not what an uninterrupted run would have been"
-                )
         elif report:
             names = filter(None, (run.init, *build.tower_loads(run).values()))
             runtime.say(f"starting from {', '.join(names)}: {report}")
@@ -115,6 +113,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
             run.batch_size, sum(o.tokens_per_example for o in objectives.values()), started=started,
             flops=model_flops(run, example) if chip else 0.0, peak=chip.flops * mesh.size if chip else 0.0,
         )  # fmt: skip
+        saved = first
         for done in range(first + 1, run.steps + 1):
             profiler.before(done)
             with rate.spending("data"):
@@ -122,25 +121,60 @@ def train(config, workdir, executable: str = "") -> TrainState:
             state, new = step_fn(state, batch, *base)
             profiler.after(done, state)
             # Metrics of step t are read while step t + 1 runs: the device never waits for the host.
-            writer.read(done, new, rate, flush=done % run.log.every == 0 or done == run.steps)
-            stop_if_diverged(writer.last, run.optim.max_skipped)
-            scores = {}
-            for name, (every, evaluator) in evaluators.items():
-                if done == run.steps or (every and done % every == 0):
-                    params = program.whole(state, base)
-                    with rate.spending("eval"):
-                        found = {f"{name}/{k}": v for k, v in evaluator.run(params)}
-                    writer.write(done, found)
-                    scores |= found
+            last = done == run.steps
+            writer.read(done, new, rate, flush=done % run.log.every == 0 or last)
+            stop_if_diverged(writer.last, run.optim.max_skipped, workdir, saved)
+            scores, due = {}, evals.due(done, last)
+            # The weights of a finished run are safe before it is evaluated, but for what ranks them.
+            before = [name for name in due if evals.ranks(name) or not last]
+            for name in before:
+                scores |= evaluate(evals, name, done, program.whole(state, base), writer, rate)
             stop = preemption.reached(done)
-            if checkpointer.due(done) or done == run.steps or stop:
-                with rate.spending("checkpoint"):
-                    checkpointer.save(state, iterator, metric=scores.get(run.checkpoint.best))
-                    writer.sync()
-            if stop and done < run.steps:
-                writer.say(f"stopped by a signal at step {done}; the same command continues from there")
+            if checkpointer.due(done) or last or stop:
+                # What is skipped has diverged, or is about to: it takes the place of no checkpoint of before.
+                if last or not int(state.opt_state.notfinite_count):
+                    with rate.spending("checkpoint"):
+                        metric = evals.rank(scores, writer.say) if any(map(evals.ranks, due)) else None
+                        checkpointer.save(state, iterator, metric=metric)
+                        writer.sync()
+                    saved = done
+                else:
+                    writer.say(f"step {done}: not saved, as it was skipped; what is saved is step {saved}")
+            for name in due[len(before) :]:
+                evaluate(evals, name, done, program.whole(state, base), writer, rate)
+            if stop and not last:
+                writer.say(f"stopped by a signal at step {done}; the same command continues from step {saved}")
                 break
     return state
+
+
+def evaluate(evals: During, name: str, step: int, params, writer, rate) -> dict:
+    """The scores of one evaluator, written."""
+    with rate.spending("eval"):
+        found = evals.run(name, params, lambda line: writer.say(f"step {step}: {line}"))
+    if found:
+        writer.write(step, found)
+    return found
+
+
+def check_data(config, workdir, source):
+    """A run goes on with the data that it began with, wherever they lie now: `repr` of a source is of their content.
+
+    Others in the same place are said, others in another place a ValueError.
+    """
+    then = read_info(workdir).get("source", repr(source))
+    if then == repr(source):
+        return
+    changed = f"{then} then, {source!r} now"
+    if runtime.places(read_config(workdir)) != runtime.places(config.to_dict()):
+        raise ValueError(
+            f"config.data: other data than those of the last checkpoint in {workdir}: {changed}: give the same, which "
+            "may lie elsewhere, or take another --workdir (with --config.init its weights go on)"
+        )
+    runtime.say(
+        f"WARNING: the data changed since that checkpoint: {changed}: from here on this is not what an uninterrupted "
+        "run would have been"
+    )
 
 
 def find_origin(run, workdir):
@@ -165,24 +199,11 @@ def checkpoint_info(run) -> dict:
     }
 
 
-def check_best(checkpoint, evaluators):
-    """`checkpoint.best` is `EVAL/metric`: the evaluator must exist and run whenever a checkpoint is saved."""
-    if not checkpoint.best:
-        return
-    name = checkpoint.best.split("/")[0]
-    every = evaluators[name][0] if name in evaluators else None
-    if every is None:
-        raise ValueError(f"config.checkpoint.best={checkpoint.best!r}: no eval {name!r}; there are {list(evaluators)}")
-    if not every or checkpoint.every % every:
-        raise ValueError(
-            f"config.checkpoint.every={checkpoint.every}: must be a multiple of config.evals.{name}.every={every}, "
-            "else a checkpoint would be ranked by an old score"
-        )
-
-
-def stop_if_diverged(last: dict, limit: int):
-    """Ends a run in which skipping does not end."""
+def stop_if_diverged(last: dict, limit: int, workdir, saved: int):
+    """Ends a run in which skipping does not end; saved: the step of its last checkpoint, 0 for none."""
     if last.get("skipped_in_a_row", 0) >= limit:
+        init = f", from the weights of step {saved} with --config.init={workdir}" if saved else ""
         raise FloatingPointError(
-            f"{limit} steps in a row were not finite: lower optim.lr or set optim.clip (optim.max_skipped={limit})"
+            f"{limit} steps in a row were not finite (optim.max_skipped={limit}): train in another --workdir with a "
+            f"lower optim.lr, or with optim.clip{init}"
         )

@@ -14,8 +14,8 @@ from configs import emoji_tokenizer
 from pretrain import build, optim
 from pretrain.data import check_tokens
 from pretrain.evals.base import Context
+from pretrain.evals.during import check_best
 from pretrain.parameters import Roles, param, values
-from pretrain.train import check_best
 
 GRID = dict(name="code", kind="grid", shape=(2, 2), field="code", vocab="code", vocab_size=9, tokenizer="fsq")
 TEXT = dict(name="label", kind="sequence", shape=(4,), field="group", vocab="text", vocab_size=8000, tokenizer="text")

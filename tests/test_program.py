@@ -1,6 +1,7 @@
 """The step as a program: how much work it is, and a compiled one kept in a file."""
 
 import dataclasses
+import hashlib
 
 import jax
 import jax.numpy as jnp
@@ -69,17 +70,27 @@ def test_a_compiled_step_is_kept_and_used(token_store, tmp_path, capsys):
     c.steps, c.log.tensorboard = 3, False
     made = Program(build.parse(c))
     lowered = made.lower(example(made.run))
-    executable.save(tmp_path / "step", lowered, executable.compile_afresh(lowered))
-    plain, kept = (train(c, tmp_path / name, path) for name, path in (("a", ""), ("b", str(tmp_path / "step"))))
+    step = executable.save(tmp_path / "step", lowered, executable.compile_afresh(lowered))
+    plain, kept = (train(c, tmp_path / name, path) for name, path in (("a", ""), ("b", step)))
     jax.tree.map(np.testing.assert_array_equal, plain, kept)
     c.optim.lr = 0.5
     with pytest.raises(
         ValueError, match=r"--executable=.*step: made by JAX .* for another config, mesh, number of dev"
     ):
-        train(c, tmp_path / "c", str(tmp_path / "step"))
-    with pytest.raises(ValueError, match=r"--executable=nowhere: no such file"):
-        train(c, tmp_path / "d", "nowhere")
-    (tmp_path / "broken").write_text("broken")
-    with pytest.raises(ValueError, match=r"--executable=.*broken: no compiled step; write one with"):
-        train(c, tmp_path / "d", str(tmp_path / "broken"))
-    assert not (tmp_path / "d").exists(), "refused before the workdir is claimed"
+        train(c, tmp_path / "c", step)
+    assert not (tmp_path / "c").exists(), "refused before the workdir is claimed"
+
+
+def test_no_step_is_opened_but_the_one_that_is_meant(tmp_path):
+    """It is unpickled: with another sha256 not one byte of it is."""
+    file = tmp_path / "step"
+    file.write_bytes(b"broken")
+    given = f"{file}@{hashlib.sha256(b'broken').hexdigest()}"
+    for text, message in (
+        (str(file), "what is in such a file is run: give FILE@SHA256"),
+        ("nowhere@00", "--executable=nowhere: no such file"),
+        (f"{file}@00", r"--executable=.*step: its sha256 is not 00…: it is damaged or another"),
+        (given, r"--executable=.*step: no compiled step; write one with"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            executable.load(text, None, [])

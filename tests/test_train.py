@@ -174,7 +174,8 @@ def test_a_run_starts_from_another(token_store, tmp_path, capsys):
         c.modalities = [m for m in c.modalities if m["name"] in names]
         alphas = dict.fromkeys(names, 1.0)
         c.objectives.masked.mixture = [dict(inputs=alphas, targets=alphas)]
-        c.data.path, c.evals, c.checkpoint.best, c.steps, c.optim.warmup = str(token_store), {}, "", 1, 0
+        c.data.path, c.evals, c.final_evals, c.checkpoint.best = str(token_store), {}, {}, ""
+        c.steps, c.optim.warmup = 1, 0
         with c.unlocked():
             c.update(changes)
         return c

@@ -95,7 +95,7 @@ def emoji_run(store, terms=("masked", "contrastive")):
     c.objectives.contrastive.edges = [dict(a="render3d", b="caption")]
     for name in set(c.objectives) - set(terms):
         del c.objectives[name]
-    c.data.path, c.evals, c.checkpoint.best = str(store), {}, ""
+    c.data.path, c.evals, c.final_evals, c.checkpoint.best = str(store), {}, {}, ""
     c.steps, c.optim.warmup, c.model.encoder_depth = 20, 1, 1
     c.checkpoint.every, c.log.every = 100, 1
     return c

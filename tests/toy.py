@@ -22,7 +22,8 @@ class Toy(Context):
         graph, params = nnx.split(made)
         embedded = {"contrastive": types.SimpleNamespace(embedded=made.embedded)}
         run = types.SimpleNamespace(
-            data=build.Data("toy"), modalities=tiny.MODALITIES, model={"model": "models.encdec"}, final_evals={}
+            data=build.Data("toy"), modalities=tiny.MODALITIES, model={"model": "models.encdec"}, final_evals={},
+            labels=(),
         )  # fmt: skip
         super().__init__(run, graph, embedded | {"masked": types.SimpleNamespace(mixture=())})
         self.__dict__ |= {"params": {"model": nnx.to_pure_dict(params)}, "missing": missing, "passes": []}
@@ -35,6 +36,12 @@ class Toy(Context):
         self.passes.append(split)
         for part in (split,) if isinstance(split, str) else split:
             yield batch(part, self.missing)
+
+    def source(self, splits):
+        return list(self.facts(splits))
+
+    def there(self, splits):
+        return (splits,) if isinstance(splits, str) else splits
 
     def facts(self, splits):
         parts = (splits,) if isinstance(splits, str) else splits

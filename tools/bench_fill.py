@@ -10,14 +10,13 @@ import dataclasses
 import jax
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
 
 from data_pipeline.spec import SPANS
-from pretrain import build
+from pretrain import build, config_flag
 from pretrain.models.tokens import presence
 from tools.synthetic import batch
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A run with an objective `masked`.")
+CONFIG = config_flag.define("A run with an objective `masked`.")
 EXAMPLES = flags.DEFINE_integer("examples", 2000, "How many synthetic examples.")
 flags.mark_flags_as_required(["config"])
 

@@ -14,16 +14,15 @@ import numpy as np
 import optax
 from absl import app, flags
 from flax import nnx
-from ml_collections import config_flags
 
-from pretrain import build, optim
+from pretrain import build, config_flag, optim
 from pretrain.models import encdec
 from pretrain.ops.cross_entropy import dense_nll
 from pretrain.restore import init_function
 from pretrain.step import example_keys, init_state, make_train_step
 from tools.synthetic import batch
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A run with an objective `masked`.")
+CONFIG = config_flag.define("A run with an objective `masked`.")
 BATCH = flags.DEFINE_integer("batch", 8, "Examples a step.")
 INPUTS = flags.DEFINE_integer("inputs", 256, "Input tokens an example.")
 TARGETS = flags.DEFINE_integer("targets", 256, "Target tokens an example.")

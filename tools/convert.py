@@ -16,7 +16,10 @@ import numpy as np
 
 from pretrain import build
 from pretrain.checkpoint import Checkpointer
+from pretrain.finite import check_finite
 from pretrain.interop import fourm, fourm_tokenizer_config, fourm_tokenizers, tokenizer_json, transformers
+from pretrain.interop.agreement import compare
+from pretrain.interop.transformers_config import select
 from pretrain.models import multimodal
 from pretrain.restore import restore
 from pretrain.step import TrainState
@@ -69,6 +72,8 @@ def _read_fourm_tokenizer(source, workdir, size):
 
 def _read_transformers(source, workdir):
     held = transformers.read(source)
+    check_finite(held.params, str(source))
+    print(compare(source, held.model, held.modalities, held.params["model"]))
     image, text = held.modalities
     if (Path(source) / tokenizer_json.FILE).exists():
         text = dataclasses.replace(text, tokenizer=str((workdir / tokenizer_json.FILE).resolve()))
@@ -89,6 +94,7 @@ def _config(model, held, modalities, objectives) -> dict:
 
 def _save(workdir, config, params, report):
     build.objectives(build.parse(config))  # what `restore` will do
+    check_finite(params, "the checkpoint that is read")
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     with Checkpointer(workdir, info={"modalities": config["modalities"]}) as checkpointer:
@@ -104,6 +110,7 @@ def write(workdir, out, step=None, *, image="", text="", eos_id=None):
     from safetensors.numpy import load_file
 
     held = restore(workdir, step)
+    check_finite(held.params, f"{workdir}, step {held.step}")
     file = Path(workdir) / POSITIONS
     positions = load_file(file) if file.exists() else {}
     if held.run.model["model"].startswith("tokenizers."):
@@ -117,6 +124,12 @@ def write(workdir, out, step=None, *, image="", text="", eos_id=None):
         transformers.write(
             out, model, modalities, held.objectives, held.params, image=image, text=text, eos_id=eos_id
         )  # fmt: skip
+        chosen, pair = select(model, modalities, image, text)
+        print(
+            compare(
+                out, chosen, pair, {"towers": {t.name: held.params["model"]["towers"][t.name] for t in chosen.towers}}
+            )
+        )
     else:
         known = fourm.buffers(model, modalities)
         positions = {k: v for k, v in positions.items() if k in known and known[k].shape == v.shape}

@@ -19,6 +19,7 @@ from pretrain.evals.base import Context
 from pretrain.evals.features import together
 from pretrain.evals.page import document, number, table
 from pretrain.evals.pictures import Images, image_rows, png
+from pretrain.finite import check_finite
 from pretrain.generate.chain import Generator, Target
 from pretrain.restore import restore
 from pretrain.storage import locate
@@ -37,6 +38,7 @@ class Painter:
 
     def __init__(self, workdir, examples: int):
         self.restored = restore(workdir)
+        check_finite(self.restored.params, str(workdir))
         self.context = Context(self.restored.run, self.restored.graph, self.restored.objectives)
         self.modalities = self.restored.run.modalities
         self.images = Images(self.context)

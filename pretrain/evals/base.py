@@ -7,12 +7,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_pipeline.pipeline import eval_batches
+from data_pipeline import mixture
+from data_pipeline.pipeline import check_fields, eval_batches
 from data_pipeline.sources.tokens import read_manifest
-from pretrain import build
+from pretrain import build, runtime
 from pretrain.data import token_stores
 from pretrain.restore import load_tokenizer
 from pretrain.storage import locate
+
+SPLITS = ("split", "splits", "train", "validation", "bank")  # keys of evaluators that name splits of the run's data
+
+NAMES = ("modalities", "text", "inputs", "targets", "pairs")  # and such that name modalities
 
 
 class Score(float):
@@ -82,17 +87,42 @@ class Context:
             made[name] = tokenizer
         return made
 
+    def source(self, splits):
+        """The examples of a split, or of several splits those of the ones that the data have; opened once."""
+        key = splits if isinstance(splits, str) else self.there(splits)
+        if key not in self._sources:
+            found = build.source(self.run.data, key)
+            if not len(found):
+                raise ValueError(f"split={splits!r} of {found!r} is empty: name a split that holds examples")
+            self._sources[key] = found
+        return self._sources[key]
+
+    def there(self, splits) -> tuple[str, ...]:
+        """Those of several splits that the data have, all if they have none; says once which they lack."""
+        splits = (splits,) if isinstance(splits, str) else tuple(splits)
+        if splits not in self._there:
+            found = splits if len(splits) == 1 else tuple(s for s in splits if self._has(s)) or splits
+            if lacking := [split for split in splits if split not in found]:
+                runtime.say(f"the data have no split {', '.join(lacking)}: evaluated on {', '.join(found)} alone")
+            self._there[splits] = found
+        return self._there[splits]
+
+    @functools.cached_property
+    def _sources(self):
+        return {}
+
+    @functools.cached_property
+    def _there(self):
+        return {}
+
     def batches(self, split, batch_size: int):
-        """Every example of a split once, in the deterministic form; the last batch padded with row -1."""
-        source = build.source(self.run.data, split)
-        return eval_batches(source, build.encoder(self.run, train=False), batch_size=batch_size)
+        """Every example of a split once, in the deterministic form; batches are filled up with row -1."""
+        return eval_batches(self.source(split), build.encoder(self.run, train=False), batch_size=batch_size)
 
     def facts(self, splits) -> dict[int, dict]:
         """{row: the fields of the example that are text, lists of texts, or numbers}; read once a split."""
         if splits not in self._facts:
-            source = build.source(self.run.data, splits)
-            if not len(source):
-                raise ValueError(f"split={splits!r} of {source!r} is empty: name a split that holds examples")
+            source = self.source(splits)
             examples = (source[i] for i in range(len(source)))
             self._facts[splits] = {
                 int(e["row"]): {k: v for k, v in e.items() if k != "row" and _is_fact(v)} for e in examples
@@ -134,7 +164,7 @@ class Context:
     def _has(self, split) -> bool:
         try:
             return len(build.source(self.run.data, split)) > 0
-        except ValueError:
+        except (ValueError, FileNotFoundError):
             return False
 
     @functools.cached_property
@@ -175,6 +205,20 @@ class Task:
     def where(self) -> str:
         return type(self).__module__.rpartition(".")[2]
 
+    @property
+    def reads(self) -> dict:
+        """{key: split or splits of the run's data} that the task will read."""
+        return {key: getattr(self, key) for key in SPLITS if getattr(self, key, None)}
+
+    @property
+    def needs(self) -> tuple:
+        """Specs of the modalities that the task names, all of the run's if it names none."""
+        named = [getattr(self, key) for key in NAMES if hasattr(self, key)]
+        if not named:
+            return (*self.context.modalities, *self.context.run.labels)
+        names = {name for spec in _strings(named) for name in parts(spec)}
+        return tuple(m for m in self.context.modalities if m.name in names)
+
     def fail(self, key, remedy):
         raise ValueError(f"{self.where}.{key}={getattr(self, key)!r}: {remedy}")
 
@@ -199,14 +243,46 @@ class Task:
         m = next((m for m in self.context.modalities if m.name == name), None)
         if m is None or not m.targets or m.kind not in ("grid", "set"):
             raise ValueError(f"{self.where}.{key}: >{name}: no grid or set that the network predicts")
-        if m.tokenizer not in self.context.tokenizers:
-            raise ValueError(
-                f"{self.where}.{key}: >{name}: no tokenizer here decodes it; there are "
-                f"{', '.join(self.context.tokenizers) or 'none'}"
-            )
+
+    def check_tokenizers(self):
+        """ValueError unless what is made, `a>c`, has a tokenizer here that decodes it."""
+        for key in NAMES:
+            for name in filter(None, (split_made(spec)[1] for spec in _strings(getattr(self, key, ())))):
+                tokenizer = next(m.tokenizer for m in self.context.modalities if m.name == name)
+                if tokenizer not in self.context.tokenizers:
+                    raise ValueError(
+                        f"{self.where}.{key}: >{name}: no tokenizer here decodes it; there are "
+                        f"{', '.join(self.context.tokenizers) or 'none'}"
+                    )
 
     def check(self):
         """Reads what the task needs of the data, and raises before anything is computed if it is not there."""
+
+
+def check(evaluator, context: Context, where: str, *, whole: bool = True):
+    """Raises before anything is computed if a split that an evaluator will read is not there, empty, or lacks fields.
+
+    whole: also reads the data for what else the evaluator needs of them. where: its place in the config.
+    """
+    needs = getattr(evaluator, "needs", (*context.modalities, *context.run.labels))
+    keys = {key: getattr(evaluator, key) for key in SPLITS if getattr(evaluator, key, None)}
+    for key, splits in getattr(evaluator, "reads", keys).items():
+        try:
+            context.source(splits)
+            for split in context.there(splits):
+                found = context.source(split)
+                if not isinstance(found, mixture.Source):  # of several sources not every one has everything
+                    check_fields(needs, found)
+        except (ValueError, OSError) as e:
+            raise ValueError(f"{where}.{key}={splits!r}: {e}") from e
+    if whole and isinstance(evaluator, Task):
+        evaluator.check_tokenizers()
+    if whole and hasattr(evaluator, "check"):
+        evaluator.check()
+
+
+def _strings(value) -> list[str]:
+    return [value] if isinstance(value, str) else [s for v in value for s in _strings(v)]
 
 
 def parts(spec: str) -> list[str]:

@@ -40,7 +40,7 @@ class Evaluator(Task):
         return dict(pairs=pairs + last, reference=overlap_field(context), splits=held_out(context))
 
     def check(self):
-        n = len(self.context.facts(self.splits))
+        n = len(self.context.source(self.splits))
         if n < max(self.k + 2, 4):
             self.fail("splits", f"{n} examples; k={self.k} neighbours need {max(self.k + 2, 4)}: lower k")
         if self.reference.endswith(".npz"):

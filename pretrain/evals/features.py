@@ -87,9 +87,10 @@ def embed_texts(context: Context, params, modality: str, texts) -> np.ndarray:
     """Texts as a modality's own tokenizer makes them → their embeddings z `[n, E]`."""
     m = next(m for m in context.modalities if m.name == modality)
     tokenizer = build.text_tokenizers(context.run)[m.tokenizer]
+    how = {"keep_end": True} if modality in build.pooled_at_end(context.run) else {}
     ids, valid = np.zeros((len(texts), m.length), m.dtype), np.zeros((len(texts), m.length), bool)
     for i, text in enumerate(texts):
-        made = tokenizer.encode(text, m.length)
+        made = tokenizer.encode(text, m.length, **how)
         ids[i, : len(made)], valid[i, : len(made)] = made, True
     batch = {modality: {"ids": ids, "valid": valid}}
     return jax.device_get(_embedder(context, (modality,), False)(params, batch))[1]

@@ -97,7 +97,7 @@ class Evaluator(Task):
             if field and reads == "words":
                 self.context.column(field, self.splits, f"{self.where}.pairs")
             elif field:
-                check_fields([_picture(field, (1, 1, 1), metric)], build.source(self.context.run.data, self.splits))
+                check_fields([_picture(field, (1, 1, 1), metric)], self.context.source(self.splits))
 
     def run(self, params):
         for inputs, target, metric in self.pairs:
@@ -143,7 +143,7 @@ class Evaluator(Task):
             return [[texts[r]] if isinstance(texts[r], str) else list(texts[r]) for r in rows]
         spans = [m.range for m in self.context.modalities if m.field == field and m.range]
         spec = _picture(field, shape[1:], metric, *spans[:1])
-        source, held = build.source(self.context.run.data, self.splits), {}
+        source, held = self.context.source(self.splits), {}
         for found in eval_batches(source, Encoder((spec,), {}, train=False), batch_size=64):
             pictures = zip(found["row"].tolist(), found["truth"]["pixels"], found["truth"]["valid"])
             held |= {row: pixels for row, pixels, valid in pictures if valid and row in rows}

@@ -4,7 +4,8 @@ import dataclasses
 
 from pretrain import build
 from pretrain.data import check_tokens
-from pretrain.evals.base import Context, Unfit
+from pretrain.evals.base import Context, Unfit, check
+from pretrain.finite import check_finite
 from pretrain.restore import Restored, init_function, restore, untrained
 
 # In the order of the page. A task is the file of that name.
@@ -71,10 +72,9 @@ def make_tasks(context: Context, names=()) -> tuple[dict, dict]:
                 raise ValueError(f"--tasks={','.join(names)}: {name}: {reason}") from reason
             left_out[name] = str(reason)
     specs = dict(sorted(specs.items(), key=lambda item: TASKS.index(item[1].get("evaluator", item[0]))))
-    made = {name: evaluator for name, (_, evaluator) in build.evaluators(specs, context).items()}
-    for evaluator in made.values():
-        if hasattr(evaluator, "check"):
-            evaluator.check()
+    made = {name: evaluator for name, (_, evaluator) in build.evaluators(specs, context, "final_evals").items()}
+    for name, evaluator in made.items():
+        check(evaluator, context, f"config.final_evals.{name}")
     return made, left_out
 
 
@@ -85,6 +85,7 @@ def _default(context, name) -> dict:
 
 def score(tasks: dict, params, say=None) -> dict:
     """{"task/name": value}: a value may be a `Score`."""
+    check_finite(params, "the network")
     found = {}
     for name, evaluator in tasks.items():
         if say:

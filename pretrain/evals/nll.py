@@ -53,10 +53,6 @@ class Evaluator(Task):
             train=context.run.data.train,
         )
 
-    def check(self):
-        for splits in (self.train, self.splits):
-            self.context.facts(splits)
-
     @staticmethod
     def _predicted(context) -> list[str]:
         """Modalities that the decoder was trained to predict."""

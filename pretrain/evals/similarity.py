@@ -37,6 +37,10 @@ class Evaluator(Task):
         if self.path and self.features != "z":
             self.fail("features", "rated pairs are compared by their embeddings z")
 
+    @property
+    def reads(self) -> dict:
+        return {} if self.path else super().reads  # rated pairs have splits of their own
+
     @staticmethod
     def default(context) -> dict:
         kinds = {m.name: m.kind for m in context.modalities}

@@ -82,7 +82,7 @@ def read(path) -> Checkpoint:
         if theirs.endswith("bias"):
             if value.any():
                 raise ValueError(f"{path}: {theirs} is not zero, but the config says norm_bias=False")
-        elif value.shape != table.shape or np.abs(value - table).max() > 1e-5:
+        elif value.shape != table.shape or not np.abs(value - table).max() <= 1e-5:
             raise ValueError(f"{path}: {theirs} is no sine-cosine table of {table.shape[1]} positions")
         elif not np.array_equal(value, table):
             positions[theirs] = value

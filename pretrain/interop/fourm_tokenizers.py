@@ -114,7 +114,7 @@ def read(path, size: int = 0) -> Checkpoint:
         target[...] = t.back(state[name])
     fixed = {k: state[k] for k, ours in names.fixed.items() if k in state and not np.array_equal(state[k], ours)}
     for name, value in fixed.items():
-        if np.abs(value - names.fixed[name]).max() > 1e-5:
+        if not np.abs(value - names.fixed[name]).max() <= 1e-5:
             raise ValueError(f"{path}: {name} is not what its config means: it is fixed, and no network here reads it")
     return Checkpoint(model, modality, nest(flat), config, fixed, tuple(report))
 

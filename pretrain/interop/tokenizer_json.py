@@ -23,8 +23,8 @@ _NEVER = -1e4  # log probability of a piece that no text is cut into
 LIMITS = (
     "It gives the ids of the training on all texts of the emoji corpus, in all languages, and on every single "
     "character. Known to differ: `[PAD]`, `[UNK]`, `[SOS]`, `[EOS]` and `<0x41>` written out in a text become one "
-    "token; a capital or compatibility character before a combining mark that does not compose with it may lose the "
-    "mark; and a text that is too long keeps its `[EOS]`, which training cut."
+    "token; and a capital or compatibility character before a combining mark that does not compose with it may lose "
+    "the mark."
 )
 
 
@@ -96,6 +96,17 @@ def special_ids(text: Modality) -> dict[str, int]:
         last = _appended(tokenizer.get("post_processor") or {})
         out |= {} if last is None else {"eos_token": last}
     return out
+
+
+def padding(folder) -> tuple[int | None, str]:
+    """(the id that the tokenizer of a folder pads with, None if it does not say; the side on which it pads)."""
+    files = (Path(folder) / name for name in (FILE, CONFIG, MAP))
+    tokenizer, config, special = (json.loads(f.read_text()) if f.exists() else {} for f in files)
+    token = config.get("pad_token") or special.get("pad_token")
+    token = token["content"] if isinstance(token, dict) else token
+    found = vocabulary(tokenizer).get(token) if tokenizer else None
+    given = tokenizer.get("padding") or {}
+    return given.get("pad_id") if found is None else found, config.get("padding_side") or "right"
 
 
 def vocabulary(tokenizer: dict) -> dict[str, int]:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from pretrain.build import plain
+from pretrain.finite import check_finite
 from pretrain.objectives import classification, dense
 from pretrain.parameters import path_str
 from pretrain.restore import Restored
@@ -109,6 +110,7 @@ def export(restored: Restored, out) -> Path:
             f"model.model={kind!r}: the PyTorch module is models.encdec alone; towers of images and texts go to "
             "PyTorch through `tools.convert --write`, as CLIP or SigLIP of transformers"
         )
+    check_finite(restored.params, f"step {restored.step}")
     out = Path(out)
     if (out / "model.safetensors").exists():
         raise FileExistsError(f"{out} already holds an export: remove it or write elsewhere")

@@ -85,9 +85,7 @@ def describe(path) -> tuple[str, multimodal.Config, tuple[Modality, ...], list[s
             report.append(f"ignored: {SECTIONS[side]}.attention_dropout={c['attention_dropout']}: we train without")
         fixed = dict(SETTINGS[kind][side])
         if kind == "siglip" and side == "text":
-            if c["pad_token_id"] is None:
-                raise ValueError(f"{where}.pad_token_id=None: SigLIP reads its padding; say which id pads")
-            fixed["pad_id"] = c["pad_token_id"]
+            fixed["pad_id"] = _pad_id(path, c["pad_token_id"], where, report)
         towers.append(tower.Config(
             name=side, modalities=(side,), dim=c["hidden_size"], heads=c["num_attention_heads"],
             depth=c["num_hidden_layers"], mlp_ratio=c["intermediate_size"] / c["hidden_size"],
@@ -95,6 +93,21 @@ def describe(path) -> tuple[str, multimodal.Config, tuple[Modality, ...], list[s
         ))  # fmt: skip
     specs = _image(kind, path, vision, report), _text(kind, path, text, report)
     return kind, multimodal.Config(towers=tuple(towers), embed_dim=embed_dim), specs, report
+
+
+def _pad_id(path, said, where: str, report) -> int:
+    """What SigLIP's texts are padded with, which it reads: as the tokenizer pads, whatever config.json says."""
+    found, side = tokenizer_json.padding(path)
+    if side != "right":
+        raise ValueError(
+            f"{path / tokenizer_json.CONFIG}: padding_side={side!r}: here texts are padded at the right, and the model "
+            "reads padding: its numbers would be others; set padding_side='right' if it was trained so"
+        )
+    if found is None and said is None:
+        raise ValueError(f"{where}.pad_token_id=None: SigLIP reads its padding; say which id pads")
+    if found is not None and found != said:
+        report.append(f"re-interpreted: {SECTIONS['text']}.pad_token_id={said}: the tokenizer pads with {found}")
+    return said if found is None else found
 
 
 def classify(model: multimodal.Config) -> str:

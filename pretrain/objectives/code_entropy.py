@@ -46,7 +46,7 @@ class Objective:
         return raw_view(self.modalities, batch, keys)
 
     def weights(self, view):
-        return {"token": jnp.float32(1), "codebook": jnp.float32(1)}
+        return dict.fromkeys(("token", "codebook"), (view["place"].rank >= 0).any().astype(jnp.float32))
 
     def embed(self, model, own, view, keys):
         """log p of each digit, `[B, tokens, values]` of all modalities of an example; which are valid, 0 or 1."""

@@ -31,10 +31,12 @@ class Objective(Pairs):
             self.fail("align", "all three coefficients are 0; leave the objective out")
 
     def weights(self, view):
-        """Alignment is a mean over pairs; the others are logarithms of means already."""
+        """Alignment is a mean over pairs; the others are logarithms of means already, of two examples or more."""
         counts = super().weights(view)
         return {
-            f"{kind} {e}": n if kind == "align" else jnp.float32(1) for e, n in counts.items() for kind in self._kinds
+            f"{kind} {e}": n if kind == "align" else (n >= 2).astype(jnp.float32)
+            for e, n in counts.items()
+            for kind in self._kinds
         }
 
     def pair(self, own, z):

@@ -79,4 +79,4 @@ def test_through_a_modality_that_is_predicted(monkeypatch):
             retrieval.Evaluator(toy, (pair,))
     monkeypatch.setattr(Context, "tokenizers", {})
     with pytest.raises(ValueError, match=">depth: no tokenizer here decodes it; there are none"):
-        retrieval.Evaluator(toy, (("image>depth", "caption>depth"),))
+        retrieval.Evaluator(toy, (("image>depth", "caption>depth"),)).check_tokenizers()

@@ -83,7 +83,7 @@ def test_against_what_the_examples_hold(toy, monkeypatch):
     test, rng = next(iter(toy.batches("test", 64))), np.random.default_rng(0)
     maps = {row: rng.integers(0, 256, (16, 2, 1), np.uint8) for row in test["row"].tolist()}
     held = Source({"row": np.int64(row), "map": m} for row, m in maps.items())
-    monkeypatch.setattr(build, "source", lambda *_: held)
+    monkeypatch.setitem(toy.__dict__, "source", lambda *_: held)
     monkeypatch.setattr(build, "text_tokenizers", lambda _: {"text": Words()})
     monkeypatch.setitem(made.METRICS, "cider", made.Metric(lambda *seen: texts.append(seen) or 0.5, "words"))
     texts, options = [], dict(splits=("test",), examples=6, steps=2)

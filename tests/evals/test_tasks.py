@@ -227,7 +227,7 @@ REFUSED = [
     (robustness, dict(inputs=["image", "depth"], labels=["label"], features="z"), "embedded are image, caption"),
     (textual, dict(modalities=["caption"]), "give a folder of rated pairs, or a field"),
     (diagnostics, dict(pairs=[("image", "depth")], k=100), "48 examples; k=100 neighbours need 102"),
-    (losses, dict(batch_size=32), "losses.batch_size=32: 'val' has 24 examples: lower it"),
+    (losses, dict(batch_size=0), "losses.batch_size=0: must be at least 1"),
     (nll, dict(inputs=["image"], targets=["sound"]), "nll.targets: no modality 'sound'"),
 ]  # fmt: skip
 

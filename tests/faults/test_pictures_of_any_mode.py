@@ -14,7 +14,7 @@ from tars import write_tar
 from data_pipeline.decoding import decode
 from data_pipeline.sources import files, tokens, webdataset
 from data_pipeline.stored import numbers
-from tools.playground.session import read_picture
+from tools.playground.request import read_picture
 from tools.prepare.recipe import Recipe
 from tools.tokenize import __main__ as tokenize
 

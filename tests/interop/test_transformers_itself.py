@@ -182,7 +182,9 @@ def test_a_model_trained_on_emoji_gives_its_numbers_in_transformers(tmp_path, ki
     ours = jax.jit(lambda p: nnx.merge(held.graph, p).embed(view["tokens"], view["dense"]))(held.params["model"])
     model, info = hf.AutoModel.from_pretrained(tmp_path / kind, output_loading_info=True)
     assert not any(info.values())
-    emoji = [Source("test")[i] for i in range(16)]
+    n = int((given["row"] >= 0).sum())  # batches are as even as can be
+    ours = {name: z[:n] for name, z in ours.items()}
+    emoji = [Source("test")[i] for i in range(n)]
     texts, images = [e["name"]["en"] for e in emoji], [e["render3d"] for e in emoji]
     processor = hf.AutoProcessor.from_pretrained(tmp_path / kind)
     inputs = processor(

@@ -16,7 +16,8 @@ from toy_run import Toy, write_run
 
 from pretrain.evals.base import Context
 from tools.playground.__main__ import serve
-from tools.playground.session import Session, read_picture
+from tools.playground.request import read_picture
+from tools.playground.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_in_a_browser(address):
         page.fill("#steps", "0")
         page.click("#go")
         page.wait_for_selector("#status.error")
-        assert "steps=0: must be at least 1" in page.inner_text("#status")
+        assert "steps=0: must be a whole number" in page.inner_text("#status")
         browser.close()
     assert not errors
 

@@ -6,18 +6,19 @@ libtpu (`pip install '.[tpu]'`), GPUs by XLA's CPU backend for as many fake devi
 --topology=local gives that of the accelerators which are here, by their own compiler.
 
 --search tries meshes, rematerialisation and microbatches, and prints the best. --save keeps the compiled step for
-`python -m pretrain --executable=FILE` on that machine, with the same versions of JAX and libtpu.
+`python -m pretrain --executable=FILE@SHA256` on that machine, with the same versions of JAX and libtpu. Such a file is
+run: take none that you did not make.
 """
 
 import itertools
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
 
+from pretrain import config_flag
 from tools.plan import topology as topologies
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The run, as for `python -m pretrain`.")
+CONFIG = config_flag.define("The run, as for `python -m pretrain`.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "v5p-512, v5e-256, v6e-64, tpu7x-128, h100-64, …, local.")
 SLICES = flags.DEFINE_integer("slices", 1, "How many such TPU slices, joined by the data-centre network.")
 MESH = flags.DEFINE_string("mesh", "", "Takes the place of config.mesh.")
@@ -79,8 +80,7 @@ def main(argv):
     if SAVE.value and plan.compiled is not None:
         from pretrain.executable import save
 
-        save(SAVE.value, plan.lowered, plan.compiled)
-        print(f"saved     {SAVE.value}")
+        print(f"saved     --executable={save(SAVE.value, plan.lowered, plan.compiled)}")
     return 0 if plan.fits else 1
 
 

@@ -8,23 +8,46 @@ model what is finer. It listens on this machine alone (`--host` to change that);
 import argparse
 import functools
 import importlib.resources
+import ipaddress
 import json
+import re
+import socket
+import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlparse
+from urllib.parse import parse_qs, urlparse, urlsplit
 
+from tools.playground.request import parse
 from tools.playground.session import Session
 
 LIMIT = 32 * 2**20  # bytes of a request
+IDLE, READING = 30, 120  # seconds: without a byte, and for the whole of a request
+CONNECTIONS = 32
 
 
 class Handler(BaseHTTPRequestHandler):
     """GET / (the page), /about, /example?number=N; POST /generate. Errors are {"error": text}."""
 
-    def __init__(self, session: Session, *args):
-        self.session = session
+    timeout = IDLE
+
+    def __init__(self, session: Session, names: frozenset, *args):
+        self.session, self._names = session, names
         super().__init__(*args)
 
+    def setup(self):
+        super().setup()
+        self._patience = threading.Timer(READING, self.connection.shutdown, [socket.SHUT_RDWR])
+        self._patience.daemon = True
+        self._patience.start()
+
+    def finish(self):
+        self._patience.cancel()
+        super().finish()
+
     def do_GET(self):
+        self._patience.cancel()
+        if not self._is_asked_here():
+            return None
         url = urlparse(self.path)
         if url.path == "/":
             page = importlib.resources.files("tools.playground") / "page.html"
@@ -32,18 +55,42 @@ class Handler(BaseHTTPRequestHandler):
         if url.path == "/about":
             return self._answer(self.session.about)
         if url.path == "/example":
-            return self._answer(lambda: self.session.example(int(parse_qs(url.query).get("number", ["0"])[0])))
-        self._json(404, {"error": f"{url.path}: there is /, /about, /example and /generate"})
+            return self._answer(lambda: self.session.example(_number(url.query)))
+        return self._json(404, {"error": f"{url.path}: there is /, /about, /example and /generate"})
 
     def do_POST(self):
-        size = int(self.headers.get("Content-Length", 0))
+        if not self._is_asked_here():
+            return None
         # A page of another site could send a form here, but no JSON.
         if self.path != "/generate" or self.headers.get_content_type() != "application/json":
             return self._json(404, {"error": f"{self.path}: POST JSON to /generate"})
-        if size > LIMIT:
+        size = ", ".join(self.headers.get_all("Content-Length") or [])
+        if not (size.isascii() and size.isdigit() and len(size) < 20) or "Transfer-Encoding" in self.headers:
+            return self._json(
+                400, {"error": f"Content-Length={size!r:.40}: give the bytes of the request, in one piece"}
+            )
+        if int(size) > LIMIT:
             return self._json(413, {"error": f"{size} bytes: at most {LIMIT}; give smaller pictures"})
-        body = self.rfile.read(size)
-        self._answer(lambda: self.session.generate(json.loads(body)))
+        try:
+            body = self.rfile.read(int(size))
+        except OSError:  # it stopped in the middle
+            return None
+        self._patience.cancel()
+        if len(body) < int(size):
+            return self._json(400, {"error": f"{len(body)} bytes came of {size}"})
+        return self._answer(lambda: self.session.generate(parse(body)))
+
+    def _is_asked_here(self) -> bool:
+        """A name of another site may lead to this machine: what it asks is refused, but for addresses."""
+        hosts = self.headers.get_all("Host") or []
+        name = urlsplit(f"//{hosts[0]}").hostname if len(hosts) == 1 and _is_host(hosts[0]) else None
+        if name is None:
+            self._json(400, {"error": f"Host={', '.join(hosts)!r:.80}: must be one name of this machine"})
+        elif name not in self._names and not _is_address(name):
+            self._json(403, {"error": f"Host={name!r:.80}: is no name of this machine; it is {', '.join(self._names)}"})
+        else:
+            return True
+        return False
 
     def _answer(self, make):
         try:
@@ -65,9 +112,54 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """At most `CONNECTIONS` at a time; further ones are closed at once."""
+
+    daemon_threads = True
+
+    def __init__(self, *args):
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(*args)
+
+    def process_request(self, request, client_address):
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), OSError):  # who asked has gone
+            super().handle_error(request, client_address)
+
+
+def _number(query: str) -> int:
+    values = parse_qs(query, max_num_fields=8).get("number", ["0"])
+    if len(values) > 1 or not re.fullmatch(r"-?[0-9]{1,18}", values[0]):
+        raise ValueError(f"number={values[0]!r:.40}: must be one whole number")
+    return int(values[0])
+
+
+def _is_host(value: str) -> bool:
+    return bool(re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", value))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
 def serve(session: Session, host: str, port: int) -> ThreadingHTTPServer:
     """A server that listens; port 0 takes a free one."""
-    return ThreadingHTTPServer((host, port), functools.partial(Handler, session))
+    names = frozenset(name.lower() for name in ("localhost", host, socket.gethostname()) if name)
+    return Server((host, port), functools.partial(Handler, session, names))
 
 
 def main():

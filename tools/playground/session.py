@@ -9,18 +9,17 @@ import time
 import numpy as np
 from PIL import Image
 
-from data_pipeline.decoding import decode
-from data_pipeline.image import as_channels, centre_crop
-from data_pipeline.stored import as_picture
+from data_pipeline.image import centre_crop
 from pretrain import build
 from pretrain.evals.base import Context
 from pretrain.evals.pictures import Images
+from pretrain.finite import check_finite
 from pretrain.generate.chain import Generator, Target
 from pretrain.generate.relay import Relay
 from pretrain.restore import restore
+from tools.playground.request import read_picture, text
 
 SPLITS = ("val", "test")
-SETTINGS = {f: t for f, t in Target.__annotations__.items() if f not in ("name", "guidance")}
 PREFIX = "data:image/png;base64,"
 
 
@@ -32,6 +31,8 @@ class Session:
 
     def __init__(self, *checkpoints, step: int | None = None):
         runs = [restore(c, None if i else step) for i, c in enumerate(checkpoints)]
+        for checkpoint, run in zip(checkpoints, runs):
+            check_finite(run.params, str(checkpoint))
         self.step = runs[0].step
         self.generator = Relay([Generator(r.graph, r.params["model"], r.run.modalities) for r in runs])
         self.images = {}  # {modality: of the first run that can show it}
@@ -73,21 +74,16 @@ class Session:
         return {n: self._show(n, v) for n, v in row.items() if np.any(v["valid"])}
 
     def generate(self, request: dict) -> dict:
-        """request: {"given": {name: text or picture as data URL}, "targets": [names in order], "settings": {…}}.
+        """request: {"given": {name: text or picture as data URL}, "targets": [names in order], "settings": {…}}, as
+        `request.parse` checked it.
 
         settings: those of `Target`, `guidance` (a scale for all that is given), `seed`. Returns {"made": [{"name",
         "value"}], "seconds"}. ValueError for what the model cannot do.
         """
-        settings = dict(request.get("settings", {}))
-        seed, guidance = int(settings.pop("seed", 0)), float(settings.pop("guidance", 1.0))
-        unknown = [k for k in settings if k not in SETTINGS]
-        if unknown:
-            raise ValueError(f"settings: {unknown[0]!r} is none of {', '.join(SETTINGS)}, guidance, seed")
-        names = list(request.get("targets", ()))
-        if not names:
-            raise ValueError("targets: choose at least one modality to make")
+        settings, names = dict(request.get("settings", {})), request["targets"]
+        seed = settings.pop("seed", 0)
         batch = {name: self._read(name, value) for name, value in request.get("given", {}).items()}
-        targets = [Target(name, guidance=guidance, **settings) for name in names]
+        targets = [Target(name, **settings) for name in names]
         started = time.perf_counter()
         with self._lock:
             # A batch without any modality still says how many examples it has.
@@ -101,7 +97,7 @@ class Session:
             raise ValueError(f"given {name!r}: must be one of {', '.join(self.modalities)}")
         m = self.modalities[name]
         if name in self.texts:
-            ids = self.texts[name].encode(value, m.length)
+            ids = self.texts[name].encode(text(name, value), m.length)
             padded = np.zeros((1, m.length), np.int32)
             padded[0, : len(ids)] = ids
             return {"ids": padded, "valid": np.arange(m.length)[None] < len(ids)}
@@ -133,13 +129,3 @@ class Session:
         batch = next(iter(self._contexts[0].batches(SPLITS, 64)))
         keep = batch["row"] >= 0
         return {k: {f: x[keep] for f, x in v.items()} if isinstance(v, dict) else v[keep] for k, v in batch.items()}
-
-
-def read_picture(name: str, url: str, channels: int) -> np.ndarray:
-    """A data URL → uint8 `[H, W, C]`, what is transparent on white."""
-    try:
-        data = base64.b64decode(url.partition(",")[2], validate=True)
-        image = decode(io.BytesIO(data), "image", "what was sent")
-        return as_channels(as_picture(image), channels)
-    except ValueError as e:  # of base64, too
-        raise ValueError(f"given {name!r}: is no picture ({e}); upload a PNG, JPEG or WebP, or draw one") from e
