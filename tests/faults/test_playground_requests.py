@@ -180,7 +180,7 @@ def test_pictures_are_bounded_before_they_are_decoded():
         with pytest.raises(ValueError, match="given 'x': is no picture"):
             read_picture("x", text_url, 3)
     made = io.BytesIO()
-    Image.fromarray(np.full((5, 4, 3), 7, np.uint8)).save(made, "PPM")
+    Image.fromarray(np.full((5, 4, 3), 7, np.uint8)).save(made, "TGA")
     with pytest.raises(ValueError, match="is no picture"):
         read_picture("x", url(made.getvalue()), 3)  # no format that a page sends
 
