@@ -1,11 +1,10 @@
 """What a file holds by the suffix of its name: an image, an array, a text, a number or JSON."""
 
-import json
-
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_pipeline.image import PICTURE_SUFFIXES, to_array
+from data_pipeline.plain_text import decode_text, parse_json
 
 KINDS = dict.fromkeys(PICTURE_SUFFIXES, "image") | {".npy": "array", ".txt": "text", ".cls": "number", ".json": "json"}
 
@@ -50,5 +49,7 @@ def decode(file, kind: str, where: str):
 def _parse(data: bytes, kind: str):
     if kind == "":
         return data
-    text = data.decode("utf8")
-    return {"text": lambda t: t.rstrip("\r\n"), "number": int, "json": json.loads}[kind](text)
+    if kind == "json":
+        return parse_json(data)
+    text = decode_text(data)
+    return int(text) if kind == "number" else text.rstrip("\r\n")

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_pipeline.plain_text import well_formed
+
 
 class HFTokenizer:
     """The same protocol as `TextTokenizer`, with the vocabulary and the special tokens that the file defines.
@@ -44,7 +46,7 @@ class HFTokenizer:
         if max_len < self._n_special:
             raise ValueError(f"max_len={max_len}: must hold the {self._n_special} special tokens of {self!r}")
         # In three steps, as a truncation set in the tokenizer would be shared by threads that encode other modalities.
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._tokenizer.encode(well_formed(text), add_special_tokens=False)
         encoding.truncate(max_len - self._n_special)
         return self._tokenizer.post_process(encoding).ids
 

@@ -8,6 +8,7 @@ Nothing is masked here: corruption is the objective's, on the device.
 """
 
 import dataclasses
+import functools
 
 import grain
 import numpy as np
@@ -60,6 +61,19 @@ class Encoder:
         """A batch of one example without its leading axis."""
         return _map(lambda x: x[0], self.collate([self.choose(example, rng)]))
 
+    def read(self, source, index: int) -> dict:
+        """An example, of sources that can tell fields apart with no more than what the modalities are made from."""
+        return mixture.pick(source, index, *self._reads)
+
+    @functools.cached_property
+    def _reads(self) -> tuple[frozenset, frozenset]:
+        """(all fields, those that are texts whatever they look like)."""
+        texts = {m.field for m in self.modalities if m.kind == "sequence" and m.tokenizer in self.tokenizers}
+        fields = {m.field.rpartition(":")[2] for m in self.modalities if m.kind in PICTURES}
+        fields |= {m.field for m in self.modalities if m.kind not in PICTURES}
+        fields |= {{"palette": "palettes"}.get(kind, kind) for kind in (text.partition(":")[0] for text in texts)}
+        return frozenset({*fields, "crop_settings"}), frozenset(texts)
+
     def choose(self, example: dict, rng: np.random.Generator | None) -> dict:
         """What is drawn and made of one example: {modality: ids, rows of vectors or a picture; None if it lacks it}."""
         rng = rng if self.train else None
@@ -87,8 +101,17 @@ class Encoder:
         crops = example.get(m.field)
         if crops is None:
             return None
-        ids = crops[int(crop * len(crops))]
-        return ids if getattr(ids, "ndim", 0) == 1 else np.ravel(ids)
+        try:
+            ids = crops[int(crop * len(crops))]
+        except (TypeError, KeyError, IndexError) as e:
+            raise _misfit(m, example, "a list of the ids of one crop or more") from e
+        if getattr(ids, "ndim", 0) == 1:
+            return ids
+        # Ids without crops are those of the only one; a letter of a text, or one of many ids, is no crop.
+        alone = np.ndim(ids) == 0 and m.length > 1
+        if alone and (isinstance(crops, str) or len(crops) != m.length):
+            raise _misfit(m, example, f"{m.length} ids, or a list of crops of {m.length} ids")
+        return np.ravel(crops if alone else ids)
 
     _set = _grid
 
@@ -103,19 +126,32 @@ class Encoder:
                     f"modality {m.name!r}: tokenizer={m.tokenizer!r}, but row {example['row']} holds the text "
                     f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
                 )
-            return None if ids is None else ids[: m.shape[0]]
-        text = render(m.field, example, rng)
+            if ids is None:
+                return None
+            if not isinstance(ids, (list, tuple, np.ndarray)) or getattr(ids, "ndim", 1) != 1:
+                raise _misfit(m, example, "a list of ids")
+            return ids[: m.shape[0]]
+        try:
+            text = render(m.field, example, rng)
+        except ValueError as e:
+            raise ValueError(f"modality {m.name!r}: row {example['row']}: {e}") from e
         return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length)
 
     def _vectors(self, m, example, rng, crop):
-        if m.field not in example:
+        if example.get(m.field) is None:
             return None
-        rows = np.atleast_2d(np.asarray(example[m.field], np.float32))[: m.length]
+        try:
+            rows = np.atleast_2d(np.asarray(example[m.field], np.float32))[: m.length]
+        except (ValueError, TypeError) as e:
+            raise _misfit(m, example, f"rows of {m.width} numbers") from e
+        if not np.isfinite(rows).all():
+            raise _misfit(m, example, "finite numbers, all of them")
         if rows.ndim != 2 or rows.shape[1] != m.width:
             raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}")
         return rows
 
     def _pixels(self, m, example, rng, crop):
+        example = self._drawn(example, crop)
         frame = self._frame(example)
         given = example.get("crop_settings")  # those of its tokens: pixels show the same crop
         if given is not None:
@@ -129,7 +165,20 @@ class Encoder:
 
     _video = _pixels
 
-    @property
+    def _drawn(self, example: dict, crop: float) -> dict:
+        """The example with one picture of each list of them; a video shows them all."""
+        for m in self._pictures:
+            field = m.field.rpartition(":")[2]
+            if isinstance(example.get(field), list):
+                given = [picture for picture in example[field] if picture is not None]
+                clip = m.kind == "video" and given
+                if clip and len({np.shape(picture) for picture in given}) > 1:
+                    raise _misfit(m, example, "pictures of one size, the frames of a clip")
+                made = np.stack(given) if clip else given[int(crop * len(given))] if given else None
+                example = example | {field: made}
+        return example
+
+    @functools.cached_property
     def _pictures(self):
         return [m for m in self.modalities if m.kind in PICTURES]
 
@@ -154,13 +203,22 @@ class Encoder:
         return common_frame(shapes, f"row {example['row']}") if shapes else None
 
 
+def _misfit(m: Modality, example: dict, wanted: str) -> ValueError:
+    field = m.field.rpartition(":")[2] if m.kind in PICTURES else m.field
+    value = f"{example[field]!r:.60}".replace("\n", " ")
+    return ValueError(
+        f"modality {m.name!r}: row {example['row']} holds {field}={value}: it must be {wanted}; mend the data, or "
+        "name another field"
+    )
+
+
 MAKERS = {kind: getattr(Encoder, f"_{kind}") for kind in KINDS}
 
 
 def label_id(m: Modality, example: dict) -> int:
     """The number of an example's class; ValueError if the spec has no such class."""
     value = example[m.field]
-    found = m.numbers.get(value) if m.classes else value
+    found = m.numbers.get(value if isinstance(value, str) else None) if m.classes else value
     if isinstance(found, (int, np.integer)) and not isinstance(found, bool) and 0 <= found < m.vocab_size:
         return int(found)
     allowed = f"one of its classes {', '.join(m.classes[:3])}, …" if m.classes else f"a number of 0…{m.vocab_size - 1}"
@@ -178,12 +236,11 @@ def check_labels(labels, source, limit: int = 20_000):
     """
     if not len(source):
         raise ValueError(f"{source!r} is empty: nothing to train on or to evaluate")
-    maps = [m for m in labels if m.kind == "pixels"]
-    count = min(len(source), 64 if maps else limit)
-    read = source.__getitem__ if maps else getattr(source, "peek", source.__getitem__)
+    count = min(len(source), 64 if any(m.kind == "pixels" for m in labels) else limit)
+    fields = {m.field for m in labels}
     seen = dict.fromkeys((m.name for m in labels), 0)
     for number in dict.fromkeys(np.linspace(0, len(source) - 1, count).astype(int).tolist()):
-        example = read(number)
+        example = mixture.pick(source, number, fields)
         for m in labels:
             if example.get(m.field) is None:
                 continue
@@ -241,7 +298,7 @@ class _ReadAndChoose(grain.transforms.RandomMap):
         self._source, self._encoder = source, encoder
 
     def random_map(self, number, rng):
-        return self._encoder.choose(self._source[number], rng)
+        return self._encoder.choose(self._encoder.read(self._source, number), rng)
 
 
 def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, workers: int = 0,
@@ -270,7 +327,7 @@ def eval_batches(source, encoder: Encoder, *, batch_size: int):
     """Every example once, in order; the last batch is padded with invalid examples of `row` -1."""
     for start in range(0, len(source), batch_size):
         stop = min(start + batch_size, len(source))
-        rows = [encoder.choose(source[i], np.random.default_rng(i)) for i in range(start, stop)]
+        rows = [encoder.choose(encoder.read(source, i), np.random.default_rng(i)) for i in range(start, stop)]
         nothing = rows[0] | {"row": -1} | {m.name: None for m in encoder.modalities}
         rows += [nothing] * (batch_size - len(rows))
         yield encoder.collate(rows)
