@@ -79,8 +79,8 @@ def check_inside(root, path, outside: bool, where: str):
         raise ValueError(f"{where}: no file has a name with a zero byte; mend the path")
     if not outside and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise ValueError(
-            f"{where}: leads out of {printable(root)}: put the file there, or set data.options.outside=True if you "
-            "trust these data"
+            f"{where}: leads out of {printable(root)}: put the file there, or set data.options.outside=True "
+            "(--outside of a tool) if you trust these data"
         )
 
 

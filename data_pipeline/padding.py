@@ -10,22 +10,24 @@ from data_pipeline.spec import Modality
 def pad_ids(parts: list, m: Modality, rows) -> dict:
     """Lists of ids, None for none, → {"ids" `[B, L]`, "valid" `[B, L]`}."""
     shape = (len(parts), m.length)
-    given = [() if part is None else part for part in parts]
     try:
-        parts = [np.asarray(part) for part in given]
+        parts = [np.asarray(() if part is None else part) for part in parts]
     except ValueError:  # a list of lists of several lengths
-        parts = [np.asarray(part, object) for part in given]
+        parts = [np.asarray(() if part is None else part, object) for part in parts]
     sizes = np.array([len(part) for part in parts])
     held = [part for part in parts if len(part)]
     if not held:
         return {"ids": np.zeros(shape, m.dtype), "valid": np.zeros(shape, bool)}
-    flat = np.concatenate([part.ravel() for part in held])
-    whole = flat.dtype.kind in "iu" and flat.size == sizes.sum()
+    try:
+        flat = np.concatenate(held)
+    except ValueError:  # some are lists of ids, some of lists
+        flat = np.zeros(())
+    whole = flat.dtype.kind in "iu" and flat.ndim == 1
     if not whole or sizes.max() > m.length or flat.min() < 0 or flat.max() >= m.vocab_size:
         _explain_ids(parts, m, rows)
     if flat.size == math.prod(shape):  # grids that all are there, ten times faster
         return {"ids": flat.reshape(shape).astype(m.dtype), "valid": np.ones(shape, bool)}
-    if m.kind in ("grid", "set") and not np.isin(sizes, (0, m.length)).all():
+    if m.kind in ("grid", "set") and ((sizes != 0) & (sizes != m.length)).any():
         _explain_ids(parts, m, rows)
     ids, valid = np.zeros(shape, m.dtype), np.arange(m.length) < sizes[:, None]
     ids[valid] = flat

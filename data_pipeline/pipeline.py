@@ -121,16 +121,7 @@ class Encoder:
     def _sequence(self, m, example, rng, crop):
         if m.tokenizer not in self.tokenizers:  # made into ids beforehand
             ids = example.get(m.field)
-            if isinstance(ids, str):
-                raise ValueError(
-                    f"modality {m.name!r}: tokenizer={m.tokenizer!r}, but row {example['row']} holds the text "
-                    f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
-                )
-            if ids is None:
-                return None
-            if not isinstance(ids, (list, tuple, np.ndarray)) or getattr(ids, "ndim", 1) != 1:
-                raise _misfit(m, example, "a list of ids")
-            return ids[: m.shape[0]]
+            return ids[: m.shape[0]] if getattr(ids, "ndim", 0) == 1 else _listed_ids(m, example)
         try:
             text = render(m.field, example, rng)
         except ValueError as e:
@@ -201,6 +192,19 @@ class Encoder:
                 )
         shapes = {name: image.shape[-3:-1] for name, image in images.items() if image is not None}
         return common_frame(shapes, f"row {example['row']}") if shapes else None
+
+
+def _listed_ids(m: Modality, example: dict):
+    """The ids of a sequence that are no array."""
+    ids = example.get(m.field)
+    if isinstance(ids, str):
+        raise ValueError(
+            f"modality {m.name!r}: tokenizer={m.tokenizer!r}, but row {example['row']} holds the text "
+            f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
+        )
+    if not isinstance(ids, list | tuple | None):
+        raise _misfit(m, example, "a list of ids")
+    return None if ids is None else ids[: m.shape[0]]
 
 
 def _misfit(m: Modality, example: dict, wanted: str) -> ValueError:

@@ -20,7 +20,7 @@ from data_pipeline.sources.tokens import Source, check_size, read_codes, read_ma
 
 
 def check(path) -> list[str]:
-    """What is wrong with the shards of a store, a line each."""
+    """What is wrong with the files of a store, a line each."""
     manifest, problems = read_manifest(path), []
     shards = [shard for about in manifest["splits"].values() for shard in about["shards"]]
     shards += [about["codes"] for about in manifest["tokenizers"].values() if "codes" in about]
@@ -88,13 +88,17 @@ def encode(value) -> tuple[str, bytes]:
     return "npy", buffer.getvalue()
 
 
+def folder(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check").add_argument("store")
+    commands.add_parser("check").add_argument("store", type=folder)
     exporter = commands.add_parser("export")
-    exporter.add_argument("store")
-    exporter.add_argument("--out", required=True, help="the folder of the tree")
+    exporter.add_argument("store", type=folder)
+    exporter.add_argument("--out", type=folder, required=True, help="the folder of the tree")
     exporter.add_argument("--shard_size", type=int, default=10_000, help="examples in a tar at most")
     args = parser.parse_args()
     if args.command == "export":

@@ -63,7 +63,7 @@ def train(vocab_size: int) -> bytes:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="file for the model")
+    parser.add_argument("--out", type=lambda text: Path(text).expanduser(), required=True, help="file for the model")
     parser.add_argument("--vocab_size", type=int, default=8000)
     args = parser.parse_args(argv)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,7 @@ def open_tokenizers(workdirs: dict) -> dict:
 
 def make_jobs(args, workdirs: dict, opened: dict) -> list[Job]:
     """One of --source, or one of each of --sources; what is wrong with any of them is said before the first is made."""
-    out, specs = Path(args.out), {m.name: m for _, modalities in opened.values() for m in modalities}
+    out, specs = Path(args.out).expanduser(), {m.name: m for _, modalities in opened.values() for m in modalities}
     if bool(args.source) == bool(args.sources):
         raise SystemExit("give --source, or --sources for several")
     if args.source:
@@ -93,7 +93,8 @@ def make_jobs(args, workdirs: dict, opened: dict) -> list[Job]:
                 raise SystemExit(
                     f"--fields={name}=…: no tokenizer has a modality {name!r}; they have {', '.join(specs)}"
                 )
-        return [make_job(args, Part(args.source, path=args.path), out, fields, workdirs, opened)]
+        options = {"outside": True} if args.outside else {}
+        return [make_job(args, Part(args.source, path=args.path, options=options), out, fields, workdirs, opened)]
     if args.path or args.fields:
         raise SystemExit("--path and --fields belong to --source; with --sources they are keys of each source")
     jobs = []
@@ -111,10 +112,11 @@ def parse_args():
     parser.add_argument("--source", default="", help="a file of data_pipeline/sources, e.g. emoji")
     parser.add_argument("--sources", default="", help="a JSON file that lists several")
     parser.add_argument("--path", default="", help="the folder that it reads, if it does")
+    parser.add_argument("--outside", action="store_true", help="data may lead out of it (data.options.outside)")
     parser.add_argument("--tokenizers", required=True, help="NAME=WORKDIR,… of trained tokenizers")
     parser.add_argument("--fields", default="", help="MODALITY=FIELD,…: what modalities are made from in this source")
     parser.add_argument("--out", required=True, help="directory of the token store, of several the one that holds them")
-    parser.add_argument("--splits", default="train,val,test")
+    parser.add_argument("--splits", default="", help="NAME,…; all that there are if none is named")
     parser.add_argument("--crops", type=int, default=8, help="aligned crops of a training example")
     parser.add_argument("--min_scale", type=float, default=0.8, help="least share of the area that a crop keeps")
     parser.add_argument("--flip", type=float, default=0.0, help="probability that a crop is mirrored, but crop 0")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from data_pipeline.pipeline import check_fields
+from data_pipeline.plan import describe_split
 from pretrain import build
 from pretrain.data import Part
 from tools.tokenize.recipe import Recipe
@@ -65,8 +66,14 @@ def make_job(args, part: Part, out: Path, fields: dict, workdirs: dict, opened: 
     if args.palette is not None:
         palette_field = part.fields.get(args.palette, args.palette.replace("none", ""))
     recipe = Recipe(tokenizers, palette_field, dict(min_scale=args.min_scale, flip=args.flip))
-    splits = [s for s in args.splits.split(",") if not part.splits or s in part.splits]
-    sources = {s: build.source(build.Data(part.source, part.path, part.options), s) for s in splits}
+    data = build.Data(part.source, part.path, part.options)
+    splits = args.splits.split(",") if args.splits else build.splits(data)
+    splits = [s for s in splits if not part.splits or s in part.splits]
+    if not splits:
+        raise SystemExit(f"--splits={args.splits}: {part.name!r} takes part in {', '.join(part.splits)} alone")
+    sources = {s: build.source(data, s) for s in splits}
+    for split, source in sources.items():
+        print(describe_split(f"{part.name or part.source} {split}", source), flush=True)
     for source in sources.values():
         check_fields(recipe.modalities, source)
     return Job(out, sources, recipe, _plan(args, part.source, recipe, workdirs, sources))
