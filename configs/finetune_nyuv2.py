@@ -3,8 +3,9 @@
     python -m pretrain.finetune --config=configs/finetune_nyuv2.py:B --workdir=DIR --config.init=WORKDIR_OF_4M \
         --config.data.path=FOLDER
 
-FOLDER: `train.jsonl` and `val.jsonl` with lines {"rgb": "x.jpg", "depth": "x.png"}; a depth map is an RGB image whose
-pixel (r, g, b) says r · 65536 + g · 256 + b millimetres, 0 where it is unknown. XL trains LoRA of rank 8.
+FOLDER: `train.jsonl` and `val.jsonl` with lines {"rgb": "x.jpg", "depth": "x.png"}; a depth map holds millimetres in 16
+bits, or is an RGB image whose pixel (r, g, b) says r · 65536 + g · 256 + b of them; 0 where it is unknown. XL trains
+LoRA of rank 8.
 """
 
 from configs.finetune_common import by_size, lora, recipe
@@ -22,7 +23,10 @@ def get_config(arg=""):
         images=795,  # of the labelled training set
         batch_size=v["batch_size"], lr=v["lr"], layer_decay=v["decay"], weight_decay=1e-4, b2=0.999,  # b2: ours
         shape=(size, size, 3),
-        labels=dict(name="depth", kind="pixels", shape=(size, size, 3), field="depth", resample="nearest"),
+        labels=dict(
+            name="depth", kind="pixels", shape=(size, size, 3), field="depth", resample="nearest",
+            range=(0, 256**3 - 1),  # the millimetres themselves, in three digits
+        ),
         objectives=dict(
             # The head: the defaults of `dense`, MultiMAE's, as is its loss berHu.
             dense=dict(inputs=["rgb@224"], grid="rgb@224", label="depth", loss="berhu", unit=0.001)

@@ -5,7 +5,9 @@ import re
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from data_pipeline.stored import is_picture
 
 BICUBIC = Image.Resampling.BICUBIC
 NEAREST = Image.Resampling.NEAREST
@@ -161,27 +163,6 @@ def apply_crop(
     return np.ascontiguousarray(crop[:, ::-1] if flip else crop)
 
 
-def to_array(image: Image.Image) -> np.ndarray:
-    """A picture of any Pillow mode, turned upright as its EXIF says -> uint8[H, W, 3], or uint8[H, W, 1] if it is grey.
-
-    Transparency is laid on white, 16 bits become 8 over their whole range, palettes and CMYK become RGB.
-
-    Raises:
-      ValueError: floats, or integers beyond 16 bits, whose range nothing tells.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        pixels = np.asarray(image)
-        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError(f"mode={image.mode!r}: store 8 or 16 bits a pixel")
-        return (pixels / 257).round().astype(np.uint8)[..., None]
-    grey = image.mode in ("1", "L", "LA")
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
-
-
 def centre_crop(image: np.ndarray, size: int | tuple[int, int], resample: Image.Resampling = BICUBIC) -> np.ndarray:
     """Resizes until the image just covers `size`, then cuts out its centre: the evaluation of CLIP.
 
@@ -190,6 +171,11 @@ def centre_crop(image: np.ndarray, size: int | tuple[int, int], resample: Image.
     _check_image(image)
     height, width = (int(side) for side in np.broadcast_to(size, 2))
     rows, columns = image.shape[:2]
+    # Of a long strip only the middle is resized: the rest would be memory that nobody sees.
+    most = math.ceil(8 * columns * height / width), math.ceil(8 * rows * width / height)
+    top, left = (max(n - m, 0) // 2 for n, m in zip((rows, columns), most))
+    image = image[top : rows - top, left : columns - left]
+    rows, columns = image.shape[:2]
     # As in CLIP the side that fits is exact and the other rounded down.
     if columns * height >= rows * width:
         rows, columns = height, max(width, int(height * columns / rows))
@@ -197,16 +183,6 @@ def centre_crop(image: np.ndarray, size: int | tuple[int, int], resample: Image.
         rows, columns = max(height, int(width * rows / columns)), width
     top, left = (rows - height) // 2, (columns - width) // 2
     return _resize(image, (rows, columns), resample)[top : top + height, left : left + width]
-
-
-def is_picture(value) -> bool:
-    """uint8[H, W, 1 or 3]."""
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] in (1, 3)
-
-
-def is_clip(value) -> bool:
-    """uint8[T, H, W, 1 or 3]."""
-    return isinstance(value, np.ndarray) and value.ndim == 4 and len(value) > 0 and is_picture(value[0])
 
 
 def as_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -281,6 +257,8 @@ def palette_text(colours: np.ndarray) -> str:
     colours = np.asarray(colours)
     if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) == 0:
         raise ValueError(f"colours.shape={colours.shape}: a palette is [n, 3] with n >= 1.")
+    if colours.dtype.kind not in "iu" or colours.min() < 0 or colours.max() > 255:
+        raise ValueError(f"colours={colours.tolist()!r:.60}: colours are whole numbers of 0..255.")
     return " ".join([f"v1={len(colours)}", *(f"v0={value}" for value in colours.ravel())])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from data_pipeline.image import BICUBIC, NEAREST, NO_LABEL, apply_crop, as_channels, centre_crop, edges
 from data_pipeline.spec import Modality
+from data_pipeline.stored import Picture, as_picture, describe, numbers
 
 
 def outside(m: Modality) -> int:
@@ -28,6 +29,11 @@ def common_frame(shapes: dict, where: str) -> tuple[int, int]:
     return height, width
 
 
+def size_of(m: Modality, value: np.ndarray) -> tuple[int, ...]:
+    """(height, width) of an image or a clip, with or without an axis of channels."""
+    return value.shape[1:3] if m.kind == "video" else value.shape[:2]
+
+
 def read_pictures(example: dict, m: Modality, setting, frame, start: float = 0.0, fill=None):
     """What `pixels` or a `video` are of a raw example, uint8 of their shape; None if it lacks them.
 
@@ -48,7 +54,7 @@ def read_pictures(example: dict, m: Modality, setting, frame, start: float = 0.0
         first = int(start * (len(given) - m.shape[0] + 1))
         images = given[first : first + m.shape[0]]
     else:
-        images = [given]
+        images = [_bytes(example, m, given)]
     made = [read_image({base: image}, m.field, setting, m.shape[-3:-1], resample, frame, fill) for image in images]
     made = [as_channels(image, m.shape[-1]) for image in made]
     if made[0].shape != m.shape[-3:]:
@@ -77,3 +83,65 @@ def read_image(
     if derived != "edges":
         raise ValueError(f"field={field!r}: {derived!r} is no derived image; there is `edges:FIELD`")
     return edges(image)
+
+
+def _bytes(example: dict, m: Modality, image: np.ndarray) -> np.ndarray:
+    """uint8[H, W, C] of an image, by the kind of the modality: classes, a continuous map, or how it looks."""
+    if m.vocab_size:
+        return classes(m, example)
+    try:
+        if m.range:
+            return _scaled(m, image)
+        if m.resample == "nearest" and ":" not in m.field:
+            _check_exact(m, image)
+        return as_picture(image)
+    except ValueError as e:
+        raise ValueError(f"modality {m.name!r}: row {example['row']}: {m.field} {e}") from e
+
+
+def classes(m: Modality, example: dict) -> np.ndarray:
+    """The class of each pixel of a label map, uint8[H, W, 1].
+
+    ValueError for a pixel of no class, and for an image that holds no single number a pixel.
+    """
+    where = f"labels {m.name!r}: row {example['row']} has {m.field}"
+    try:
+        found = numbers(example[m.field])
+    except ValueError as e:
+        raise ValueError(f"{where} that {e}") from e
+    beyond = found[~((found >= 0) & (found < m.vocab_size) | (found == NO_LABEL))]
+    fractions = found[found % 1 != 0] if found.dtype.kind == "f" and not len(beyond) else beyond
+    if len(beyond) or len(fractions):
+        raise ValueError(
+            f"{where} of {np.unique(fractions)[:5].tolist()}: must be 0…{m.vocab_size - 1}, or {NO_LABEL} for none; "
+            "mend the data, or set vocab_size"
+        )
+    return found.astype(np.uint8)
+
+
+def _scaled(m: Modality, image) -> np.ndarray:
+    """A continuous map on the scale of `range`, in digits to the base 256, the highest first: uint8[H, W, C]."""
+    (low, high), channels = m.range, m.shape[-1]
+    if channels == 3 and not isinstance(image, Picture) and image.ndim == 3 and image.shape[2] == 3:
+        found = (as_picture(image).astype(np.int64) << [16, 8, 0]).sum(2, keepdims=True)  # digits already
+    else:
+        found = numbers(image)
+    if getattr(image, "mode", "").startswith("P"):
+        raise ValueError(f"is {describe(image)}: the indices of a palette are no quantity")
+    if found.dtype.kind == "f" and np.isnan(found).any():
+        raise ValueError("has pixels that are no number (NaN): store what is unknown as a number")
+    top = 256**channels - 1
+    scaled = np.rint(((found.astype(np.float64) - low) / (high - low)).clip(0, 1) * top).astype(np.int64)
+    return np.concatenate([scaled >> 8 * digit & 255 for digit in reversed(range(channels))], axis=2).astype(np.uint8)
+
+
+def _check_exact(m: Modality, image):
+    """ValueError for an image of which `nearest` would change the numbers: nothing says what they are."""
+    deep = getattr(image, "stored", None)
+    deep = (image if deep is None else deep).dtype.itemsize > 1
+    given, wanted = 1 if image.ndim < 3 else image.shape[2], m.shape[-1]
+    if deep or (given != wanted and not (given == 3 and (image == image[..., :1]).all())):
+        raise ValueError(
+            f"is {describe(image)}, and resample='nearest' with {wanted} channels keeps numbers as they are: say what "
+            "they are, vocab_size=CLASSES or range=(LOW, HIGH), or resample='bicubic' for a picture"
+        )

@@ -15,9 +15,9 @@ import numpy as np
 from absl import flags
 
 from data_pipeline import mixture
-from data_pipeline.image import NO_LABEL, crop_settings, jitter_setting
+from data_pipeline.image import crop_settings, jitter_setting
 from data_pipeline.padding import pad_ids, pad_pixels, pad_vectors
-from data_pipeline.pictures import common_frame, outside, read_pictures
+from data_pipeline.pictures import classes, common_frame, outside, read_pictures, size_of
 from data_pipeline.randaugment import RandAugment
 from data_pipeline.spec import KINDS, PICTURES, Modality
 from data_pipeline.text import FIELDS, render
@@ -135,10 +135,10 @@ class Encoder:
             rows = np.atleast_2d(np.asarray(example[m.field], np.float32))[: m.length]
         except (ValueError, TypeError) as e:
             raise _misfit(m, example, f"rows of {m.width} numbers") from e
-        if not np.isfinite(rows).all():
-            raise _misfit(m, example, "finite numbers, all of them")
         if rows.ndim != 2 or rows.shape[1] != m.width:
             raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}")
+        if not np.isfinite(rows).all():
+            raise ValueError(f"modality {m.name!r}: row {example['row']} has vectors that are not finite; take it out")
         return rows
 
     def _pixels(self, m, example, rng, crop):
@@ -190,7 +190,7 @@ class Encoder:
                 raise ValueError(
                     f"modality {name!r}: row {example['row']} holds {image!r:.40}: pixels need an image, uint8[H, W, C]"
                 )
-        shapes = {name: image.shape[-3:-1] for name, image in images.items() if image is not None}
+        shapes = {m.name: size_of(m, images[m.name]) for m in self._pictures if images[m.name] is not None}
         return common_frame(shapes, f"row {example['row']}") if shapes else None
 
 
@@ -252,20 +252,10 @@ def check_labels(labels, source, limit: int = 20_000):
             if m.kind == "labels":
                 label_id(m, example)
             elif m.vocab_size:
-                check_map(m, example)
+                classes(m, example)
     for name, found in seen.items():
         if not found:
             raise ValueError(f"labels {name!r}: none of {count} examples of {source!r} has its field; name another")
-
-
-def check_map(m: Modality, example: dict):
-    """ValueError for a pixel of a label map that is no class."""
-    beyond = np.setdiff1d(example[m.field], [*range(m.vocab_size), NO_LABEL])
-    if len(beyond):
-        raise ValueError(
-            f"labels {m.name!r}: row {example['row']} has {m.field} of {beyond[:5].tolist()}: must be "
-            f"0…{m.vocab_size - 1}, or {NO_LABEL} for none; mend the data, or set vocab_size"
-        )
 
 
 def check_fields(modalities, source):

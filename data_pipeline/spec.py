@@ -35,6 +35,10 @@ class Modality:
       Hugging Face `tokenizer.json`.
     patch: side of the square patches of `pixels`, in pixels.
     resample: how `pixels` are resized: `bicubic`, or `nearest` for label maps, so that no new values appear.
+    range: of a continuous map such as depth: the numbers, as they are stored in any depth of pixels, that become 0 and
+      the greatest of `pixels`, 255; what lies beyond is the nearer of both. Of three channels, which then are digits to
+      the base 256, the greatest is 256³ − 1. () for label maps, whose numbers are kept, and for pictures, of which 16
+      bits become 8 over their whole range.
     mean, std: what normalises `pixels` in 0…1, a number a channel.
     trained_grid: (rows, columns) of the grid that a loaded model was trained on, if this one is another; its positions
       are then interpolated. () for the grid's own positions.
@@ -54,6 +58,7 @@ class Modality:
     tokenizer: str = ""
     patch: int = 0
     resample: str = "bicubic"
+    range: tuple[float, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     trained_grid: tuple[int, ...] = ()
@@ -75,6 +80,14 @@ class Modality:
             fail("trained_grid", self.trained_grid, "must be (rows, columns), and only a grid or pixels has it")
         if self.resample not in ("bicubic", "nearest"):
             fail("resample", self.resample, "must be bicubic, or nearest for label maps")
+        if self.kind == "pixels" and (self.vocab_size > 256 or (self.vocab_size and ":" in self.field)):
+            fail("vocab_size", self.vocab_size, "at most 256 classes of a map that is read: its pixels are bytes")
+        if self.range:
+            ascending = len(self.range) == 2 and -math.inf < self.range[0] < self.range[1] < math.inf
+            if not ascending or self.kind != "pixels" or self.vocab_size or ":" in self.field:
+                fail("range", self.range, "must be (least, greatest) of a continuous map: pixels without vocab_size")
+            if self.shape[2] != 1 and (self.shape[2] != 3 or self.resample != "nearest"):
+                fail("range", self.range, "needs one channel, or three, its digits, with resample='nearest'")
         if self.kind == "video" and (self.vocab_size or self.patch):
             fail("vocab_size, patch", (self.vocab_size, self.patch), "must be 0: only tokenizers read clips")
         if self.kind in DENSE:

@@ -2,7 +2,8 @@
 
 Boxes are (xmin, ymin, xmax, ymax) as fractions of the image; a code below 1024 is `v0=code`, from 512 on `v1=code-512`.
 Every `encode_*` has a `decode_*` with encode(decode(text)) == text, and decode(encode(x)) is x to half a bin.
-Decoders raise ValueError on text of another form. Palettes are in `data_pipeline.image`.
+Encoders raise ValueError for what cannot be, such as a box that ends before it begins or a negative count, and decoders
+on text of another form. What can be but lies beyond a scale of 4M gets its last bin. Palettes: `data_pipeline.image`.
 """
 
 import dataclasses
@@ -24,7 +25,13 @@ METADATA = (
     ("occlusion_score", (0.0, 0.25)), ("watermark_score", [0.5]), ("aesthetic_score", [4.5, 5.5]),
 )  # fmt: skip
 SIZE_BIN, FLOAT_BINS = 32, 50
-# Parts of a human: name → (how many numbers, scale, offset, least, most) of n = round(scale · x + offset).
+# The greatest that can be, where there is one; a size is at least 1 and all else but the aesthetic score at least 0.
+GREATEST = {
+    "original_width": SIZE_BIN * BINS - 1, "original_height": SIZE_BIN * BINS - 1, "brightness": 255, "contrast": 127.5,
+    "saturation": 255, "walkability": 1, "objectness": 1, "watermark_score": 1,
+}  # fmt: skip
+# Parts of a human: name → (how many numbers, scale, offset, least, most) of n = round(scale · x + offset). What camera
+# and shape have beyond these becomes the nearer of both; a rotation has nothing there.
 HUMAN = {
     "global": (9, 499.5, 499.5, -1.0, 1.0),
     "camera": (3, 49.95, 49.95, -1.0, 19.0),
@@ -39,7 +46,9 @@ def crop_boxes(boxes, crop, size, *, flip=False, min_visible=0.0):
     Returns (boxes clipped to the crop and mirrored if `flip`, which of them remain `[n]` bool): those of which more
     than `min_visible` of the area is inside.
     """
-    boxes, (top, left, height, width), (rows, columns) = np.asarray(boxes, float).reshape(-1, 4), crop, size
+    boxes, (top, left, height, width), (rows, columns) = _check_boxes(boxes), crop, size
+    if min(height, width, rows, columns) <= 0:
+        raise ValueError(f"crop={tuple(crop)} of an image of size={tuple(size)}: heights and widths are above 0")
     moved = (boxes * [columns, rows, columns, rows] - [left, top, left, top]) / [width, height, width, height]
     inside = moved.clip(0, 1)
     part = _area(inside) / np.maximum(_area(moved), 1e-12)
@@ -50,7 +59,7 @@ def crop_boxes(boxes, crop, size, *, flip=False, min_visible=0.0):
 
 def encode_detections(boxes, classes) -> str:
     """Boxes `[n, 4]` and their class names, nearest to the upper left corner first; `` if there is none."""
-    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    boxes = _check_boxes(boxes)
     if len(boxes) != len(classes):
         raise ValueError(f"{len(boxes)} boxes, but {len(classes)} classes")
     order = np.argsort(np.square(boxes[:, :2]).sum(1), kind="stable")
@@ -75,26 +84,36 @@ def encode_metadata(values: dict, rng: np.random.Generator | None = None) -> str
         raise ValueError(f"{unknown[0]!r} is no metadata type; there are {', '.join(names)}")
     types = [t for t, n in enumerate(names) if n in values]
     types = types if rng is None else rng.permutation(types)
-    return " ".join(f"v1={t} v0={_metadata_bin(values[names[t]], METADATA[t][1])}" for t in types)
+    return " ".join(f"v1={t} v0={_metadata_bin(names[t], values[names[t]], METADATA[t][1])}" for t in types)
 
 
 def decode_metadata(text: str) -> dict:
     """{name: number}: the middle of its bin."""
-    found, rest = _split(text, r"v1=(?P<type>\d+) v0=(?P<bin>\d+)")
+    found, rest = _split(text, rf"v1=(?P<type>{_N}) v0=(?P<bin>{_N})")
     if rest or any(int(m["type"]) >= len(METADATA) for m in found):
         raise ValueError(f"{text!r} is no list of `v1=TYPE v0=BIN` with TYPE below {len(METADATA)}")
+    for m in found:
+        name, how = METADATA[int(m["type"])]
+        bins = BINS if isinstance(how, str) else len(how) + 1 if isinstance(how, list) else FLOAT_BINS
+        if int(m["bin"]) >= bins:
+            raise ValueError(f"{text!r}: {name} has the bins 0…{bins - 1}, not {m['bin']}")
     return {METADATA[int(m["type"])][0]: _metadata_value(int(m["bin"]), METADATA[int(m["type"])][1]) for m in found}
 
 
-def _metadata_bin(value, how) -> int:
+def _metadata_bin(name: str, value, how) -> int:
+    least = 1 if how == "size" else -np.inf if name == "aesthetic_score" else how[0] if isinstance(how, tuple) else 0
+    most = GREATEST.get(name, np.inf)
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not np.isfinite(value) or not least <= value <= most:
+        raise ValueError(f"metadata {name}={value!r}: must be a number of {least:g}…{most:g}; mend it or leave it out")
     if how == "size":
-        return int(np.clip(value // SIZE_BIN, 0, BINS - 1))
+        return int(value // SIZE_BIN)
     if how == "count":
-        return int(np.clip(value, 0, BINS - 1))
+        return int(min(value, BINS - 1))
     if isinstance(how, list):
         return int(np.searchsorted(how, value, side="right"))
     low, high = how
-    return int((np.clip(value, low, high) - low) / (high - low) * (FLOAT_BINS - 1))
+    return int((min(value, high) - low) / (high - low) * (FLOAT_BINS - 1))
 
 
 def _metadata_value(number: int, how):
@@ -146,7 +165,10 @@ def encode_humans(people, rng: np.random.Generator | None = None) -> str:
         for name, (count, scale, offset, least, most) in HUMAN.items():
             if len(numbers[name]) != count:
                 raise ValueError(f"{name} of a human has {count} numbers, not {len(numbers[name])}")
-            bins = np.clip(np.round(scale * np.clip(numbers[name], least, most) + offset), 0, BINS - 1).astype(int)
+            x = np.asarray(numbers[name], float)
+            if not np.isfinite(x).all() or (name == "global" and np.abs(x).max() > 1.001):
+                raise ValueError(f"{name} of a human is {x.tolist()}: must be finite, of a rotation {least:g}…{most:g}")
+            bins = np.clip(np.round(scale * np.clip(x, least, most) + offset), 0, BINS - 1).astype(int)
             parts.append(" ".join([name, *(f"v0={n}" for n in bins)]))
         if rng is not None:
             parts = [parts[i] for i in rng.permutation(len(parts))]
@@ -158,7 +180,7 @@ def decode_humans(text: str) -> list[Human]:
     """The people of a text, in its order; parts may come in any order."""
     if text == "none":
         return []
-    part = "|".join([rf"pose{_CODE * POSE_CODES}", *(rf"{n}(?: v0=\d+){{{c}}}" for n, (c, *_) in HUMAN.items())])
+    part = "|".join([rf"pose{_CODE * POSE_CODES}", *(rf"{n}(?: v0={_N}){{{c}}}" for n, (c, *_) in HUMAN.items())])
     found, rest = _split(text, rf"human {_BOX}(?P<parts>(?: (?:{part})){{4}})")
     people = []
     for m in found:
@@ -193,7 +215,7 @@ def encode_instances(points) -> str:
 
 def decode_instances(text: str) -> list[Point]:
     polygon = rf"polygon {_BOX}(?P<codes>{_CODE * MASK_CODES})"
-    found, rest = _split(text, rf"point v0=(?P<y>\d+) v1=(?P<x>\d+)(?P<all> none|(?: {_unnamed(polygon)})+)")
+    found, rest = _split(text, rf"point v0=(?P<y>{_N}) v1=(?P<x>{_N})(?P<all> none|(?: {_unnamed(polygon)})+)")
     if rest:
         raise ValueError(f"{text!r} is no list of points with their instances: {rest!r} does not fit")
     points = []
@@ -203,8 +225,9 @@ def decode_instances(text: str) -> list[Point]:
     return points
 
 
-_BOX = r"v0=(?P<b0>\d+) v1=(?P<b1>\d+) v2=(?P<b2>\d+) v3=(?P<b3>\d+)"
-_CODE = r" v[01]=\d+"
+_N = r"\d{1,3}"
+_BOX = " ".join(rf"v{j}=(?P<b{j}>{_N})" for j in range(4))
+_CODE = rf" v[01]={_N}"
 
 
 def _unnamed(pattern):
@@ -223,6 +246,15 @@ def _split(text, pattern):
     return found, ""
 
 
+def _check_boxes(boxes) -> np.ndarray:
+    """Boxes `[n, 4]` of finite numbers that end where they begin or behind it."""
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    bad = ~np.isfinite(boxes).all(1) | (boxes[:, :2] > boxes[:, 2:]).any(1)
+    if bad.any():
+        raise ValueError(f"box {boxes[bad][0].tolist()}: must be (xmin, ymin, xmax, ymax), ascending; mend or drop it")
+    return boxes
+
+
 def _area(boxes):
     return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
 
@@ -234,6 +266,7 @@ def _bin(fraction) -> int:
 
 
 def _box(box) -> str:
+    (box,) = _check_boxes([box])
     return " ".join(f"v{j}={_bin(c)}" for j, c in enumerate(box))
 
 
@@ -248,6 +281,8 @@ def _codes(codes, count) -> str:
 
 
 def _uncodes(text) -> tuple:
+    if max(_ns(text)) > 511:
+        raise ValueError(f"{text!r}: a code is v0=n or v1=n with n of 0…511; it does not fit")
     return tuple(int(n) + 512 * int(j) for j, n in re.findall(r"v([01])=(\d+)", text))
 
 

@@ -153,6 +153,7 @@ def _open(name: str):
     except ModuleNotFoundError as e:
         raise ModuleNotFoundError("the source `parquet` needs pyarrow: pip install 'tokenloom[parquet]'") from e
     try:
-        return pyarrow.parquet.ParquetFile(name)  # no memory map: a file that is cut would end the process
+        # Not mapped into memory: a file that is cut while it is open would end the process without a word.
+        return pyarrow.parquet.ParquetFile(name)
     except (pyarrow.ArrowException, OSError) as e:
         raise ValueError(f"{name}: no whole Parquet file ({e}); restore it or take it out") from e

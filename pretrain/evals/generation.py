@@ -7,6 +7,7 @@ import importlib.metadata
 import jax
 import numpy as np
 
+from data_pipeline.image import NO_LABEL
 from data_pipeline.pipeline import Encoder, check_fields, eval_batches
 from data_pipeline.spec import Modality
 from data_pipeline.text import TextTokenizer
@@ -96,7 +97,7 @@ class Evaluator(Task):
             if field and reads == "words":
                 self.context.column(field, self.splits, f"{self.where}.pairs")
             elif field:
-                check_fields([_picture(field, (1, 1, 1))], build.source(self.context.run.data, self.splits))
+                check_fields([_picture(field, (1, 1, 1), metric)], build.source(self.context.run.data, self.splits))
 
     def run(self, params):
         for inputs, target, metric in self.pairs:
@@ -140,7 +141,8 @@ class Evaluator(Task):
         if reads == "words":
             texts = self.context.column(field, self.splits, f"{self.where}.pairs")
             return [[texts[r]] if isinstance(texts[r], str) else list(texts[r]) for r in rows]
-        spec = _picture(field, shape[1:])
+        spans = [m.range for m in self.context.modalities if m.field == field and m.range]
+        spec = _picture(field, shape[1:], metric, *spans[:1])
         source, held = build.source(self.context.run.data, self.splits), {}
         for found in eval_batches(source, Encoder((spec,), {}, train=False), batch_size=64):
             pictures = zip(found["row"].tolist(), found["truth"]["pixels"], found["truth"]["valid"])
@@ -187,8 +189,10 @@ class Evaluator(Task):
         return jax.tree.map(lambda *x: np.concatenate(x), *batches)
 
 
-def _picture(field: str, shape) -> Modality:
-    return Modality("truth", "pixels", tuple(shape), field, resample="nearest")
+def _picture(field: str, shape, metric: str, span=()) -> Modality:
+    """What a field is read as: of `miou` any classes; of a map that the run reads by its range, the same."""
+    classes = NO_LABEL if metric.startswith("miou") else 0
+    return Modality("truth", "pixels", tuple(shape), field, vocab_size=classes, resample="nearest", range=span)
 
 
 def _stem(name: str) -> str:

@@ -106,6 +106,10 @@ def test_folders_of_classes(tmp_path):
         Source(tmp_path, "test")
 
 
+def encode(example, *modalities):
+    return Encoder(modalities, {}, False)(example, np.random.default_rng(0))
+
+
 # -- Kinds of images -------------------------------------------------------------------------------------------------
 
 
@@ -197,8 +201,10 @@ def test_broken_and_missing_images_are_named(folder):
         source[4]
     Image.new("F", (3, 3)).save(folder / "f.tif")
     write(folder, "float", {"image": "f.tif"})
-    with pytest.raises(ValueError, match=r"mode='F': store 8 or 16 bits"):
-        Source(folder, "float")[0]
+    with pytest.raises(
+        ValueError, match=r"modality 'rgb': row 0: image is float32\[3, 3, 1\] of mode F.*state the range"
+    ):
+        encode(Source(folder, "float")[0], Modality("rgb", "pixels", (3, 3, 3), "image"))
 
 
 def test_saved_arrays_are_read(folder):

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from data_pipeline import structured
 from data_pipeline.structured import (
+    GREATEST,
     METADATA,
     Human,
     Point,
@@ -73,9 +75,10 @@ def test_metadata(seed):
     values = {}
     for name, how in METADATA:
         if rng.random() < 0.7:
-            values[name] = {"size": rng.integers(1, 5000), "count": rng.integers(1200)}.get(
-                how if isinstance(how, str) else "", rng.uniform(-1, 1.2) * (how[-1] if not isinstance(how, str) else 1)
-            )
+            most = 1.2 * how[-1] if not isinstance(how, str) else rng.integers(1, 5000) if how == "size" else 1200
+            values[name] = rng.uniform(0, min(most, GREATEST.get(name, most)))
+            if isinstance(how, str):
+                values[name] = 1 + int(values[name])
     text = encode_metadata(values, rng)
     got = decode_metadata(text)
     assert got.keys() == values.keys() and sorted(encode_metadata(got).split()) == sorted(text.split())
@@ -84,6 +87,15 @@ def test_metadata(seed):
             assert abs(got[name] - np.clip(values[name], *how)) <= (how[1] - how[0]) / 49
         elif name in values and how == "count":
             assert got[name] == min(values[name], 999)
+
+
+def test_metadata_of_a_scale_that_does_not_begin_at_zero(monkeypatch):
+    monkeypatch.setattr(structured, "METADATA", (("degrees", (-40.0, 60.0)),))
+    assert [encode_metadata({"degrees": x}) for x in (-40, 10, 59, 60, 99)] == [
+        f"v1=0 v0={n}" for n in (0, 24, 48, 49, 49)
+    ]
+    with pytest.raises(ValueError, match=r"metadata degrees=-41: must be a number of -40…inf"):
+        encode_metadata({"degrees": -41})
 
 
 def test_metadata_reads_as_in_4m():

@@ -1,7 +1,6 @@
 """What the playground's page asks for: what the model knows, held-out examples, and modalities made from others."""
 
 import base64
-import binascii
 import functools
 import io
 import threading
@@ -10,7 +9,9 @@ import time
 import numpy as np
 from PIL import Image
 
-from data_pipeline.image import centre_crop
+from data_pipeline.decoding import decode
+from data_pipeline.image import as_channels, centre_crop
+from data_pipeline.stored import as_picture
 from pretrain import build
 from pretrain.evals.base import Context
 from pretrain.evals.pictures import Images
@@ -138,9 +139,7 @@ def read_picture(name: str, url: str, channels: int) -> np.ndarray:
     """A data URL → uint8 `[H, W, C]`, what is transparent on white."""
     try:
         data = base64.b64decode(url.partition(",")[2], validate=True)
-        image = Image.open(io.BytesIO(data)).convert("RGBA")
-    except (binascii.Error, OSError) as e:
+        image = decode(io.BytesIO(data), "image", "what was sent")
+        return as_channels(as_picture(image), channels)
+    except ValueError as e:  # of base64, too
         raise ValueError(f"given {name!r}: is no picture ({e}); upload a PNG, JPEG or WebP, or draw one") from e
-    white = Image.new("RGBA", image.size, "white")
-    image = Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
-    return np.asarray(image).reshape(image.height, image.width, channels)

@@ -9,10 +9,11 @@ from PIL import Image
 
 from data_pipeline import duplicates
 from data_pipeline.clean import clean_text
-from data_pipeline.image import BICUBIC, NEAREST, as_channels, is_picture
+from data_pipeline.image import BICUBIC, NEAREST, as_channels
 from data_pipeline.mixture import pick
 from data_pipeline.plain_text import as_text
 from data_pipeline.pseudo_labels import Onnx, open_label
+from data_pipeline.stored import Picture, as_picture, is_picture, numbers
 
 FORMATS = ("jpg", "png", "webp")
 
@@ -55,6 +56,7 @@ class Recipe:
             # A caption is one although it looks like the name of a file.
             example = pick(source, row, getattr(source, "fields", ()), self.texts)
             del example["row"]
+            example = {field: self._numbers(field, value) for field, value in example.items()}
         except Exception as e:  # whatever is wrong with one example is no reason to stop for the others
             raise Unfit("unreadable", f"{type(e).__name__}: {e}") from e
         removed = 0
@@ -65,6 +67,17 @@ class Recipe:
         if example.get(self.image) is not None:
             self._judge(example[self.image])
         return example, removed
+
+    def _numbers(self, field, value):
+        """What is kept of an image: of maps what is stored, of the picture how it looks, of others all 16 bits."""
+        if not isinstance(value, np.ndarray):
+            return value
+        if field in self.maps:
+            return numbers(value) if isinstance(value, Picture) else value
+        if field == self.image:
+            return as_picture(value)
+        stored = value.stored if isinstance(value, Picture) else None
+        return stored if stored is not None and stored.dtype == np.uint16 else np.asarray(value)
 
     def _clean(self, value, field):
         """A text, or a list or dict of texts, without those of a wrong length; and their number."""
@@ -99,7 +112,9 @@ class Recipe:
         empty, or (`near`, `image` or `text`, field, bytes)."""
         for field in self.exact:
             if not absent(example.get(field)):
-                yield ("exact", "", field, duplicates.exact_key(comparable(field, example[field]))), b""
+                value = comparable(field, example[field])
+                whole = value if isinstance(value, str) else example[field]
+                yield ("exact", "", field, duplicates.exact_key(whole)), b""
         for field in self.near:
             if absent(example.get(field)):
                 continue
@@ -127,7 +142,7 @@ class Recipe:
 
     def members(self, example: dict, labels) -> dict[str, bytes]:
         """The files of an example in a tar: {suffix: content}. Unfit if a pseudo-label cannot be made."""
-        resized = {k: self._resize(k, v) if is_picture(v) else v for k, v in example.items()}
+        resized = {k: self._resize(k, v) if is_image(v) else v for k, v in example.items()}
         for field, how, make in labels:
             if example.get(self.image) is None:
                 continue
@@ -172,7 +187,7 @@ class Recipe:
         if isinstance(value, bytes):
             return f"{field}.bin", value
         out = io.BytesIO()
-        if is_picture(value) or (value.dtype == np.uint16 and value.ndim == 3 and value.shape[2] == 1):
+        if is_image(value):
             lossy = value.shape[2] == 3 and field not in self.maps
             suffix = self.format if lossy else "png"
             picture = Image.fromarray(np.ascontiguousarray(value if value.shape[2] == 3 else value[..., 0]))
@@ -190,14 +205,20 @@ def absent(value) -> bool:
     return value is None or (isinstance(value, list | dict) and not value)
 
 
+def is_image(value) -> bool:
+    """What is written as a picture: uint8[H, W, 1 or 3] or uint16[H, W, 1]."""
+    deep = isinstance(value, np.ndarray) and value.dtype == np.uint16 and value.ndim == 3 and value.shape[2] == 1
+    return is_picture(value) or (deep and value.size > 0)
+
+
 def comparable(field: str, value):
     """A picture, or all the texts of a field in one. Unfit if it is something else."""
     texts = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
     if all(isinstance(text, str) for text in texts):
         return "\n".join(texts)
-    if not is_picture(value):
+    if not is_image(value):
         raise Unfit("unreadable", f"{field}={value!r:.60}: duplicates are sought of pictures and of texts")
-    return value
+    return as_picture(value)
 
 
 def _plain(value):

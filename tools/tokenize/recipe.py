@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from data_pipeline.image import crop_settings, is_clip, is_picture, palettes
-from data_pipeline.pictures import common_frame, read_pictures
+from data_pipeline.image import as_channels, crop_settings, palettes
+from data_pipeline.pictures import common_frame, read_pictures, size_of
 from data_pipeline.spec import PICTURES
+from data_pipeline.stored import as_picture, is_clip, is_picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,12 @@ class Recipe:
     def _read(self, example, crops) -> Raw:
         present = [m for m in self.modalities if example.get(source_field(m)) is not None]
         vectors = [m for m in present if m.kind == "vectors"]
-        taken = {m.field for m in vectors}
+        pixels = [m for m in present if m.kind in PICTURES]
+        taken = {m.field for m in vectors} | {source_field(m) for m in pixels}
         kept = {k: v for k, v in example.items() if k not in taken and not is_picture(v) and not is_clip(v)}
         out = {m.name: np.asarray(example[m.field], np.float32)[None] for m in vectors}
-        pixels = [m for m in present if m.kind in PICTURES]
         if pixels:
-            shapes = {m.name: example[source_field(m)].shape[-3:-1] for m in pixels}
+            shapes = {m.name: size_of(m, example[source_field(m)]) for m in pixels}
             frame = common_frame(shapes, f"row {example['row']}")
             height, width = pixels[0].shape[-3:-1]
             rng = np.random.default_rng(int(example["row"]))
@@ -73,7 +74,7 @@ class Recipe:
         for m in pixels:
             out[m.name] = np.stack([read_pictures(example, m, s, frame) for s in settings])
         if self.palette and example.get(self.palette) is not None:
-            image = example[self.palette]
+            image = as_channels(as_picture(example[self.palette]), 3)
             kept["palettes"] = palettes(image, min(64, max(image.shape) // 2))  # those of small pictures at half size
         return Raw(kept, out, frozenset(k for k, v in example.items() if is_picture(v) or is_clip(v)) - self.fields)
 
