@@ -136,7 +136,10 @@ class Encoder:
         except (ValueError, TypeError) as e:
             raise _misfit(m, example, f"rows of {m.width} numbers") from e
         if rows.ndim != 2 or rows.shape[1] != m.width:
-            raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}")
+            raise ValueError(
+                f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}; mend the data, or "
+                "set the shape"
+            )
         if not np.isfinite(rows).all():
             raise ValueError(f"modality {m.name!r}: row {example['row']} has vectors that are not finite; take it out")
         return rows

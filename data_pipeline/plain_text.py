@@ -66,16 +66,11 @@ def _constant(name: str):
 
 def _check_depth(value):
     level, depth = [value], 0
-    while level:
+    while level := [held for held in level if isinstance(held, list | dict)]:
         depth += 1
-        if depth > NESTED + 1:
+        if depth > NESTED:
             raise ValueError(f"nested deeper than {NESTED} levels")
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, list | dict)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        level = [inner for held in level for inner in (held.values() if isinstance(held, dict) else held)]
 
 
 def _mended(value):
