@@ -38,16 +38,19 @@ class Source:
 
     def __init__(self, path, split="train", outside: bool = False):
         splits, ignored = (split,) if isinstance(split, str) else tuple(split), Ignored()
-        self._files = [str(f) for name in splits for f in find_shards(path, name, ".parquet", outside, ignored)]
+        files = [f for name in splits for f in find_shards(path, name, ".parquet", outside, ignored)]
+        self._files = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]  # one of this name may change
         self._root, self._outside, self.report = root_of(path), outside, str(ignored)
         self._groups, digest, columns = [], hashlib.sha256(), set()
-        for number, name in enumerate(self._files):
-            file = _open(name)
+        for number, (name, *stamp) in enumerate(self._files):
+            file = _open(name, *stamp)
             meta, names = file.metadata, file.schema_arrow.names
             if twice := [column for column in names if names.count(column) > 1]:
                 raise ValueError(f"{name}: the column {twice[0]!r} is there twice; rename one")
             self._groups += [(number, g, meta.row_group(g).num_rows) for g in range(meta.num_row_groups)]
-            digest.update(repr(meta.to_dict()).encode())  # names, counts, sizes and statistics of the columns
+            footer = io.BytesIO()
+            meta.write_metadata_file(footer)  # names, counts, sizes and statistics of the columns
+            digest.update(footer.getvalue())
             columns |= set(names)
         self._ends = np.cumsum([rows for _, _, rows in self._groups], dtype=np.int64)
         if not len(self._ends) or not self._ends[-1]:
@@ -72,8 +75,8 @@ class Source:
         number = int(np.searchsorted(self._ends, index, "right"))
         file, group, rows = self._groups[number]
         at = int(index - self._ends[number] + rows)
-        name, example = self._files[file], {}
-        table = _row_group(name, group, rows, self.fields.intersection(fields))
+        (name, *_), example = self._files[file], {}
+        table = _row_group(self._files[file], group, rows, self.fields.intersection(fields))
         for column in table.column_names:
             where = f"{name}: row {at} of row group {group}: {column}"
             value = self._value(_scalar(table[column][at], where), where)
@@ -128,17 +131,17 @@ def _numbers(value: list):
 _READING = threading.Lock()
 
 
-def _row_group(name: str, group: int, rows: int, columns: frozenset):
+def _row_group(file: tuple, group: int, rows: int, columns: frozenset):
     # The lock keeps threads that want the same row group from each reading it.
     with _READING:
-        return _read_row_group(name, group, rows, columns)
+        return _read_row_group(file, group, rows, columns)
 
 
 @functools.lru_cache(OPEN)
-def _read_row_group(name: str, group: int, rows: int, columns: frozenset):
+def _read_row_group(file: tuple, group: int, rows: int, columns: frozenset):
+    name, opened = file[0], _open(*file)
     try:
-        file = _open(name)
-        table = file.read_row_group(group, [c for c in file.schema_arrow.names if c in columns])
+        table = opened.read_row_group(group, [c for c in opened.schema_arrow.names if c in columns])
     except Exception as e:  # pyarrow raises OSError and its own kinds
         raise ValueError(f"{name}: row group {group} is not readable ({e}); restore the file") from e
     if columns and len(table) != rows:
@@ -147,7 +150,7 @@ def _read_row_group(name: str, group: int, rows: int, columns: frozenset):
 
 
 @functools.lru_cache(64)
-def _open(name: str):
+def _open(name: str, size: int, changed: int):
     try:
         import pyarrow.parquet
     except ModuleNotFoundError as e:

@@ -110,7 +110,7 @@ def _builder_folder(path: Path) -> Path:
     if (path / "dataset_info.json").exists():
         return path
     found = [file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/dataset_info.json")]
-    # Not hidden folders, and not `1.0.0.incompleteABC`, what a build that was stopped has left.
+    # Not hidden folders, and not `1.0.0.incompleteABC` or `incomplete.ABC_1.0.0`, what a stopped build has left.
     found = [f for f in found if not is_system(f.relative_to(path)) and re.fullmatch(r"\d+(\.\d+)*", f.name)]
     configs = sorted({folder.parent for folder in found})
     if len(configs) != 1:
