@@ -24,9 +24,10 @@ class HFTokenizer:
             from tokenizers import Tokenizer
         except ImportError as e:
             raise ImportError(f"tokenizer={str(path)!r} needs `tokenizers`: pip install 'tokenloom[hf]'") from e
-        if not Path(path).is_file():
+        path = Path(path).expanduser()
+        if not path.is_file():
             raise FileNotFoundError(f"tokenizer={str(path)!r}: no such file; save one with Tokenizer.save(path)")
-        data = Path(path).read_bytes()
+        data = path.read_bytes()
         self.digest = hashlib.sha256(data).hexdigest()
         try:
             self._tokenizer = Tokenizer.from_str(data.decode())

@@ -56,9 +56,15 @@ class TextTokenizer:
 
     def __init__(self, path: str | Path | None = None):
         packaged = importlib.resources.files("data_pipeline") / "text_models" / "emoji.model"
-        model = (packaged if path is None else Path(path)).read_bytes()
+        model = (packaged if path is None else Path(path).expanduser()).read_bytes()
         self.digest = hashlib.sha256(model).hexdigest()
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as e:
+            raise ValueError(
+                f"path={str(path)!r}: no model of SentencePiece ({len(model):,} bytes); train one with "
+                "`python -m tools.train_text_tokenizer`"
+            ) from e
         self.vocab_size = self._processor.vocab_size()
         for token_id, token in enumerate(SPECIAL_TOKENS):
             if token_id >= self.vocab_size or self._processor.id_to_piece(token_id) != token:

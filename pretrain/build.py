@@ -314,6 +314,11 @@ def splits(data: Data) -> list[str]:
     for i, part in enumerate(data.sources or (data,)):
         where = f"config.data.sources[{i}]" if data.sources else "config.data"
         cls = _source_class(part, where)
+        if not hasattr(cls, "available"):
+            raise ValueError(
+                f"{where}.source={part.source!r}: it does not say which splits it has: name them, or give it a "
+                "function `available`"
+            )
         own = cls.available(part.path) if part.path else cls.available()
         found |= {name for name in own if not getattr(part, "splits", ()) or name in part.splits}
     return in_order(found)

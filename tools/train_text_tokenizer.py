@@ -31,33 +31,37 @@ def sentences() -> Iterator[str]:
 
 
 def train(vocab_size: int) -> bytes:
-    """Returns the serialized model. Raises ValueError if the vocabulary cannot hold the special tokens and bytes."""
+    """Returns the serialized model. ValueError if the vocabulary cannot hold the special tokens and bytes, or is larger
+    than what the texts give."""
     reserved = len(SPECIAL_TOKENS) + 256
     if vocab_size <= reserved:
         raise ValueError(f"vocab_size={vocab_size} must exceed {reserved}: the special tokens and the 256 bytes.")
     model = io.BytesIO()
     pad, unk, sos, eos, *symbols = SPECIAL_TOKENS
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences(),
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=vocab_size,
-        normalization_rule_name="nmt_nfkc_cf",
-        byte_fallback=True,
-        character_coverage=0.9995,  # the rarest characters fall back to bytes and leave room for words
-        pad_id=0,
-        pad_piece=pad,
-        unk_id=1,
-        unk_piece=unk,
-        bos_id=2,
-        bos_piece=sos,
-        eos_id=3,
-        eos_piece=eos,
-        user_defined_symbols=symbols,
-        num_threads=1,  # the order of summation, and with it the pieces, depends on the number of threads
-        shuffle_input_sentence=False,
-        minloglevel=1,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences(),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            normalization_rule_name="nmt_nfkc_cf",
+            byte_fallback=True,
+            character_coverage=0.9995,  # the rarest characters fall back to bytes and leave room for words
+            pad_id=0,
+            pad_piece=pad,
+            unk_id=1,
+            unk_piece=unk,
+            bos_id=2,
+            bos_piece=sos,
+            eos_id=3,
+            eos_piece=eos,
+            user_defined_symbols=symbols,
+            num_threads=1,  # the order of summation, and with it the pieces, depends on the number of threads
+            shuffle_input_sentence=False,
+            minloglevel=1,
+        )
+    except RuntimeError as e:
+        raise ValueError(f"vocab_size={vocab_size}: SentencePiece cannot train it ({e}); give another") from e
     return model.getvalue()
 
 

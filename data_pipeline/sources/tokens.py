@@ -26,7 +26,10 @@ ALIGNMENT = 8  # bytes, of an array in a record
 
 
 def encode_record(example: dict) -> bytes:
-    """Nested dicts and lists of arrays, numbers and strings → bytes. The example's own arrays lie in one block."""
+    """Nested dicts and lists of arrays, numbers and strings → bytes. The example's own arrays lie in one block.
+
+    TypeError, ValueError: it holds something else.
+    """
     layout, block = [], bytearray()
     for key, value in example.items():
         if isinstance(value, np.ndarray):
@@ -38,10 +41,16 @@ def encode_record(example: dict) -> bytes:
             return {"__array__": [value.dtype.str, value.shape, value.tobytes()]}
         if isinstance(value, np.generic):
             return value.item()
-        raise TypeError(f"a token store cannot hold {type(value).__name__} {value!r}")
+        row, what = example.get("row"), f"{type(value).__name__} {value!r:.60}"
+        raise TypeError(f"row {row}: a token store cannot hold {what}; mend it, or leave its field out")
 
     rest = {k: v for k, v in example.items() if not isinstance(v, np.ndarray)}
-    return msgpack.packb(rest | {"__layout__": layout, "__block__": bytes(block)}, default=default)
+    try:
+        return msgpack.packb(rest | {"__layout__": layout, "__block__": bytes(block)}, default=default)
+    except ValueError as e:  # nested too deep, or lone surrogates
+        raise ValueError(
+            f"row {example.get('row')}: a token store cannot hold {rest!r:.200} ({e}); mend it, or leave its field out"
+        ) from e
 
 
 def decode_record(data: bytes) -> dict:

@@ -13,7 +13,7 @@ from data_pipeline.image import BICUBIC, NEAREST, as_channels
 from data_pipeline.mixture import pick
 from data_pipeline.plain_text import as_text
 from data_pipeline.pseudo_labels import Onnx, open_label
-from data_pipeline.stored import Picture, as_picture, is_picture, numbers
+from data_pipeline.stored import Picture, as_picture, gathered, is_picture, numbers
 
 FORMATS = ("jpg", "png", "webp")
 
@@ -70,6 +70,7 @@ class Recipe:
 
     def _numbers(self, field, value):
         """What is kept of an image: of maps what is stored, of the picture how it looks, of others all 16 bits."""
+        value = gathered(value)
         if not isinstance(value, np.ndarray):
             return value
         if field in self.maps:
