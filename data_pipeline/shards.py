@@ -52,7 +52,7 @@ def find_splits(path, suffix: str) -> list[str]:
     if not Path(path).is_dir():
         raise FileNotFoundError(f"path={path!r}: no such folder")
     found = _held(Path(path), suffix, Ignored())
-    words = [name for name in KNOWN if any(_word(name, file.removesuffix(suffix)) for file in found[""])]
+    words = {_last_word(file.removesuffix(suffix)) for file in found[""]} - {""}
     return in_order({*words, *(name for name, own in found.items() if name and own)})
 
 
@@ -95,8 +95,18 @@ def _held(folder: Path, suffix: str, ignored: Ignored) -> dict[str, list[str]]:
     return held
 
 
+def _last_word(name: str) -> str:
+    """Which of KNOWN a name says last: `test-of-time-train-0` is of `train`."""
+    said = [(match.start(), split) for split in KNOWN for match in _words(split, name)]
+    return max(said, default=(0, ""))[1]
+
+
 def _word(split: str, name: str) -> bool:
-    return bool(re.search(rf"(?<![a-zA-Z0-9]){re.escape(split)}(?![a-zA-Z0-9])", name))
+    return next(_words(split, name), None) is not None
+
+
+def _words(split: str, name: str):
+    return re.finditer(rf"(?<![a-zA-Z0-9]){re.escape(split)}(?![a-zA-Z0-9])", name)
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -25,7 +25,7 @@ class Source:
         {"image": "imgs/1.jpg", "depth": "imgs/1.png", "caption": ["a red bus", "a bus in the rain"]}
     A key names files, images or arrays that NumPy saved (.npy), relative to PATH, if more than half of its texts end as
     such names do; everything else is passed on as it is. A key that a line lacks, or whose value is null or NaN, is
-    absent. Blank lines are no examples.
+    absent, as is a file without a name. Blank lines are no examples.
 
     Without such a file, the images of `PATH/SPLIT/CLASS/` are the examples {"image", "label": "CLASS"}, and those right
     in `PATH/SPLIT/` have no label.
@@ -101,7 +101,10 @@ class Source:
         for key, value in part[at].items():
             if key in fields:
                 files = key not in texts and key in part.files
-                example[key] = self._read(value, f"{part.where(at)}: {key}={value!r:.80}", key) if files else value
+                if not files:
+                    example[key] = value
+                elif value != "":
+                    example[key] = self._read(value, f"{part.where(at)}: {key}={value!r:.80}", key)
         return example | {"row": np.int64(index)}
 
     def _read(self, value, where: str, key: str):
@@ -147,7 +150,7 @@ class _Lines:
                 if line.strip(b" \t\r\n\xef\xbb\xbf"):
                     for key, value in self._parse(line, len(self._starts)).items():
                         counts = named[key]
-                        if isinstance(value, str):
+                        if isinstance(value, str) and value:
                             counts[bool(_kind(value))] += 1
                     self._starts.append(start)
                     digest.update(line)

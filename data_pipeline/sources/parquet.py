@@ -121,6 +121,8 @@ def _scalar(scalar, where: str):
 
 def _numbers(value: list):
     """A list of numbers as an array; None if it holds something else, or rows of several lengths."""
+    if not value or not isinstance(value[0], int | float | list):
+        return None
     try:
         array = np.asarray(value)
     except ValueError:

@@ -14,6 +14,7 @@ from tars import add, encode, picture
 
 from data_pipeline.folders import is_system
 from data_pipeline.plan import describe_data, describe_split
+from data_pipeline.shards import find_splits, in_order
 from data_pipeline.sources.files import Source as Files
 from data_pipeline.sources.parquet import Source as Parquet
 from data_pipeline.sources.tokens import read_codes
@@ -213,3 +214,11 @@ def test_which_splits_there_are(kind, tmp_path):
     assert SOURCES[kind].available(tmp_path) == ["train", "validation", "test"]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         SOURCES[kind].available(tmp_path / "nowhere")
+
+
+def test_what_names_of_shards_say_of_splits(tmp_path):
+    for name in ("test-of-time-train-0.tar", "my_val.tar", "trainer.tar", "other.tar"):
+        (tmp_path / name).touch()
+    assert find_splits(tmp_path, ".tar") == ["train", "val"]
+    assert find_splits(f"{tmp_path}/{{split}}er.tar", ".tar") == ["train"]
+    assert in_order(["test", "b", "val", "a", "train"]) == ["train", "a", "b", "val", "test"]

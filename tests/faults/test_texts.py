@@ -141,6 +141,12 @@ def test_a_caption_is_one_although_it_looks_like_a_file(tmp_path):
         assert next(iter(train_batches(opened, encoder, batch_size=3, seed=0)))["caption"]["valid"].any()
 
 
+def test_a_file_without_a_name_is_absent(tmp_path):
+    write("lines", tmp_path)
+    source = lines(tmp_path, {"image": "imgs/train0.png"}, {"image": ""}, {"image": "", "caption": ""})
+    assert source[0]["image"].shape == (6, 4, 3) and source[1] == {"row": 1} and source[2] == {"row": 2, "caption": ""}
+
+
 def test_texts_that_look_like_files_here_and_there_are_counted(tmp_path):
     source = lines(tmp_path, {"caption": "DSC_1.jpg"}, {"caption": "a bus"}, {"caption": "two"})
     assert source[0]["caption"] == "DSC_1.jpg" and "look like names of files: caption (1 of 3)" in source.report

@@ -1,11 +1,11 @@
 """What is to be made: a job is the store of one source, checked before anything is written."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
 from data_pipeline.pipeline import check_fields
+from data_pipeline.plain_text import parse_json
 from data_pipeline.plan import describe_split
 from pretrain import build
 from pretrain.data import Part
@@ -35,8 +35,8 @@ class Job:
 def read_sources(file: str) -> list[Part]:
     """The sources that --sources names, a list as `config.data.sources` has it; SystemExit if it is none."""
     try:
-        listed = json.loads(Path(file).read_text())
-    except (OSError, json.JSONDecodeError) as e:
+        listed = parse_json(Path(file).expanduser().read_bytes())
+    except (OSError, ValueError) as e:
         raise SystemExit(f"--sources={file}: not a file of JSON ({e})") from e
     if not isinstance(listed, list) or not listed:
         raise SystemExit(f"--sources={file}: must be a list of sources, as config.data.sources has it")
