@@ -1,6 +1,7 @@
 """From config to objects: every mistake fails at once, with the key, the value and what was allowed."""
 
 import copy
+import json
 import shutil
 import types
 
@@ -239,8 +240,10 @@ def test_a_mixture_of_sources(token_store, tmp_path):
 
     other = tmp_path / "other"
     shutil.copytree(token_store, other)
-    manifest = (other / "manifest.json").read_text()
-    (other / "manifest.json").write_text(manifest.replace('"digest": "toy"', '"digest": "another"'))
+    manifest = json.loads((other / "manifest.json").read_text())
+    del manifest["sha256"]
+    edited = json.dumps(manifest).replace('"digest": "toy"', '"digest": "another"')
+    (other / "manifest.json").write_text(edited)
     run = build.parse(c | {"data": dict(sources=[parts[0], parts[0] | {"path": str(other)}])})
     with pytest.raises(ValueError, match=r"sources\[1\].path=.*: its tokenizer 'rgb' is not that of "):
         check_tokens(run)

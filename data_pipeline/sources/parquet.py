@@ -159,6 +159,6 @@ def _open(name: str, size: int, changed: int):
         raise ModuleNotFoundError("the source `parquet` needs pyarrow: pip install 'tokenloom[parquet]'") from e
     try:
         # Not mapped into memory: a file that is cut while it is open would end the process without a word.
-        return pyarrow.parquet.ParquetFile(name)
+        return pyarrow.parquet.ParquetFile(name, page_checksum_verification=True)  # of files that have them
     except (pyarrow.ArrowException, OSError) as e:
         raise ValueError(f"{name}: no whole Parquet file ({e}); restore it or take it out") from e

@@ -1,8 +1,8 @@
 """Token stores: ArrayRecord shards of tokenized examples, with a manifest of how they were made.
 
 `DIR/manifest.json` holds the format version, the tokenizers with their digests and the files of their codes, the
-licence, and of every split its fields, its count and its shards, each with its count, size and sha256. Opening a store
-checks that every shard is there and has its size; `python -m tools.store check DIR` checks the sha256 of all. A record
+licence, of every split its fields, its count and its shards, each with its count, size and sha256, and its own sha256.
+Opening a store checks that, and that every shard is there and has its size; `python -m tools.store check DIR` checks the sha256 of all. A record
 is a msgpack map with all arrays of the example in one block, as (key, dtype, shape, start).
 """
 
@@ -123,7 +123,8 @@ def write_manifest(path, *, tokenizers: dict, licence: str, splits: dict, **more
     """With it a store is finished. splits: {name: of `split_about`}; more: further keys, of how it was made."""
     manifest = {"format": FORMAT, "tokenizers": tokenizers, "licence": licence, "splits": splits, **more}
     partial = Path(path) / "manifest.json.partial"
-    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    manifest["sha256"] = _digest_of(manifest)  # of all that is above it
+    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf8")
     os.replace(partial, Path(path) / "manifest.json")
 
 
@@ -146,6 +147,12 @@ def read_codes(path, tokenizer: str):
     if sha256(file) != about["sha256"]:
         raise ValueError(f"{file}: another sha256 than its manifest says; copy it again")
     return np.load(file, allow_pickle=False)
+
+
+def _digest_of(manifest: dict) -> str:
+    """Of what it says, however it is laid out. Those of older versions do not hold their own."""
+    said = json.dumps(manifest, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 class Writer:
@@ -187,6 +194,10 @@ def read_manifest(path) -> dict:
     made = manifest.get("format") if isinstance(manifest, dict) else None
     if made not in (1, FORMAT):
         raise ValueError(f"{file}: format={made!r}, this version reads 1 to {FORMAT}; tokenize again")
+    if manifest.pop("sha256", None) not in (None, _digest_of(manifest)):
+        raise ValueError(
+            f"{file}: another sha256 than it says of itself: copy it again, or take its key sha256 out if you edited it"
+        )
     try:
         if made == 1:
             for about in manifest["splits"].values():

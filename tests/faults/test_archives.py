@@ -1,5 +1,6 @@
 """Tars by what their members really are, keys with dots, and files that are cut while they are open."""
 
+import json
 import os
 import subprocess
 import sys
@@ -231,6 +232,34 @@ def test_manifests_that_are_none_are_named(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest.json: (not valid JSON|no manifest|format=).*(again|this version)"):
         tokens.Source(tmp_path)
+
+
+def test_a_manifest_that_was_changed_is_named(tmp_path):
+    file = write("tokens", tmp_path) / "manifest.json"
+    text = file.read_text()
+    file.write_text(text.replace("train-00001", "train-00000"))
+    with pytest.raises(
+        ValueError, match=r"manifest.json: another sha256 than it says of itself: copy it again, or take"
+    ):
+        tokens.Source(tmp_path)
+    file.write_text(json.dumps(json.loads(text), indent=9))
+    assert len(tokens.Source(tmp_path)) == 3, "its layout says nothing"
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_flipped_bit_of_a_page_is_found_if_it_has_a_checksum(tmp_path, checksums):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"text": [f"number {i} of many" for i in range(50)]})
+    options = dict(compression="none", use_dictionary=False, write_page_checksum=checksums)
+    pq.write_table(table, tmp_path / "train.parquet", **options)
+    data = bytearray((tmp_path / "train.parquet").read_bytes())
+    data[data.index(b"number 7 ")] ^= 1
+    (tmp_path / "train.parquet").write_bytes(data)
+    if not checksums:  # no file without them can tell
+        assert SOURCES["parquet"](tmp_path)[7]["text"] == "oumber 7 of many"
+        return
+    with pytest.raises(ValueError, match=r"train.parquet: row group 0 is not readable .*restore the file"):
+        SOURCES["parquet"](tmp_path)[7]
 
 
 def test_an_index_that_is_a_pipe_is_not_waited_for(tmp_path):
