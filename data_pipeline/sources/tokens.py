@@ -2,8 +2,8 @@
 
 `DIR/manifest.json` holds the format version, the tokenizers with their digests and the files of their codes, the
 licence, of every split its fields, its count and its shards, each with its count, size and sha256, and its own sha256.
-Opening a store checks that, and that every shard is there and has its size; `python -m tools.store check DIR` checks the
-sha256 of all. A record is a msgpack map with all arrays of the example in one block, as (key, dtype, shape, start).
+Opening a store checks its own, and that every shard is there and has its size; `tools.store check DIR` checks all. A
+record is a msgpack map with all arrays of the example in one block, as (key, dtype, shape, start).
 """
 
 import bisect
