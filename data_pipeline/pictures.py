@@ -109,14 +109,15 @@ def classes(m: Modality, example: dict) -> np.ndarray:
         found = numbers(example[m.field])
     except ValueError as e:
         raise ValueError(f"{where} that {e}") from e
-    beyond = found[~((found >= 0) & (found < m.vocab_size) | (found == NO_LABEL))]
-    fractions = found[found % 1 != 0] if found.dtype.kind == "f" and not len(beyond) else beyond
-    if len(beyond) or len(fractions):
+    known = (found < m.vocab_size) & (found >= 0) | (found == NO_LABEL)
+    if found.dtype.kind == "f":
+        known &= found % 1 == 0
+    if not known.all():
         raise ValueError(
-            f"{where} of {np.unique(fractions)[:5].tolist()}: must be 0…{m.vocab_size - 1}, or {NO_LABEL} for none; "
-            "mend the data, or set vocab_size"
+            f"{where} of {np.unique(found[~known])[:5].tolist()}: must be 0…{m.vocab_size - 1}, or {NO_LABEL} for "
+            "none; mend the data, or set vocab_size"
         )
-    return found.astype(np.uint8)
+    return found.astype(np.uint8, copy=False)
 
 
 def _scaled(m: Modality, image) -> np.ndarray:

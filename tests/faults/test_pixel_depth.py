@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -48,9 +50,6 @@ def made(value, m: Modality) -> np.ndarray:
 
 def grey_png(bits: int) -> bytes:
     """A grey PNG of 1, 2 or 4 bits, which Pillow does not write, of 0, 1, 2, … in each row."""
-    import struct
-    import zlib
-
     rows = [[n % 2**bits for n in range(4)]] * 3
     packed = [sum(n << 8 - bits * (i + 1) for i, n in enumerate(r)) if bits < 4 else None for r in rows]
     lines = b"".join(b"\0" + (bytes([p]) if p is not None else bytes([0x01, 0x23])) for p in packed)
@@ -129,6 +128,7 @@ def test_labels_are_exact_from_every_source(tmp_path, source):
     "image, message",
     [
         (indexed(CLASSES + 240), r"has map of \[240, 241, 242, 243, 244\]: must be 0…11, or 255"),
+        (Image.fromarray(CLASSES + 1), r"has map of \[12\]: must be 0…11"),
         (Image.fromarray(SIXTEEN + 256), r"\[256, 257"),
         (Image.fromarray((CLASSES * 0.5).astype(np.float32)), r"has map of \[0.5, 1.5"),
         (Image.fromarray(CLASSES.astype(np.int32) - 1), r"has map of \[-1\]"),
@@ -136,7 +136,7 @@ def test_labels_are_exact_from_every_source(tmp_path, source):
         (Image.new("RGB", (4, 3), (1, 2, 3)), "of mode RGB: one number"),
         (Image.new("LA", (4, 3), (1, 128)), "of mode LA: one number"),
     ],
-    ids=["P", "I;16", "F", "I", "CMYK", "RGB", "LA"],
+    ids=["P", "L", "I;16", "F", "I", "CMYK", "RGB", "LA"],
 )
 def test_labels_outside_the_classes_and_modes_without_numbers(image, message):
     found = read(encoded(image, "TIFF" if image.mode in ("I", "F", "CMYK") else "PNG"))
@@ -262,6 +262,37 @@ def test_integers_beyond_16_bits_are_no_picture_but_may_be_a_map(value):
     with pytest.raises(ValueError, match=r"map is int32\[3, 4, 1\] of mode I"):
         made(image, PHOTO)
     assert (made(image, depth(-1, 65536)) == (0 if value < 0 else 255)).all()
+
+
+def tiff(bits: int, photometric: int, data: bytes) -> bytes:
+    """An uncompressed grey TIFF of 2 × 1 pixels."""
+    tags = [
+        (256, 2),
+        (257, 1),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, len(data)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 273 else 3, 1, value) for tag, value in tags)
+    block = data + bytes(-len(data) % 2)
+    return b"II*\0" + struct.pack("<I", 8 + len(block)) + block + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_12_bits():
+    image = read(tiff(12, 1, bytes([0x00, 0x7F, 0xFF])))  # 7 and 4095
+    assert image[..., 0].tolist() == [[0, 255]] and numbers(image)[..., 0].tolist() == [[7, 4095]]
+
+
+@pytest.mark.parametrize("bits, mode", [(1, "1;I"), (4, "L;4I"), (8, "L;I")])
+def test_where_white_is_zero_nothing_says_which_number_is_meant(bits, mode):
+    image = read(tiff(bits, 0, bytes(2)))
+    assert (as_picture(image) == 255).all()
+    with pytest.raises(ValueError, match=f"of mode {mode}: one number a pixel is wanted"):
+        numbers(image)
 
 
 def test_arrays_of_16_bits_and_without_channels_are_pictures():
