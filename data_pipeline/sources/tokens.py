@@ -109,7 +109,7 @@ def split_about(shards: list[dict]) -> dict:
 def write_manifest(path, *, tokenizers: dict, licence: str, splits: dict, **more):
     """With it a store is finished. splits: {name: of `split_about`}; more: further keys, of how it was made."""
     manifest = {"format": FORMAT, "tokenizers": tokenizers, "licence": licence, "splits": splits, **more}
-    partial = Path(path) / "manifest.json.partial"
+    partial = Path(path) / f"manifest.json.{os.getpid()}.partial"  # of several processes two may end at once
     partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     os.replace(partial, Path(path) / "manifest.json")
 
@@ -117,7 +117,10 @@ def write_manifest(path, *, tokenizers: dict, licence: str, splits: dict, **more
 def write_codes(path, tokenizer: str, codes) -> dict:
     """Writes what a tokenizer's decoder reads for each id, float32 `[vocab_size, d]`; returns what a manifest says."""
     file = Path(path) / f"{tokenizer}.codes.npy"
-    np.save(file, codes)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as f:
+        np.save(f, codes)
+    os.replace(partial, file)
     return {"file": file.name, "sha256": sha256(file)}
 
 
