@@ -44,14 +44,15 @@ def check(folder) -> list[str]:
     except ValueError as e:
         return [str(e)]
     with ThreadPoolExecutor(8) as pool:
-        return [p for p in pool.map(lambda name: _problem(folder / name, wanted[name]), wanted) if p]
+        return [p for p in pool.map(lambda name: _problem(folder, name, wanted[name]), wanted) if p]
 
 
-def _problem(file, digest: str) -> str:
+def _problem(folder, name: str, digest: str) -> str:
+    file = folder / name
     try:
-        return "" if _sha256(file) == digest else f"{file} has another sha256 than {FILE} says"
+        return "" if _sha256(file) == digest else f"{file} has another sha256 than {folder / FILE} says"
     except FileNotFoundError:
-        return f"{file} is missing"
+        return f"{file} is missing, which {folder / FILE} lists"
     except OSError as e:
         return f"{file} cannot be read ({e.strerror or e})"
 
