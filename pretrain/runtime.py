@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from pretrain.lock import Lock
 from pretrain.sharding import gib
-from pretrain.storage import Spool, locate, read_config, write
+from pretrain.storage import Spool, locate, read_config, write_config
 
 # Keys that may differ when a run is continued: what is shown and kept and where it runs, not what is learned.
 FREE_KEYS = ("log", "checkpoint", "evals", "final_evals", "mesh")
@@ -164,7 +164,7 @@ def _claim(workdir, config_json: str) -> bool:
         raise ValueError(
             f"workdir={workdir} belongs to a run of another config; take another --workdir or that config:\n{diff}"
         )
-    write(file, config_json)
+    write_config(workdir, json.loads(config_json))
     return found
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import fsspec
 from etils import epath
 
+from data_pipeline.seal import seal, unseal
+
 
 def locate(workdir) -> epath.Path:
     """A workdir on a disk or in a bucket, `gs://BUCKET/RUN`, as an absolute path that reads and writes both alike."""
@@ -91,12 +93,16 @@ class Spool:
         return bool(self._there)
 
 
+def write_config(workdir, config: dict):
+    write(locate(workdir) / "config.json", json.dumps(seal(config), indent=2, sort_keys=True) + "\n")
+
+
 def read_config(workdir) -> dict:
     """The `config.json` of a workdir; FileNotFoundError without one, ValueError if it is no JSON."""
     file = locate(workdir) / "config.json"
     if not file.exists():
         raise FileNotFoundError(f"{workdir} is no workdir (no config.json): train with `python -m pretrain`")
     try:
-        return json.loads(file.read_text())
-    except ValueError as e:
+        return unseal(json.loads(file.read_text()))
+    except (ValueError, TypeError, AttributeError) as e:
         raise ValueError(f"{file} is broken ({e}): bring it back from a copy, or train into a new workdir") from e

@@ -21,6 +21,7 @@ from pretrain.models import multimodal
 from pretrain.restore import restore
 from pretrain.step import TrainState
 from pretrain.storage import write as write_file
+from pretrain.storage import write_config
 
 POSITIONS = "fourm_positions.safetensors"  # their position tables, where ours differ in the last bit
 TOKENIZER = "fourm_tokenizer.json"  # the arguments of a tokenizer's constructor, as they came
@@ -91,7 +92,7 @@ def _config(model, held, modalities, objectives) -> dict:
 def _save(workdir, config, params, report):
     build.objectives(build.parse(config))  # what `restore` will do
     workdir.mkdir(parents=True, exist_ok=True)
-    write_file(workdir / "config.json", json.dumps(config, indent=2) + "\n")
+    write_config(workdir, json.loads(json.dumps(config)))
     with Checkpointer(workdir, info={"modalities": config["modalities"]}) as checkpointer:
         checkpointer.save(TrainState(np.zeros((), np.int32), params, (), None), _NoData())
     for line in report:

@@ -16,6 +16,8 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
+from data_pipeline.seal import seal, unseal
+
 FORMAT = 2  # 1 had one file a split, did not say its size, and wrapped each array by itself
 SHARD_SIZE = 4096  # examples
 ALIGNMENT = 8  # bytes, of an array in a record
@@ -110,7 +112,7 @@ def write_manifest(path, *, tokenizers: dict, licence: str, splits: dict, **more
     """With it a store is finished. splits: {name: of `split_about`}; more: further keys, of how it was made."""
     manifest = {"format": FORMAT, "tokenizers": tokenizers, "licence": licence, "splits": splits, **more}
     partial = Path(path) / f"manifest.json.{os.getpid()}.partial"  # of several processes two may end at once
-    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    partial.write_text(json.dumps(seal(json.loads(json.dumps(manifest))), indent=2, ensure_ascii=False) + "\n")
     os.replace(partial, Path(path) / "manifest.json")
 
 
@@ -171,10 +173,14 @@ def read_manifest(path) -> dict:
         raise FileNotFoundError(f"no token store at {path}: make one with `python -m tools.tokenize`")
     try:
         manifest = json.loads(file.read_text())
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{file}: not valid JSON ({e}); remove the store and tokenize again") from e
+    except ValueError as e:
+        raise ValueError(f"{file}: not valid JSON ({e}); copy it again, or remove the store and tokenize again") from e
     if manifest.get("format") not in (1, FORMAT):
         raise ValueError(f"{file}: format={manifest.get('format')!r}, this version reads 1 to {FORMAT}; tokenize again")
+    try:
+        manifest = unseal(manifest)
+    except ValueError as e:
+        raise ValueError(f"{file}: {e}; copy it again, or remove the store and tokenize again") from e
     if manifest["format"] == 1:
         for about in manifest["splits"].values():
             about["shards"] = [{k: about.pop(k) if k != "count" else about[k] for k in ("file", "count", "sha256")}]

@@ -44,11 +44,12 @@ OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results" / "kill.j
 
 def config(workers: int):
     c = copy.deepcopy(CONFIG.value)
-    c.modalities = [{**m, "shape": (16, 16, 1)} for m in c.modalities[:1]]
-    c.model.decoder, c.model.fixed_encoder = dict(network="patches", patch=8, dim=32, mlps=1), False
-    c.steps, c.batch_size, c.optim, c.evals = STEPS, 8, dict(lr=1e-3, warmup=1), {}
-    c.log.every, c.log.tensorboard, c.data.workers = 1, False, workers
-    c.checkpoint.every, c.checkpoint.keep = EVERY, 2
+    with c.unlocked():
+        c.modalities = [{**m, "shape": (16, 16, 1)} for m in c.modalities[:1]]
+        c.model.decoder, c.model.fixed_encoder = dict(network="patches", patch=8, dim=32, mlps=1), False
+        c.steps, c.batch_size, c.optim, c.evals = STEPS, 8, dict(lr=1e-3, warmup=1), {}
+        c.log.every, c.log.tensorboard, c.data.workers = 1, False, workers
+        c.checkpoint.every, c.checkpoint.keep = EVERY, 2
     return c
 
 
@@ -130,7 +131,7 @@ def unbroken(workdir, workers: int) -> dict:
             counts[at] = descriptors(life.pid)
         time.sleep(0.05)
     if life.status:
-        raise SystemExit(f"the run without a kill failed, see {life.log}")
+        raise SystemExit(f"the run without a kill failed:\n{life.log.read_text()}")
     early = max(v for k, v in counts.items() if k <= STEPS // 2)
     late = max(v for k, v in counts.items() if k > STEPS // 2)
     return {"descriptors_first_half": early, "descriptors_second_half": late, "seconds": round(time.time() - start, 1)}
@@ -150,7 +151,7 @@ def live(workdir, workers: int, rng, longest: float, kills: int) -> dict:
             time.sleep(0.01)
         if not life.runs():
             if life.status:
-                raise SystemExit(f"a run that was continued failed, see {life.log}")
+                raise SystemExit(f"a run that was continued failed:\n{life.log.read_text()}")
             found["orphans"] += life.orphans()
             return found
         life.kill()
