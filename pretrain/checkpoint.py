@@ -18,6 +18,7 @@ from pretrain.step import TrainState
 from pretrain.storage import locate, read_config, write
 
 METRIC = "metric"
+PART = 2**26  # bytes of a file at most, unless an array is larger: several are hashed at once
 ABOUT, COPY = "_CHECKPOINT_METADATA", "about.json"  # Orbax notes the time of the commit in its own once more
 
 
@@ -65,6 +66,7 @@ class Checkpointer:
         if verify:
             on_first(lambda: _set_aside_damaged(workdir))
         context = ocp.Context()
+        context.array.saving.ocdbt_target_data_file_size = PART
         # It runs on process 0 when all have written, before the folder gets its name. Orbax copies a method's object.
         context.async_options.post_finalization_callback = lambda: self._write_digests()
         with _reading(self._folder):
