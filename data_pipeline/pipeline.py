@@ -9,6 +9,9 @@ Nothing is masked here: corruption is the objective's, on the device.
 
 import dataclasses
 import functools
+import multiprocessing
+import os
+import threading
 
 import grain
 import numpy as np
@@ -317,7 +320,20 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
         return dataset
     if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which a script or notebook never parses
         flags.FLAGS.mark_as_parsed()
-    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _end_with_parent)
+
+
+def _end_with_parent(*_):
+    """A worker process ends when the program that started it does, by SIGKILL too.
+
+    What is then left in shared memory goes with it: Python's resource tracker unlinks what no process holds any more.
+    """
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def eval_batches(source, encoder: Encoder, *, batch_size: int):

@@ -33,11 +33,15 @@ from pretrain.storage import read_config
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Save every `every` steps and at the end; keep the last `keep` and the best by the metric `best` (lower wins)."""
+    """Save every `every` steps (0: never) and at the end; keep the last `keep` and the best by `best` (lower wins).
+
+    verify: write the sha256 of a checkpoint's files with it and compare them before it is used.
+    """
 
     every: int = 1000
     keep: int = 2
     best: str = ""
+    verify: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,8 @@ import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
+from pretrain.storage import write
+
 
 def digest(lowered) -> str:
     """Of the program before compilation and of what compiles it."""
@@ -30,7 +32,7 @@ def save(path, lowered, compiled):
     """Keeps what `compile_afresh(lowered)` gave."""
     payload, _, _ = serialize_executable.serialize(compiled)
     head = json.dumps({"digest": digest(lowered), "jax": jax.__version__}).encode()
-    Path(path).write_bytes(head + b"\n" + payload)
+    write(path, head + b"\n" + payload)
 
 
 def load(path, lowered, devices):

@@ -9,14 +9,15 @@ PACKAGES = ("data_pipeline", "pretrain", "configs", "tools")
 
 # Rooms from the ground up: a room imports only rooms before it, and itself. `pretrain.sharding` is a leaf for all.
 ROOMS = (
-    ("data_pipeline", "pretrain.sharding", "pretrain.chips", "pretrain.storage"),
+    ("data_pipeline", "pretrain.sharding", "pretrain.chips", "pretrain.storage", "pretrain.lock", "pretrain.digests"),
     ("pretrain.ops",),
     ("pretrain.models",),
     ("pretrain.tokenizers",),
     ("pretrain.objectives",),
     ("pretrain.gradcache", "pretrain.optim", "pretrain.adapt", "pretrain.initialize", "pretrain.data_init"),
     ("pretrain.step",),
-    ("pretrain.checkpoint", "pretrain.metrics", "pretrain.runtime", "pretrain.data"),
+    ("pretrain.runtime",),
+    ("pretrain.checkpoint", "pretrain.metrics", "pretrain.data"),
     ("pretrain.build",),
     ("pretrain.restore",),
     ("pretrain.program", "pretrain.flops", "pretrain.executable", "pretrain.inherit"),

@@ -15,6 +15,7 @@ import sentencepiece
 
 from data_pipeline.sources.emoji import metadata
 from data_pipeline.text import SPECIAL_TOKENS, TextTokenizer
+from pretrain.storage import write
 
 ENGLISH = 10  # one language of 26 would be cut into letters, but captions and keywords are in it
 
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--vocab_size", type=int, default=8000)
     args = parser.parse_args(argv)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_bytes(train(args.vocab_size))
+    write(args.out, train(args.vocab_size))
     print(f"{args.out}: {TextTokenizer(args.out)}")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from data_pipeline.folders import data_file
 from data_pipeline.plain_text import parse_json
+from data_pipeline.seal import seal, unseal
 from data_pipeline.shards import in_order
 
 FORMAT = 2  # 1 had one file a split, did not say its size, and wrapped each array by itself
@@ -122,16 +123,18 @@ def split_about(shards: list[dict]) -> dict:
 def write_manifest(path, *, tokenizers: dict, licence: str, splits: dict, **more):
     """With it a store is finished. splits: {name: of `split_about`}; more: further keys, of how it was made."""
     manifest = {"format": FORMAT, "tokenizers": tokenizers, "licence": licence, "splits": splits, **more}
-    partial = Path(path) / "manifest.json.partial"
-    manifest["sha256"] = _digest_of(manifest)  # of all that is above it
-    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf8")
+    partial = Path(path) / f"manifest.json.{os.getpid()}.partial"  # of several processes two may end at once
+    partial.write_text(json.dumps(seal(json.loads(json.dumps(manifest))), indent=2, ensure_ascii=False) + "\n")
     os.replace(partial, Path(path) / "manifest.json")
 
 
 def write_codes(path, tokenizer: str, codes) -> dict:
     """Writes what a tokenizer's decoder reads for each id, float32 `[vocab_size, d]`; returns what a manifest says."""
     file = Path(path).expanduser() / f"{tokenizer}.codes.npy"
-    np.save(file, codes)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as f:
+        np.save(f, codes)
+    os.replace(partial, file)
     return {"file": file.name, "sha256": sha256(file)}
 
 
@@ -147,12 +150,6 @@ def read_codes(path, tokenizer: str):
     if sha256(file) != about["sha256"]:
         raise ValueError(f"{file}: another sha256 than its manifest says; copy it again")
     return np.load(file, allow_pickle=False)
-
-
-def _digest_of(manifest: dict) -> str:
-    """Of what it says, however it is laid out. Those of older versions do not hold their own."""
-    said = json.dumps(manifest, sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()
 
 
 class Writer:
@@ -190,14 +187,14 @@ def read_manifest(path) -> dict:
     try:
         manifest = parse_json(file.read_bytes())
     except ValueError as e:
-        raise ValueError(f"{file}: not valid JSON ({e}); remove the store and tokenize again") from e
+        raise ValueError(f"{file}: not valid JSON ({e}); copy it again, or remove the store and tokenize again") from e
     made = manifest.get("format") if isinstance(manifest, dict) else None
     if made not in (1, FORMAT):
         raise ValueError(f"{file}: format={made!r}, this version reads 1 to {FORMAT}; tokenize again")
-    if manifest.pop("sha256", None) not in (None, _digest_of(manifest)):
-        raise ValueError(
-            f"{file}: another sha256 than it says of itself: copy it again, or take its key sha256 out if you edited it"
-        )
+    try:
+        manifest = unseal(manifest)
+    except ValueError as e:
+        raise ValueError(f"{file}: {e}; copy it again, or take its key sha256 out if it was you") from e
     try:
         if made == 1:
             for about in manifest["splits"].values():

@@ -16,6 +16,7 @@ Slurm); the last to finish writes the manifest, without which it is no store.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -29,9 +30,29 @@ from data_pipeline.image import crop_settings
 from data_pipeline.sources.tokens import SHARD_SIZE, split_about, write_codes, write_manifest
 from pretrain.build import read_run
 from pretrain.data import Part
+from pretrain.lock import Lock
 from pretrain.restore import load_tokenizer
 from tools.tokenize.jobs import Job, field_here, make_job, read_sources
 from tools.tokenize.shards import TooManyFailures, failures_so_far, make_shard, write_json, write_quarantine
+
+
+@contextlib.contextmanager
+def hold(out: Path, process: int, processes: int):
+    """Keeps others from the shards of this process; SystemExit if one has them."""
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(Lock(out, f".lock-{process}-of-{processes}"))
+            for other in out.glob(".lock-*"):
+                if not other.name.endswith(f"-of-{processes}"):  # one of another division
+                    with Lock(out, other.name):
+                        pass
+        except ValueError as e:
+            raise SystemExit(f"--out={e}") from e
+        if processes == 1:  # nobody else writes there: what a kill has left is of no use
+            for partial in out.rglob("*.partial"):
+                partial.unlink()
+        yield
 
 
 def claim(out: Path, plan: dict):
@@ -137,19 +158,18 @@ def main():
     workdirs = parse_pairs("tokenizers", args.tokenizers)
     opened = open_tokenizers(workdirs)
     jobs = make_jobs(args, workdirs, opened)
-    for job in jobs:
-        if processes == 1:  # nobody else writes there: what a kill has left is of no use
-            for partial in job.out.rglob("*.partial"):
-                partial.unlink()
-        claim(job.out, job.plan)
-    for tokenizer, _ in opened.values():
-        tokenizer.chunk = args.batch_size * jax.local_device_count()
-    for job in jobs:
-        if len(jobs) > 1:
-            print(f"{job.out}:", flush=True)
-        mine = job.shards[process::processes]
-        run(args, job.out, [s for s in mine if s.about(job.out) is None], job.sources, job.recipe)
-        finish(job.out, job.shards, job.plan, job.recipe.tokenizers)
+    with contextlib.ExitStack() as stack:
+        for job in jobs:
+            stack.enter_context(hold(job.out, process, processes))
+            claim(job.out, job.plan)
+        for tokenizer, _ in opened.values():
+            tokenizer.chunk = args.batch_size * jax.local_device_count()
+        for job in jobs:
+            if len(jobs) > 1:
+                print(f"{job.out}:", flush=True)
+            mine = job.shards[process::processes]
+            run(args, job.out, [s for s in mine if s.about(job.out) is None], job.sources, job.recipe)
+            finish(job.out, job.shards, job.plan, job.recipe.tokenizers)
 
 
 def run(args, out, shards, sources, recipe):
