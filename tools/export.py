@@ -21,12 +21,12 @@ from pretrain.step import example_keys
 
 
 def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
-    """Largest |JAX − PyTorch| of logits, embeddings and what heads say over held-out examples, both in fp32."""
+    """Largest |JAX − PyTorch| of logits, embeddings and what heads say over test examples, both in fp32."""
     spec = importlib.util.spec_from_file_location("tokenloom_torch", f"{folder}/tokenloom_torch.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     theirs, graph = module.load(folder), fp32_graph(restored)
-    batch = next(Context(restored.run, restored.graph, restored.objectives).batches(("val", "test"), examples))
+    batch = next(Context(restored.run, restored.graph, restored.objectives).batches("test", examples))
     masked = next((o for o in restored.objectives.values() if hasattr(o, "input_tokens")), None)
     if masked is None and not theirs.predictors:
         raise ValueError("the run has neither a masked objective nor a head, of whose outputs the two are compared")
