@@ -206,11 +206,13 @@ def test_lone_surrogates(text, tmp_path):
 
 
 def test_hf_tokenizers_take_lone_surrogates(tmp_path):
-    tokenizers = pytest.importorskip("tokenizers")
+    models = pytest.importorskip("tokenizers.models")
+    from tokenizers import Tokenizer
+
     from data_pipeline.hf_text import HFTokenizer
 
-    model = tokenizers.models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")
-    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    model = models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")
+    Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
     assert HFTokenizer(tmp_path / "tokenizer.json").encode("\ud83d", 4) == [1]
 
 
