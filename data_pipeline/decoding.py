@@ -1,15 +1,16 @@
 """What a file holds by the suffix of its name: an image, an array, a text, a number or JSON."""
 
-import json
 import math
 import os
 import stat
+import threading
 
 import numpy as np
 from PIL import UnidentifiedImageError
 
 from data_pipeline.image import PICTURE_SUFFIXES
 from data_pipeline.picture_file import read_picture
+from data_pipeline.plain_text import decode_text, parse_json
 
 KINDS = dict.fromkeys(PICTURE_SUFFIXES, "image") | {".npy": "array", ".txt": "text", ".cls": "number", ".json": "json"}
 
@@ -65,25 +66,32 @@ def _decode(file, kind: str):
     return _array(file) if kind == "array" else _parse(file.read(), kind)
 
 
+# CPython 3.11's parser, which reads the headers of arrays, fails now and then when several threads are in it.
+_HEADERS = threading.Lock()
+
+
 def _array(file) -> np.ndarray:
     """What NumPy saved. ValueError for pickles, and for a header that promises more or less than the file holds."""
-    start, version = file.tell(), np.lib.format.read_magic(file)
+    version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the format")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    with _HEADERS:
+        shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("its objects are pickled, which would run what they say: save plain numbers")
     said, begin = math.prod(shape) * dtype.itemsize, file.tell()
     held = file.seek(0, os.SEEK_END) - begin
     if min(shape, default=0) < 0 or said > held:
         raise ValueError(f"its header says {dtype}{list(shape)}, which are {said:,} bytes, and {held:,} follow")
-    file.seek(start)
-    return np.load(file, allow_pickle=False)
+    file.seek(begin)
+    return np.ndarray(shape, dtype, bytearray(file.read(said)), order="F" if fortran else "C")
 
 
 def _parse(data: bytes, kind: str):
     if kind == "":
         return data
-    text = data.decode("utf8")
-    return {"text": lambda t: t.rstrip("\r\n"), "number": int, "json": json.loads}[kind](text)
+    if kind == "json":
+        return parse_json(data)
+    text = decode_text(data)
+    return int(text) if kind == "number" else text.rstrip("\r\n")

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_pipeline.plain_text import well_formed
+
 
 class HFTokenizer:
     """The same protocol as `TextTokenizer`, with the vocabulary and the special tokens that the file defines.
@@ -22,9 +24,10 @@ class HFTokenizer:
             from tokenizers import Tokenizer
         except ImportError as e:
             raise ImportError(f"tokenizer={str(path)!r} needs `tokenizers`: pip install 'tokenloom[hf]'") from e
-        if not Path(path).is_file():
+        path = Path(path).expanduser()
+        if not path.is_file():
             raise FileNotFoundError(f"tokenizer={str(path)!r}: no such file; save one with Tokenizer.save(path)")
-        data = Path(path).read_bytes()
+        data = path.read_bytes()
         self.digest = hashlib.sha256(data).hexdigest()
         try:
             self._tokenizer = Tokenizer.from_str(data.decode())
@@ -44,7 +47,7 @@ class HFTokenizer:
         if max_len < self._n_special:
             raise ValueError(f"max_len={max_len}: must hold the {self._n_special} special tokens of {self!r}")
         # In three steps, as a truncation set in the tokenizer would be shared by threads that encode other modalities.
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._tokenizer.encode(well_formed(text), add_special_tokens=False)
         encoding.truncate(max_len - self._n_special)
         return self._tokenizer.post_process(encoding).ids
 

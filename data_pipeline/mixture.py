@@ -19,6 +19,11 @@ def shuffled(source, seed: int, start: int = 0) -> grain.MapDataset:
     return grain.MapDataset.range(start, start + len(source)).seed(seed).shuffle().repeat()
 
 
+def pick(source, index: int, fields, texts=()) -> dict:
+    """An example of any source. Of one that reads field by field these fields alone, those of `texts` not as files."""
+    return source.pick(index, fields, texts) if hasattr(source, "pick") else source[index]
+
+
 class Part:
     """A source as a mixture sees it.
 
@@ -48,8 +53,10 @@ class Part:
     def __getitem__(self, index: int) -> dict:
         return self._renamed(self.source[index], index)
 
-    def peek(self, index: int) -> dict:
-        return self._renamed(getattr(self.source, "peek", self.source.__getitem__)(index), index)
+    def pick(self, index: int, fields, texts=()) -> dict:
+        """The example with these fields alone, if the source can tell them apart."""
+        own, plain = ({self._fields.get(name, name) for name in names} for names in (fields, texts))
+        return self._renamed(pick(self.source, index, own, plain), index)
 
     def _renamed(self, example, index) -> dict:
         named = {name: example[field] for name, field in self._fields.items() if field in example}
@@ -111,9 +118,9 @@ class Source:
         part = self._part(index)
         return part[index - part.start]
 
-    def peek(self, index: int) -> dict:
+    def pick(self, index: int, fields, texts=()) -> dict:
         part = self._part(index)
-        return part.peek(index - part.start)
+        return part.pick(index - part.start, fields, texts)
 
     def _part(self, index) -> Part:
         if not 0 <= index < len(self):

@@ -10,16 +10,25 @@ from data_pipeline.spec import Modality
 def pad_ids(parts: list, m: Modality, rows) -> dict:
     """Lists of ids, None for none, → {"ids" `[B, L]`, "valid" `[B, L]`}."""
     shape = (len(parts), m.length)
-    parts = [np.asarray(() if part is None else part) for part in parts]
+    try:
+        parts = [np.asarray(() if part is None else part) for part in parts]
+    except ValueError:  # a list of lists of several lengths
+        parts = [np.asarray(() if part is None else part, object) for part in parts]
     sizes = np.array([len(part) for part in parts])
     held = [part for part in parts if len(part)]
     if not held:
         return {"ids": np.zeros(shape, m.dtype), "valid": np.zeros(shape, bool)}
-    flat = np.concatenate(held)
-    if flat.dtype.kind not in "iu" or sizes.max() > m.length or flat.min() < 0 or flat.max() >= m.vocab_size:
+    try:
+        flat = np.concatenate(held)
+    except ValueError:  # some are lists of ids, some of lists
+        flat = np.zeros(())
+    whole = flat.dtype.kind in "iu" and flat.ndim == 1
+    if not whole or sizes.max() > m.length or flat.min() < 0 or flat.max() >= m.vocab_size:
         _explain_ids(parts, m, rows)
     if flat.size == math.prod(shape):  # grids that all are there, ten times faster
         return {"ids": flat.reshape(shape).astype(m.dtype), "valid": np.ones(shape, bool)}
+    if m.kind in ("grid", "set") and ((sizes != 0) & (sizes != m.length)).any():
+        _explain_ids(parts, m, rows)
     ids, valid = np.zeros(shape, m.dtype), np.arange(m.length) < sizes[:, None]
     ids[valid] = flat
     return {"ids": ids, "valid": valid}
@@ -28,12 +37,13 @@ def pad_ids(parts: list, m: Modality, rows) -> dict:
 def _explain_ids(parts, m, rows):
     """ValueError for the first row whose ids do not fit."""
     for part, row in zip(parts, rows):
-        if len(part) and part.dtype.kind not in "iu":
+        if len(part) and (part.dtype.kind not in "iu" or part.ndim != 1):
             raise ValueError(
                 f"modality {m.name!r}: row {row} holds {part.dtype} of shape {part.shape}: ids are integers; tokenize "
                 "again, or name another field"
             )
-        if len(part) > m.length or (len(part) and not 0 <= part.min() <= part.max() < m.vocab_size):
+        short = m.kind in ("grid", "set") and len(part) < m.length
+        if len(part) and (short or len(part) > m.length or not 0 <= part.min() <= part.max() < m.vocab_size):
             raise ValueError(
                 f"modality {m.name!r}: {len(part)} ids of {part.min()}…{part.max()} in row {row} do not fit length "
                 f"{m.length} and vocab_size {m.vocab_size}; tokenize again with this spec"

@@ -8,7 +8,11 @@ Nothing is masked here: corruption is the objective's, on the device.
 """
 
 import dataclasses
+import functools
 import itertools
+import multiprocessing
+import os
+import threading
 
 import grain
 import numpy as np
@@ -63,6 +67,19 @@ class Encoder:
         """A batch of one example without its leading axis."""
         return _map(lambda x: x[0], self.collate([self.choose(example, rng)]))
 
+    def read(self, source, index: int) -> dict:
+        """An example, of sources that can tell fields apart with no more than what the modalities are made from."""
+        return mixture.pick(source, index, *self._reads)
+
+    @functools.cached_property
+    def _reads(self) -> tuple[frozenset, frozenset]:
+        """(all fields, those that are texts whatever they look like)."""
+        texts = {m.field for m in self.modalities if m.kind == "sequence" and m.tokenizer in self.tokenizers}
+        fields = {m.field.rpartition(":")[2] for m in self.modalities if m.kind in PICTURES}
+        fields |= {m.field for m in self.modalities if m.kind not in PICTURES}
+        fields |= {{"palette": "palettes"}.get(kind, kind) for kind in (text.partition(":")[0] for text in texts)}
+        return frozenset({*fields, "crop_settings"}), frozenset(texts)
+
     def choose(self, example: dict, rng: np.random.Generator | None) -> dict:
         """What is drawn and made of one example: {modality: ids, rows of vectors or a picture; None if it lacks it}."""
         rng = rng if self.train else None
@@ -90,8 +107,17 @@ class Encoder:
         crops = example.get(m.field)
         if crops is None:
             return None
-        ids = crops[int(crop * len(crops))]
-        return ids if getattr(ids, "ndim", 0) == 1 else np.ravel(ids)
+        try:
+            ids = crops[int(crop * len(crops))]
+        except (TypeError, KeyError, IndexError) as e:
+            raise _misfit(m, example, "a list of the ids of one crop or more") from e
+        if getattr(ids, "ndim", 0) == 1:
+            return ids
+        # Ids without crops are those of the only one; a letter of a text, or one of many ids, is no crop.
+        alone = np.ndim(ids) == 0 and m.length > 1
+        if alone and (isinstance(crops, str) or len(crops) != m.length):
+            raise _misfit(m, example, f"{m.length} ids, or a list of crops of {m.length} ids")
+        return np.ravel(crops if alone else ids)
 
     _set = _grid
 
@@ -101,12 +127,7 @@ class Encoder:
     def _sequence(self, m, example, rng, crop):
         if m.tokenizer not in self.tokenizers:  # made into ids beforehand
             ids = example.get(m.field)
-            if isinstance(ids, str):
-                raise ValueError(
-                    f"modality {m.name!r}: tokenizer={m.tokenizer!r}, but row {example['row']} holds the text "
-                    f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
-                )
-            return None if ids is None else ids[: m.shape[0]]
+            return ids[: m.shape[0]] if getattr(ids, "ndim", 0) == 1 else _listed_ids(m, example)
         try:
             text = render(m.field, example, rng)
         except ValueError as e:
@@ -115,16 +136,21 @@ class Encoder:
         return None if text is None else self.tokenizers[m.tokenizer].encode(text, m.length, **how)
 
     def _vectors(self, m, example, rng, crop):
-        if m.field not in example:
+        if example.get(m.field) is None:
             return None
-        rows = np.atleast_2d(np.asarray(example[m.field], np.float32))[: m.length]
+        try:
+            rows = np.atleast_2d(np.asarray(example[m.field], np.float32))[: m.length]
+        except (ValueError, TypeError) as e:
+            raise _misfit(m, example, f"rows of {m.width} numbers") from e
         if rows.ndim != 2 or rows.shape[1] != m.width:
-            raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}")
-        if not np.isfinite(rows).all():
-            raise ValueError(f"modality {m.name!r}: row {example['row']} has vectors that are not finite; take it out")
+            raise ValueError(
+                f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {rows.shape}; mend the data, or "
+                "set the shape"
+            )
         return rows
 
     def _pixels(self, m, example, rng, crop):
+        example = self._drawn(example, crop)
         frame = self._frame(example)
         given = example.get("crop_settings")  # those of its tokens: pixels show the same crop
         if given is not None:
@@ -138,7 +164,20 @@ class Encoder:
 
     _video = _pixels
 
-    @property
+    def _drawn(self, example: dict, crop: float) -> dict:
+        """The example with one picture of each list of them; a video shows them all."""
+        for m in self._pictures:
+            field = m.field.rpartition(":")[2]
+            if isinstance(example.get(field), list):
+                given = [picture for picture in example[field] if picture is not None]
+                clip = m.kind == "video" and given
+                if clip and len({np.shape(picture) for picture in given}) > 1:
+                    raise _misfit(m, example, "pictures of one size, the frames of a clip")
+                made = np.stack(given) if clip else given[int(crop * len(given))] if given else None
+                example = example | {field: made}
+        return example
+
+    @functools.cached_property
     def _pictures(self):
         return [m for m in self.modalities if m.kind in PICTURES]
 
@@ -163,13 +202,35 @@ class Encoder:
         return common_frame(shapes, f"row {example['row']}") if shapes else None
 
 
+def _listed_ids(m: Modality, example: dict):
+    """The ids of a sequence that are no array."""
+    ids = example.get(m.field)
+    if isinstance(ids, str):
+        raise ValueError(
+            f"modality {m.name!r}: tokenizer={m.tokenizer!r}, but row {example['row']} holds the text "
+            f"{ids[:20]!r}: store its ids, or set tokenizer='text' or the path of a tokenizer.json"
+        )
+    if not isinstance(ids, list | tuple | None):
+        raise _misfit(m, example, "a list of ids")
+    return None if ids is None else ids[: m.shape[0]]
+
+
+def _misfit(m: Modality, example: dict, wanted: str) -> ValueError:
+    field = m.field.rpartition(":")[2] if m.kind in PICTURES else m.field
+    value = f"{example[field]!r:.60}".replace("\n", " ")
+    return ValueError(
+        f"modality {m.name!r}: row {example['row']} holds {field}={value}: it must be {wanted}; mend the data, or "
+        "name another field"
+    )
+
+
 MAKERS = {kind: getattr(Encoder, f"_{kind}") for kind in KINDS}
 
 
 def label_id(m: Modality, example: dict) -> int:
     """The number of an example's class; ValueError if the spec has no such class."""
     value = example[m.field]
-    found = m.numbers.get(value) if m.classes else value
+    found = m.numbers.get(value if isinstance(value, str) else None) if m.classes else value
     if isinstance(found, (int, np.integer)) and not isinstance(found, bool) and 0 <= found < m.vocab_size:
         return int(found)
     allowed = f"one of its classes {', '.join(m.classes[:3])}, …" if m.classes else f"a number of 0…{m.vocab_size - 1}"
@@ -187,12 +248,11 @@ def check_labels(labels, source, limit: int = 20_000):
     """
     if not len(source):
         raise ValueError(f"{source!r} is empty: nothing to train on or to evaluate")
-    maps = [m for m in labels if m.kind == "pixels"]
-    count = min(len(source), 64 if maps else limit)
-    read = source.__getitem__ if maps else getattr(source, "peek", source.__getitem__)
+    count = min(len(source), 64 if any(m.kind == "pixels" for m in labels) else limit)
+    fields = {m.field for m in labels}
     seen = dict.fromkeys((m.name for m in labels), 0)
     for number in _evenly(source, count):
-        example = read(number)
+        example = mixture.pick(source, number, fields)
         for m in labels:
             if example.get(m.field) is None:
                 continue
@@ -254,7 +314,7 @@ class _ReadAndChoose(grain.transforms.RandomMap):
         self._source, self._encoder = source, encoder
 
     def random_map(self, number, rng):
-        return self._encoder.choose(self._source[number], rng)
+        return self._encoder.choose(self._encoder.read(self._source, number), rng)
 
 
 def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, workers: int = 0,
@@ -277,7 +337,20 @@ def train_batches(source, encoder: Encoder, *, batch_size: int, seed: int, worke
         return dataset
     if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which a script or notebook never parses
         flags.FLAGS.mark_as_parsed()
-    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _end_with_parent)
+
+
+def _end_with_parent(*_):
+    """A worker process ends when the program that started it does, by SIGKILL too.
+
+    What is then left in shared memory goes with it: Python's resource tracker unlinks what no process holds any more.
+    """
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def eval_batches(source, encoder: Encoder, *, batch_size: int):
@@ -288,7 +361,7 @@ def eval_batches(source, encoder: Encoder, *, batch_size: int):
     count = -(-len(source) // batch_size)
     ends = [len(source) * i // count for i in range(count + 1)] if count else []
     for start, stop in itertools.pairwise(ends):
-        rows = [encoder.choose(source[i], np.random.default_rng(i)) for i in range(start, stop)]
+        rows = [encoder.choose(encoder.read(source, i), np.random.default_rng(i)) for i in range(start, stop)]
         nothing = rows[0] | {"row": -1} | {m.name: None for m in encoder.modalities}
         rows += [nothing] * (batch_size - len(rows))
         yield encoder.collate(rows)

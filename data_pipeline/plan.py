@@ -32,6 +32,12 @@ def describe_data(source, modalities, batch_size: int, steps: int) -> str:
     return "\n".join(lines)
 
 
+def describe_split(split: str, source) -> str:
+    """How many examples a split has, and what its source reports."""
+    report = getattr(source, "report", "")
+    return f"{split}: {len(source):,} examples" + (f"; {report}" if report else "")
+
+
 def gives(source, m) -> bool:
     """Whether some example of a source has what a modality is made from, as far as the source can tell."""
     known = getattr(source, "fields", None)

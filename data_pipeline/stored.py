@@ -37,6 +37,16 @@ def is_clip(value) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 4 and len(value) > 0 and is_picture(value[0])
 
 
+def gathered(value):
+    """A list of images as one: the only one, or the frames of a clip. ValueError if they are of several sizes."""
+    if not isinstance(value, list) or not any(isinstance(v, np.ndarray) and v.ndim == 3 for v in value):
+        return value
+    images = [v for v in value if v is not None]
+    if len({np.shape(v) for v in images}) > 1:
+        raise ValueError(f"{len(images)} pictures of several sizes in one list; give each a field of its own")
+    return images[0] if len(images) == 1 else np.stack(images)
+
+
 def as_picture(value: np.ndarray) -> np.ndarray:
     """An image or an array of one as it looks: uint8[H, W, 3], or [H, W, 1] of a grey one.
 

@@ -1,15 +1,19 @@
 """Random access to the members KEY.EXT of tars, as webdataset names them: one row a KEY, one column an EXT.
 
-A KEY ends at the first dot of the file's name. Only the headers are read, once: the index is kept beside the tars as
+A KEY ends at the first dot of the file's name; what is a number between two dots is of the key, and all before it:
+`clip-12.5.left.jpg` is `left.jpg` of `clip-12.5`.
+Links to other members are what they lead to. Only the headers are read, once: the index is kept beside the tars as
 `.*.index.npz` if the folder can be written to, and made anew when a tar's size or time has changed.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import io
 import json
 import os
+import posixpath
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +23,14 @@ import numpy as np
 import tqdm
 
 from data_pipeline.decoding import decode, kind_of
+from data_pipeline.folders import HIDDEN, Ignored, is_system, printable
+from data_pipeline.image import UNREAD_SUFFIXES
+from data_pipeline.plain_text import parse_json
 
-FORMAT = 1
+FORMAT = 2  # 1 took what follows the first dot for the suffix, a digit too
+LARGEST = 2**31 - 2**12  # bytes of a member: what one call reads
+LARGEST_JSON = 2**26  # bytes
+ALONE = 64  # names with two suffixes that only one key has, from which on they are taken for keys with dots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +39,7 @@ class Index:
 
     shards: the paths of the tars; shard: int32[n], which one holds a row; keys: bytes[n]; columns: each EXT, in lower
     case; place: int64[n, columns, 2], the first byte of a member and its size, (-1, 0) if a key lacks it; json_keys:
-    the keys of the objects in KEY.json; ignored: members that are no KEY.EXT.
+    the keys of the objects in KEY.json; ignored: `folders.Ignored` in words, members that are no examples.
     """
 
     shards: tuple[str, ...]
@@ -37,8 +47,8 @@ class Index:
     keys: np.ndarray
     columns: tuple[str, ...]
     place: np.ndarray
-    json_keys: tuple[str, ...]
-    ignored: tuple[str, ...]
+    json_keys: frozenset[str]
+    ignored: str
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -49,7 +59,7 @@ class Index:
     def where(self, row: int, column: int | None = None) -> str:
         """`TAR: KEY`, or `TAR: KEY.EXT`."""
         suffix = "" if column is None else f".{self.columns[column]}"
-        return f"{self.shards[self.shard[row]]}: {self.keys[row].decode()}{suffix}"
+        return f"{self.shards[self.shard[row]]}: {self.keys[row].decode('utf8', 'replace')}{suffix}"
 
     def read(self, row: int, column: int):
         """A member as `decoding.decode` gives it. ValueError for a broken one."""
@@ -74,7 +84,10 @@ class Index:
         empty = [s for i, s in enumerate(self.shards) if i not in held]
         lines = [f"{len(empty)} of {len(self.shards)} tars are empty, such as {empty[0]}"] if empty else []
         if self.ignored:
-            lines.append(f"{len(self.ignored)} members are no KEY.EXT and ignored, such as {self.ignored[0]}")
+            lines.append(f"members {self.ignored}")
+        unread = [c for c, ext in enumerate(self.columns) if f".{ext}".endswith(UNREAD_SUFFIXES)]
+        lines += [f"{(self.place[:, c, 0] >= 0).sum():,} members .{self.columns[c]} are pictures in a format that is "
+                  "not read: they give bytes" for c in unread]  # fmt: skip
         return lines
 
 
@@ -93,11 +106,15 @@ def read_index(shards) -> Index:
         arrays = _scan_all(shards)
         _save(kept, arrays | {"stamp": stamp})
         _open.cache_clear()  # a tar of this name may have been another
-    lists = {k: tuple(arrays[k].tolist()) for k in ("columns", "json_keys", "ignored")}
-    return Index(tuple(map(str, shards)), arrays["shard"], arrays["keys"], place=arrays["place"], **lists)
+    return Index(
+        tuple(map(str, shards)), arrays["shard"], arrays["keys"], tuple(arrays["columns"].tolist()), arrays["place"],
+        frozenset(arrays["json_keys"].tolist()), str(arrays["ignored"]),
+    )  # fmt: skip
 
 
 def _load(file: Path, stamp: str) -> dict | None:
+    if not file.is_file():
+        return None
     try:
         with np.load(file) as kept:
             return dict(kept) if kept["stamp"] == stamp else None
@@ -119,6 +136,10 @@ def _scan_all(shards: list[Path]) -> dict:
     # Headers are spread over a tar: on network storage threads hide the waiting.
     with ThreadPoolExecutor(8) as pool:
         found = list(tqdm.tqdm(pool.map(_scan, shards), "index tars", len(shards), disable=None))
+    ignored = Ignored()
+    for _, _, left in found:
+        ignored.update(left)
+    _check_suffixes([(shard, rows) for shard, (rows, _, _) in zip(shards, found)])
     columns = sorted({ext for rows, _, _ in found for members in rows.values() for ext in members})
     number = {ext: i for i, ext in enumerate(columns)}
     count = sum(len(rows) for rows, _, _ in found)
@@ -130,46 +151,94 @@ def _scan_all(shards: list[Path]) -> dict:
             place[row, number[ext]] = where
     return {
         "shard": np.repeat(np.arange(len(shards), dtype=np.int32), [len(rows) for rows, _, _ in found]),
-        "keys": np.array([key.encode() for rows, _, _ in found for key in rows], "S"),
+        "keys": np.array([key.encode("utf8", "surrogateescape") for rows, _, _ in found for key in rows], "S"),
         "columns": np.array(columns, "U"),
         "place": place,
         "json_keys": np.array(sorted({key for _, keys, _ in found for key in keys}), "U"),
-        "ignored": np.array([f"{s}: {name}" for s, (_, _, names) in zip(shards, found) for name in names], "U"),
+        "ignored": np.array(str(ignored), "U"),
     }
 
 
 def _scan(path: Path):
-    """({key: {ext: (offset, size)}}, keys of JSON objects, names of other members) of one tar."""
-    rows, json_keys, ignored = {}, set(), []
+    """({key: {ext: (offset, size)}}, keys of JSON objects, what else is there) of one tar."""
+    rows, json_keys, ignored = {}, set(), Ignored()
     with open(path, "rb") as file:
         for name, offset, size in _members(path, file):
             folder, _, base = name.rpartition("/")
-            key, dot, ext = base.partition(".")
-            if not (key and dot and ext):
-                ignored.append(name)
+            key, ext = _split_name(base)
+            if is_system(name) or not ext:
+                ignored.add(HIDDEN if is_system(name) else "no KEY.EXT", f"{path}: {printable(name)}")
                 continue
             members = rows.setdefault(f"{folder}/{key}" if folder else key, {})
             if members.setdefault(ext.lower(), (offset, size)) != (offset, size):
                 raise ValueError(f"{path}: {name}: this member is there twice; keys must be unique in a tar")
             if ext.lower() == "json":
-                json_keys |= _object_keys(os.pread(file.fileno(), size, offset))
+                json_keys |= _object_keys(path, name, file, offset, size)
+    for key in rows:
+        before, dot, number = key.rpartition(".")
+        if dot and "/" not in number and before in rows:
+            raise ValueError(
+                f"{path}: {printable(key)}.{next(iter(rows[key]))}: there is {printable(before)} too, so one cannot "
+                f"tell whether {number} is of its key or a field; put _ or a letter before the number"
+            )
     return rows, json_keys, ignored
 
 
+def _split_name(base: str) -> tuple[str, str]:
+    """KEY and EXT of a file's name; EXT is "" of one that has none."""
+    parts = base.split(".")
+    start = max((i + 1 for i, part in enumerate(parts[1:-1], 1) if not part or part[0].isdigit()), default=1)
+    return ".".join(parts[:start]), ".".join(parts[start:])
+
+
+def _check_suffixes(found):
+    """ValueError for names of which one cannot tell where their keys end: each of many has a suffix of its own."""
+    every = ((ext, path, key) for path, rows in found for key, members in rows.items() for ext in members)
+    double = [where for where in every if "." in where[0]]
+    count = collections.Counter(ext for ext, _, _ in double)
+    alone = [where for where in double if count[where[0]] == 1]
+    if len(alone) > ALONE and 2 * len(alone) > len(count):
+        ext, path, key = alone[0]
+        raise ValueError(
+            f"{path}: {printable(key)}.{ext}: {len(alone):,} names have two suffixes that no other has: a key ends at "
+            "its first dot; rename the members so that keys have none"
+        )
+
+
 def _members(path, file):
-    """(name, offset, size) of the files of a tar."""
-    last = "its first member"
+    """(name, offset, size) of the files of a tar and, after them, of the links to them."""
+    last, places, links = "its first member", {}, []
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                last = member.name
+                last, name = member.name, posixpath.normpath(member.name)
+                if member.issparse() or member.size > LARGEST:
+                    raise ValueError(
+                        f"{path}: {member.name}: {member.size:,} bytes{', stored sparse' * member.issparse()}: members "
+                        f"are whole files of at most {LARGEST:,}; make the tar without --sparse"
+                    )
                 if member.isreg():
-                    yield member.name, member.offset_data, member.size
+                    places[name] = member.offset_data, member.size
+                    yield name, member.offset_data, member.size
+                elif member.issym() or member.islnk():
+                    folder = posixpath.dirname(name) if member.issym() else ""
+                    links.append((name, posixpath.normpath(posixpath.join(folder, member.linkname))))
                 elif not member.isdir():
                     raise ValueError(f"{path}: {member.name}: neither file nor folder; put the file itself there")
             end = tar.offset
     except tarfile.ReadError as e:
         raise ValueError(f"{path}: not a whole plain tar ({e}, at {last}); copy it again or take it out") from e
+    to = dict(links)
+    for name, target in links:
+        seen = {name}
+        while target in to and target not in seen:  # of a link to a link
+            seen.add(target)
+            target = to[target]
+        if target not in places:
+            if is_system(name):
+                continue
+            raise ValueError(f"{path}: {name}: links to {target}, no file in this tar; put the file itself there")
+        yield name, *places[target]
     # tarfile takes a broken header for the end; a true one is all zeros.
     rest = os.pread(file.fileno(), 2**16, end)
     if len(rest) < tarfile.BLOCKSIZE or any(rest):
@@ -178,9 +247,11 @@ def _members(path, file):
         )
 
 
-def _object_keys(data: bytes) -> set[str]:
+def _object_keys(path, name: str, file, offset: int, size: int) -> set[str]:
+    if size > LARGEST_JSON:
+        raise ValueError(f"{path}: {name}: {size:,} bytes of JSON, at most {LARGEST_JSON:,} are read; cut it up")
     try:
-        value = json.loads(data)
+        value = parse_json(os.pread(file.fileno(), size, offset))
     except ValueError:  # said when it is read
         return set()
     return set(value) if isinstance(value, dict) else set()

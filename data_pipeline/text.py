@@ -10,6 +10,7 @@ import numpy as np
 import sentencepiece
 
 from data_pipeline.image import palette_text
+from data_pipeline.plain_text import as_text, well_formed
 from data_pipeline.structured import encode_detections, encode_humans, encode_instances, encode_metadata
 
 LANGUAGES = (
@@ -55,9 +56,15 @@ class TextTokenizer:
 
     def __init__(self, path: str | Path | None = None):
         packaged = importlib.resources.files("data_pipeline") / "text_models" / "emoji.model"
-        model = (packaged if path is None else Path(path)).read_bytes()
+        model = (packaged if path is None else Path(path).expanduser()).read_bytes()
         self.digest = hashlib.sha256(model).hexdigest()
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as e:
+            raise ValueError(
+                f"path={str(path)!r}: no model of SentencePiece ({len(model):,} bytes); train one with "
+                "`python -m tools.train_text_tokenizer`"
+            ) from e
         self.vocab_size = self._processor.vocab_size()
         for token_id, token in enumerate(SPECIAL_TOKENS):
             if token_id >= self.vocab_size or self._processor.id_to_piece(token_id) != token:
@@ -77,7 +84,7 @@ class TextTokenizer:
         what predicts text does not learn that it ends where it was cut. With `keep_end` words are cut instead, as
         `HFTokenizer` and transformers do: what is pooled at its end has one.
         """
-        ids = self._processor.encode(text)
+        ids = self._processor.encode(well_formed(text))
         # SentencePiece puts the space before a special token into a piece of its own, which says nothing.
         pairs = itertools.pairwise([*ids, self.eos_id])
         ids = [i for i, following in pairs if i != self._space_id or not _is_special(following)]
@@ -119,7 +126,7 @@ def render(field: str, example: dict, rng: np.random.Generator | None = None) ->
         "subgroup", or "palette" (1..7 colours; `example["palettes"]` is a list whose entry k - 1 is uint8[<=k, 3], the
         k dominant colours), or one of STRUCTURED, encoded by `data_pipeline.structured`: `det` {"boxes", "classes"},
         `metadata` {name: number}, `human_poses` a list of Human, `sam_instance` a list of Point. Any other field
-        must be a string or a list of strings, such as the captions of an image.
+        must be a string or a list of strings, such as the captions of an image; numbers are written as text.
       example: the metadata, as a source yields it.
       rng: draws the language, the order of the keywords, the number of colours and which string of a list. None gives
         the form for evaluation: English or else the first of LANGUAGES, the given order, 5 colours, the first string.
@@ -128,37 +135,63 @@ def render(field: str, example: dict, rng: np.random.Generator | None = None) ->
       The text, or None if the example lacks the field.
 
     Raises:
-      ValueError: another field that holds something else than text.
+      ValueError: a field that holds something else.
     """
-    if field not in FIELDS:
-        return _plain(field, example.get(field), rng)
     kind, _, language = field.partition(":")
+    if field not in FIELDS or kind in ("group", "subgroup"):
+        return _one(list_texts(field, example.get(field)), rng)
     if kind == "name":
-        names = example.get("name") or {}
-        if language == "random":
-            known = [candidate for candidate in LANGUAGES if candidate in names]
-            language = known[0 if rng is None else rng.integers(len(known))] if known else None
-        return names.get(language) or None
+        return _name(language, example.get("name"), rng)
     if kind == "keywords":
-        words = list(example.get("keywords") or ())
+        words = list_texts("keywords", example.get("keywords"))  # a text is one word: nothing tells how to part it
         return ", ".join(words if rng is None else rng.permutation(words)) or None
     if kind == "palette":
-        palettes = example.get("palettes") or ()
-        count = 5 if rng is None else rng.integers(1, 8)
-        return palette_text(palettes[min(count, len(palettes)) - 1]) if len(palettes) else None
-    if kind in STRUCTURED:
-        return _structured(kind, example[kind], rng) or None if kind in example else None
-    return example.get(field) or None
-
-
-def _plain(field, value, rng):
-    texts = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return _palette(example.get("palettes"), rng)
+    if example.get(kind) is None:
+        return None
+    try:
+        return _structured(kind, example[kind], rng) or None
+    except (KeyError, TypeError, AttributeError, IndexError) as e:
         raise ValueError(
-            f"field={field!r} holds {value!r:.40}: it must be a string or a list of strings; "
+            f"field={field!r} holds {example[kind]!r:.60}, which `data_pipeline.structured` does not encode "
+            f"({type(e).__name__}: {e}); see `text.render`"
+        ) from e
+
+
+def list_texts(field: str, value) -> list[str]:
+    """One text or a list of them, numbers as they are written, without what says nothing."""
+    values = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    try:
+        texts = [as_text(v) for v in (values if isinstance(values, list | tuple) else [values])]
+    except ValueError as e:
+        raise ValueError(
+            f"field={field!r} holds {value!r:.40}: it must be a string or a list of strings ({e}); "
             f"what is written in another way is {', '.join(FIELDS)}."
-        )
-    return texts[0 if rng is None else rng.integers(len(texts))] or None if texts else None
+        ) from e
+    return [text for text in texts if text]
+
+
+def _one(texts: list[str], rng) -> str | None:
+    return texts[0 if rng is None else rng.integers(len(texts))] if texts else None
+
+
+def _name(language: str, names, rng):
+    if not isinstance(names, dict | None):
+        raise ValueError(f"field='name' holds {names!r:.40}: it must be {{language: text}}; or name another field")
+    names = names or {}
+    if language == "random":
+        known = [candidate for candidate in LANGUAGES if candidate in names]
+        language = known[0 if rng is None else rng.integers(len(known))] if known else ""
+    return _one(list_texts("name", names.get(language)), rng)
+
+
+def _palette(palettes, rng):
+    if palettes is None or not len(palettes):
+        return None
+    if not isinstance(palettes, list | tuple | np.ndarray):
+        raise ValueError(f"field='palettes' holds {palettes!r:.40}: it must be a list of uint8[n, 3]")
+    count = 5 if rng is None else rng.integers(1, 8)
+    return palette_text(palettes[min(count, len(palettes)) - 1])
 
 
 def _structured(kind, value, rng):

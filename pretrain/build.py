@@ -20,6 +20,7 @@ import numpy as np
 from data_pipeline import mixture
 from data_pipeline.hf_text import HFTokenizer
 from data_pipeline.pipeline import Encoder
+from data_pipeline.shards import in_order
 from data_pipeline.spec import KINDS, Modality, check_modalities
 from data_pipeline.text import TextTokenizer
 from pretrain.adapt import Rule
@@ -33,11 +34,15 @@ from pretrain.storage import read_config
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Save every `every` steps and at the end; keep the last `keep` and the best by the metric `best` (lower wins)."""
+    """Save every `every` steps (0: never) and at the end; keep the last `keep` and the best by `best` (lower wins).
+
+    verify: write the sha256 of a checkpoint's files with it and compare them before it is used.
+    """
 
     every: int = 1000
     keep: int = 2
     best: str = ""
+    verify: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,6 +316,26 @@ def text_tokenizers(run: Run) -> dict[str, TextTokenizer | HFTokenizer]:
     return made
 
 
+class Untold(ValueError):
+    """A source that does not say which splits it has."""
+
+
+def splits(data: Data) -> list[str]:
+    """The splits that the sources have between them, `train` first and what is evaluated on last; `Untold`."""
+    found = set()
+    for i, part in enumerate(data.sources or (data,)):
+        where = f"config.data.sources[{i}]" if data.sources else "config.data"
+        cls = _source_class(part, where)
+        if not hasattr(cls, "available"):
+            raise Untold(
+                f"{where}.source={part.source!r}: it does not say which splits it has: name them, or give it a "
+                "function `available`"
+            )
+        own = cls.available(part.path) if part.path else cls.available()
+        found |= {name for name in own if not getattr(part, "splits", ()) or name in part.splits}
+    return in_order(found)
+
+
 def source(data: Data, split):
     """A random-access source of examples; of several, those that take part in the split."""
     if not data.sources:
@@ -328,15 +353,20 @@ def source(data: Data, split):
 
 
 def _source(part: Data | Part, split, where: str):
-    cls = load("data_pipeline.sources", part.source, f"{where}.source", "Source").Source
+    cls = _source_class(part, where)
     takes = [name for name in inspect.signature(cls).parameters if name != "split"]
-    if not part.path and "path" in takes:
-        raise ValueError(f"{where}.path='': the source {part.source!r} reads a folder; give its path")
     for key, value in part.options.items():
         if key not in takes or key == "path":
             known = ", ".join(name for name in takes if name != "path") or "no options"
             raise ValueError(f"{where}.options.{key}={value!r}: the source {part.source!r} takes {known}")
     return cls(*[part.path] if part.path else [], split=split, **part.options)
+
+
+def _source_class(part: Data | Part, where: str):
+    cls = load("data_pipeline.sources", part.source, f"{where}.source", "Source").Source
+    if not part.path and "path" in inspect.signature(cls).parameters:
+        raise ValueError(f"{where}.path='': the source {part.source!r} reads a folder; give its path")
+    return cls
 
 
 def encoder(run: Run, *, train: bool) -> Encoder:

@@ -32,7 +32,8 @@ class Part:
 class Data:
     """source: a file of data_pipeline/sources: `emoji`, `tokens`, `files`, `webdataset`, `tar_tree`, `tfds`, `parquet`.
 
-    path: the folder that it reads, if it does; options: what its Source takes beside path and split.
+    path: the folder that it reads, if it does; options: what its Source takes beside path and split, such as `outside`,
+    whether files may lie out of that folder (`data_pipeline.folders`).
     sources, temperature: several instead of one, mixed by their weights or by size^(1 / temperature).
     min_scale, ratio, flip: random crops of `pixels`, aligned over an example: the least share of the area that one
     keeps, the least and greatest factor on its aspect, the probability that it is mirrored.

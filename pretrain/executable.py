@@ -11,6 +11,8 @@ import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
+from pretrain.storage import write
+
 
 def digest(lowered) -> str:
     """Of the program before compilation and of what compiles it."""
@@ -34,7 +36,7 @@ def save(path, lowered, compiled) -> str:
     payload, _, _ = serialize_executable.serialize(compiled)
     head = json.dumps({"digest": digest(lowered), "jax": jax.__version__}).encode()
     held = head + b"\n" + payload
-    Path(path).write_bytes(held)
+    write(path, held)
     return f"{path}@{hashlib.sha256(held).hexdigest()}"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
-from pretrain.storage import Spool, locate
+from pretrain.storage import Spool, locate, read_rows, write_rows
 
 
 class Rate:
@@ -175,7 +175,7 @@ class Writer:
         if not self._main:
             return
         row = {"step": step} | {k: float(v) for k, v in scalars.items()}
-        self._jsonl.write(json.dumps(row) + "\n")
+        self._jsonl.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._jsonl.flush()
         for k, v in scalars.items():
             if self._tensorboard:
@@ -218,11 +218,10 @@ def _wandb_id(file) -> str:
 
 def _continue_jsonl(path: Path, start: int):
     """Opens the log for appending, without the rows of steps after `start`: those steps are trained again."""
-    rows = path.read_text(encoding="utf8").splitlines() if path.exists() else []
-    complete = [row for row in rows if row.endswith("}")]  # a killed run may leave half a line
-    kept = [row for row in complete if json.loads(row)["step"] <= start]
-    if kept != rows:
-        path.write_text("".join(row + "\n" for row in kept), encoding="utf8")
+    rows, broken = read_rows(path)
+    if broken:  # a killed run may leave half a line
+        tqdm.tqdm.write(f"{path}: left out {broken} line(s) that are no rows")
+    write_rows(path, [row for row in rows if row["step"] <= start])
     return open(path, "a", encoding="utf8")
 
 

@@ -1,5 +1,6 @@
 """Around the loop: joining the other processes, what runs here, stopping in time, and claiming a workdir."""
 
+import contextlib
 import difflib
 import hashlib
 import importlib.metadata
@@ -16,8 +17,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from pretrain.lock import Lock
 from pretrain.sharding import gib
-from pretrain.storage import Spool, locate, read_config
+from pretrain.storage import Spool, locate, read_config, write_config
 
 # Keys that may differ when a run is continued: what is shown and kept and where it runs and its data lie, not what is
 # learned. `train.check_data` compares the data themselves.
@@ -115,45 +117,57 @@ def say(text: str):
         print(text, flush=True)
 
 
-def claim_workdir(workdir, config_json: str) -> bool:
-    """Writes the config into a new workdir; True if an earlier run of the same config is there to be continued.
-
-    ValueError with the difference if the workdir belongs to another config; on every process, so that none waits.
-    """
-    found, error = False, ""
+def on_first(work) -> int:
+    """What `work()` gives on process 0, the only one that runs it; a ValueError of it is one on all, so none waits."""
+    found, error = 0, ""
     if jax.process_index() == 0:
         try:
-            found = _claim(workdir, config_json)
+            found = work()
         except ValueError as e:
             error = str(e)
-        except OSError as e:
-            error = (
-                f"workdir={workdir}: cannot be written ({e}); does the disk or bucket exist, and may this user write?"
-            )
     if jax.process_count() > 1:
-        found, failed = multihost_utils.broadcast_one_to_all(np.array([found, bool(error)]))
-        error = error or ("process 0 refused the workdir" if failed else "")
+        found, failed = multihost_utils.broadcast_one_to_all(np.array([found or 0, bool(error)]))
+        error = error or ("process 0 refused the workdir, see there" if failed else "")
     if error:
         raise ValueError(error)
-    return bool(found)
+    return found
+
+
+@contextlib.contextmanager
+def claim_workdir(workdir, config_json: str):
+    """Locks the workdir and writes the config into it; gives True if an earlier run of the same config is continued.
+
+    ValueError if another program trains there, or with the difference if it belongs to another config.
+    """
+    with contextlib.ExitStack() as held:
+
+        def claim():
+            try:
+                locate(workdir).mkdir(parents=True, exist_ok=True)
+                held.enter_context(Lock(workdir))
+                return _claim(workdir, config_json)
+            except OSError as e:
+                raise ValueError(
+                    f"workdir={workdir}: cannot be written ({e}); does the disk or bucket exist, and may this user "
+                    "write?"
+                ) from e
+
+        yield bool(on_first(claim))
 
 
 def _claim(workdir, config_json: str) -> bool:
     file = locate(workdir) / "config.json"
-    if not file.exists():
-        if (file.parent / "checkpoints").exists():
-            raise ValueError(f"{workdir} holds checkpoints but no config.json; choose another --workdir")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(config_json)
-        return False
-    ours, theirs = (_fixed(values) for values in (json.loads(config_json), read_config(workdir)))
-    if ours != theirs:
+    found = file.exists()
+    if not found and (file.parent / "checkpoints").exists():
+        raise ValueError(f"{workdir} holds checkpoints but no config.json; choose another --workdir")
+    ours, theirs = (_fixed(values) for values in (json.loads(config_json), read_config(workdir) if found else {}))
+    if found and ours != theirs:
         diff = "\n".join(difflib.unified_diff(theirs, ours, "the workdir's config", "this config", lineterm="", n=2))
         raise ValueError(
             f"workdir={workdir} belongs to a run of another config; take another --workdir or that config:\n{diff}"
         )
-    file.write_text(config_json)
-    return True
+    write_config(workdir, json.loads(config_json))
+    return found
 
 
 def _fixed(values: dict) -> list[str]:

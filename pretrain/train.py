@@ -9,7 +9,7 @@ import numpy as np
 from data_pipeline.pipeline import check_labels, train_batches
 from data_pipeline.plan import describe_data
 from pretrain import build, metrics, runtime, sharding
-from pretrain.checkpoint import Checkpointer, has_checkpoint, read_info
+from pretrain.checkpoint import Checkpointer, has_checkpoint, newest_sound, read_info
 from pretrain.chips import chip_of
 from pretrain.data import check_tokens, read_codes
 from pretrain.data_init import data_init
@@ -58,17 +58,17 @@ def train(config, workdir, executable: str = "") -> TrainState:
     step_fn = load_executable(executable, lowered, list(mesh.devices.flat)) if executable else None
     if has_checkpoint(workdir):
         check_data(config, workdir, source)
-    resumed = runtime.claim_workdir(workdir, build.to_json(config))
-    runtime.say(f"{runtime.describe()}, {len(rows)} of {run.batch_size} rows of a batch here\n{program.report}")
-    runtime.say(describe_data(source, run.modalities, run.batch_size, run.steps))
 
     with contextlib.ExitStack() as stack:
+        resumed = stack.enter_context(runtime.claim_workdir(workdir, build.to_json(config)))
+        runtime.say(f"{runtime.describe()}, {len(rows)} of {run.batch_size} rows of a batch here\n{program.report}")
+        runtime.say(describe_data(source, run.modalities, run.batch_size, run.steps))
         stack.enter_context(jax.set_mesh(mesh))
         preemption = stack.enter_context(runtime.Preemption())
         checkpointer = stack.enter_context(
             Checkpointer(
                 workdir, every=run.checkpoint.every, last=run.checkpoint.keep, best=bool(run.checkpoint.best),
-                info=checkpoint_info(run) | base_info,
+                info=checkpoint_info(run) | base_info, verify=run.checkpoint.verify,
             )
         )  # fmt: skip
 
@@ -185,7 +185,7 @@ def find_origin(run, workdir):
     saved = has_checkpoint(workdir)
     if saved and not run.adapt:
         return None, {}
-    base = read_info(workdir)["base"] if saved else None
+    base = read_info(workdir, newest_sound(workdir))["base"] if saved else None
     origin = read_origin(run, base)
     return origin, {"base": base or describe_base(run, origin)} if run.adapt else {}
 

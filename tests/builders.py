@@ -11,7 +11,8 @@ def write(folder, name: str, features: dict, splits: dict, version="1.0.0"):
 
     def png(feature, value):
         image = isinstance(feature, tfds.features.Image) and not isinstance(value, bytes)
-        return io.BytesIO(encode("a.png", value) if image else value) if image or isinstance(value, bytes) else value
+        encoded = isinstance(feature, tfds.features.Image) and isinstance(value, bytes)
+        return io.BytesIO(encode("a.png", value) if image else value) if image or encoded else value
 
     class Toys(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version(version)

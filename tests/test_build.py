@@ -1,6 +1,7 @@
 """From config to objects: every mistake fails at once, with the key, the value and what was allowed."""
 
 import copy
+import json
 import shutil
 import types
 
@@ -11,6 +12,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from configs import emoji_tokenizer
+from data_pipeline.sources import tokens
 from pretrain import build, optim
 from pretrain.data import check_tokens
 from pretrain.evals.base import Context
@@ -241,8 +243,8 @@ def test_a_mixture_of_sources(token_store, tmp_path):
 
     other = tmp_path / "other"
     shutil.copytree(token_store, other)
-    manifest = (other / "manifest.json").read_text()
-    (other / "manifest.json").write_text(manifest.replace('"digest": "toy"', '"digest": "another"'))
+    manifest = json.dumps(tokens.read_manifest(other)).replace('"digest": "toy"', '"digest": "another"')
+    (other / "manifest.json").write_text(manifest)
     run = build.parse(c | {"data": dict(sources=[parts[0], parts[0] | {"path": str(other)}])})
     with pytest.raises(ValueError, match=r"sources\[1\].path=.*: its tokenizer 'rgb' is not that of "):
         check_tokens(run)

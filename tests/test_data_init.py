@@ -99,7 +99,8 @@ def test_tables_start_as_images_of_codes(token_store):
 
 def test_a_store_without_codes_is_told(token_store, tmp_path):
     for file in token_store.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes().replace(b'"codes"', b'"others"'))
+        said = file.read_bytes().replace(b'"codes"', b'"others"').replace(b'\n  "sha256"', b'\n  "was"')
+        (tmp_path / file.name).write_bytes(said)
     c = tiny.emoji_run(tmp_path)
     c.modalities[0]["code_std"] = 0.25
     with pytest.raises(ValueError, match=r"'render3d': code_std=0.25: no token store of config.data holds the codes"):

@@ -7,13 +7,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("data_pipeline", "pretrain", "configs", "tools")
 
-# Rooms from the ground up: a room imports only rooms before it, and itself. `pretrain.sharding` is a leaf for all.
+# Rooms from the ground up: a room imports only rooms before it, and itself. What the first holds is for all.
 ROOMS = (
     (
         "data_pipeline",
         "pretrain.sharding",
+        "pretrain.parameters",
         "pretrain.chips",
         "pretrain.storage",
+        "pretrain.lock",
+        "pretrain.digests",
         "pretrain.finite",
         "pretrain.config_flag",
     ),
@@ -23,7 +26,8 @@ ROOMS = (
     ("pretrain.objectives",),
     ("pretrain.gradcache", "pretrain.optim", "pretrain.adapt", "pretrain.initialize", "pretrain.data_init"),
     ("pretrain.step",),
-    ("pretrain.checkpoint", "pretrain.metrics", "pretrain.runtime", "pretrain.data"),
+    ("pretrain.runtime",),
+    ("pretrain.checkpoint", "pretrain.metrics", "pretrain.data"),
     ("pretrain.build",),
     ("pretrain.restore",),
     ("pretrain.program", "pretrain.flops", "pretrain.executable", "pretrain.inherit"),

@@ -68,15 +68,20 @@ def test_a_bucket_without_its_library_is_refused_and_a_relative_folder_made_abso
 
 
 def test_a_workdir_in_a_bucket_is_claimed_once(bucket):
-    assert not runtime.claim_workdir(RUN, '{"steps": 1}') and runtime.claim_workdir(RUN, '{"steps": 1}')
+    for again in (False, True):
+        with runtime.claim_workdir(RUN, '{"steps": 1}') as resumed:
+            assert resumed == again
     with pytest.raises(ValueError, match="belongs to a run of another config"):
-        runtime.claim_workdir(RUN, '{"steps": 2}')
+        with runtime.claim_workdir(RUN, '{"steps": 2}'):
+            pass
+    assert not bucket.exists(f"{RUN}/.lock")
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=f"workdir={tmp_path}/file/run: cannot be written"):
-        runtime.claim_workdir(tmp_path / "file" / "run", "{}")
+        with runtime.claim_workdir(tmp_path / "file" / "run", "{}"):
+            pass
 
 
 def rows():

@@ -138,13 +138,16 @@ def test_the_seed_and_the_step_fix_the_corruption():
 
 
 def test_a_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
-    assert not runtime.claim_workdir(tmp_path / "run", '{"steps": 1, "log": {"every": 1}}')
-    assert runtime.claim_workdir(tmp_path / "run", '{"steps": 1, "log": {"every": 2}}')
+    def claim(config):
+        with runtime.claim_workdir(tmp_path / "run", config) as resumed:
+            return resumed
+
+    assert not claim('{"steps": 1, "log": {"every": 1}}') and claim('{"steps": 1, "log": {"every": 2}}')
     with pytest.raises(ValueError, match=r'(?s)belongs to a run of another config.*-\s*"steps": 1.*\+\s*"steps": 2'):
-        runtime.claim_workdir(tmp_path / "run", '{"steps": 2, "log": {"every": 1}}')
+        claim('{"steps": 2, "log": {"every": 1}}')
     (tmp_path / "run" / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is broken .* bring it back"):
-        runtime.claim_workdir(tmp_path / "run", '{"steps": 1}')
+        claim('{"steps": 1}')
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ from pretrain.interop.transformers_config import select
 from pretrain.models import multimodal
 from pretrain.restore import restore
 from pretrain.step import TrainState
+from pretrain.storage import write as write_file
+from pretrain.storage import write_config
 
 POSITIONS = "fourm_positions.safetensors"  # their position tables, where ours differ in the last bit
 TOKENIZER = "fourm_tokenizer.json"  # the arguments of a tokenizer's constructor, as they came
@@ -65,7 +67,7 @@ def _read_fourm_tokenizer(source, workdir, size):
     held = fourm_tokenizers.read(source, size)
     config = fourm_tokenizer_config.run_config(held.model, held.modality)
     _save(workdir, config, {"model": held.params, "objective": {n: {} for n in config["objectives"]}}, held.report)
-    (workdir / TOKENIZER).write_text(json.dumps(held.config, indent=2) + "\n")
+    write_file(workdir / TOKENIZER, json.dumps(held.config, indent=2) + "\n")
     if held.fixed:
         save_file(held.fixed, workdir / POSITIONS)
 
@@ -96,7 +98,7 @@ def _save(workdir, config, params, report):
     build.objectives(build.parse(config))  # what `restore` will do
     check_finite(params, "the checkpoint that is read")
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_config(workdir, json.loads(json.dumps(config)))
     with Checkpointer(workdir, info={"modalities": config["modalities"]}) as checkpointer:
         checkpointer.save(TrainState(np.zeros((), np.int32), params, (), None), _NoData())
     for line in report:

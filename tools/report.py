@@ -8,7 +8,6 @@ import argparse
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from pretrain.evals.pictures import Images, image_rows, png
 from pretrain.finite import check_finite
 from pretrain.generate.chain import Generator, Target
 from pretrain.restore import restore
-from pretrain.storage import locate
+from pretrain.storage import locate, read_rows, write
 
 GRID_PAIRS = (
     ("flat", "render3d"), ("render3d", "noto"), ("line", "render3d"), ("noto", "line"), ("caption", "render3d"),
@@ -155,7 +154,7 @@ def page(workdir, examples: int) -> str:
     if "checkpoints" not in found:
         raise ValueError(f"{workdir}/eval.json is of an older version: evaluate again with `python -m pretrain.evals`")
     scores = found["checkpoints"][0]["scores"]
-    metrics = [json.loads(line) for line in (locate(workdir) / "metrics.jsonl").read_text().splitlines()]
+    metrics, _ = read_rows(locate(workdir) / "metrics.jsonl")
     names = {m.name for m in p.modalities}
     parts = ["<h2>Losses</h2>", curves_figure(metrics)]
     parts += ["<h2>Masked tokens filled in</h2>", masked_figure(p)]
@@ -190,7 +189,7 @@ def main():
     parser.add_argument("--out", required=True)
     parser.add_argument("--examples", type=int, default=10)
     args = parser.parse_args()
-    Path(args.out).write_text(page(args.workdir, args.examples), encoding="utf8")
+    write(args.out, page(args.workdir, args.examples))
     print(f"wrote {args.out}")
 
 

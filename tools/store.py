@@ -1,6 +1,7 @@
 """Token stores, checked and handed on.
 
-python -m tools.store check DIR             compares every shard with the sha256 in the manifest
+python -m tools.store check DIR             compares every file with the sha256 that was noted when it was written, of a
+                                            store, of what tools.prepare made, of an export or a checkpoint
 python -m tools.store export DIR --out=DIR  writes it as a tar tree of 4M: OUT/SPLIT/FIELD/shard-00000.tar, and beside
                                             it the tokenizers' codes: OUT/NAME.codes.npy
 """
@@ -16,11 +17,17 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
+from data_pipeline.seal import unseal
 from data_pipeline.sources.tokens import Source, check_size, read_codes, read_manifest, sha256, write_codes
+from pretrain import digests
 
 
 def check(path) -> list[str]:
-    """What is wrong with the shards of a store, a line each."""
+    """What is wrong with the files of a folder, a line each."""
+    if (Path(path) / digests.FILE).exists():
+        return digests.check(path)
+    if (Path(path) / "report.json").exists():
+        return _check_prepared(Path(path))
     manifest, problems = read_manifest(path), []
     shards = [shard for about in manifest["splits"].values() for shard in about["shards"]]
     shards += [about["codes"] for about in manifest["tokenizers"].values() if "codes" in about]
@@ -32,6 +39,21 @@ def check(path) -> list[str]:
             continue
         if sha256(Path(path) / shard["file"]) != shard["sha256"]:
             problems.append(f"{path}/{shard['file']}: another sha256 than its manifest says; copy it again")
+    return problems
+
+
+def _check_prepared(path: Path) -> list[str]:
+    try:
+        report = unseal(json.loads((path / "report.json").read_text()))
+        shards = {name: about["sha256"] for name, about in report["shards"].items()}
+    except (ValueError, KeyError, AttributeError) as e:
+        return [f"{path / 'report.json'} is broken ({e}); prepare again"]
+    problems = []
+    for name, digest in tqdm.tqdm(shards.items(), "check", disable=None):
+        if not (path / name).is_file():
+            problems.append(f"{path / name} is missing; copy it again")
+        elif sha256(path / name) != digest:
+            problems.append(f"{path / name}: another sha256 than report.json says; copy it again")
     return problems
 
 
@@ -88,13 +110,17 @@ def encode(value) -> tuple[str, bytes]:
     return "npy", buffer.getvalue()
 
 
+def folder(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check").add_argument("store")
+    commands.add_parser("check").add_argument("store", type=folder)
     exporter = commands.add_parser("export")
-    exporter.add_argument("store")
-    exporter.add_argument("--out", required=True, help="the folder of the tree")
+    exporter.add_argument("store", type=folder)
+    exporter.add_argument("--out", type=folder, required=True, help="the folder of the tree")
     exporter.add_argument("--shard_size", type=int, default=10_000, help="examples in a tar at most")
     args = parser.parse_args()
     if args.command == "export":
@@ -102,7 +128,7 @@ def main():
         print(", ".join(f"{split}: {count:,} examples" for split, count in counts.items()))
         return
     problems = check(args.store)
-    print("\n".join(problems) or f"{args.store}: every shard is as its manifest says")
+    print("\n".join(problems) or f"{args.store}: every file is as it was written")
     sys.exit(bool(problems))
 
 

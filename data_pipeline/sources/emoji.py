@@ -65,6 +65,10 @@ class Source:
         self._split = split
         self._rows = np.array([row for row, meta in enumerate(metadata()) if meta["split"] in splits], np.int64)
 
+    @staticmethod
+    def available() -> list[str]:
+        return list(SPLITS)
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -29,6 +29,8 @@ class Source:
             raise ValueError(f"frames={frames}, size={size}: must be at least 1 and 8")
         self._emoji, self._frames, self._size = emoji.Source(split), frames, size
 
+    available = staticmethod(emoji.Source.available)
+
     def __len__(self) -> int:
         return len(self._emoji)
 

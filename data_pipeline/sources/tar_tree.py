@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.decoding import kind_of
-from data_pipeline.shards import expand_braces
+from data_pipeline.folders import Ignored, data_file, entries
+from data_pipeline.shards import expand_braces, in_order
 from data_pipeline.tar import read_index
 
 MISSING = ("skip", "absent")
@@ -25,6 +25,7 @@ class Source:
       modalities: the folders to read; () for all that some split has.
       shards: the names of the tars to read without their suffix, with ranges in braces: `shard-{00000..00099}`; "" for
         all that some modality has.
+      outside: whether links may lead out of the folder, see `data_pipeline.folders`.
       missing: what becomes of a key that some modality lacks: `skip` leaves it out, `absent` gives the example without
         that field. `report` counts them.
 
@@ -33,13 +34,15 @@ class Source:
       ValueError: unknown split, no example at all, a broken tar, a key twice; on reading, a broken member.
     """
 
-    def __init__(self, path, split="train", modalities=(), shards="", missing="skip"):
+    def __init__(self, path, split="train", modalities=(), shards="", missing="skip", outside: bool = False):
         splits = (split,) if isinstance(split, str) else tuple(split)
         if missing not in MISSING:
             raise ValueError(f"missing={missing!r}: must be one of {', '.join(MISSING)}")
-        folders = [_split_folder(Path(path), name) for name in splits]
-        self._modalities = tuple(modalities) or tuple(sorted({d.name for f in folders for d in f.glob("*/")}))
-        tars = [_tars(folder, self._modalities, shards) for folder in folders]
+        root, ignored = Path(path).expanduser(), Ignored()
+        folders = [_split_folder(root, name) for name in splits]
+        modalities = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+        self._modalities = modalities or tuple(sorted({name for f in folders for name in _subfolders(f, ignored)}))
+        tars = [_tars(root, folder, self._modalities, shards, outside, ignored) for folder in folders]
         self._indexes = {}
         for m in self._modalities:
             found = [t for by_modality in tars for t in by_modality[m].values()]
@@ -47,7 +50,8 @@ class Source:
                 raise FileNotFoundError(f"modality {m!r}: {path} has no {'|'.join(splits)}/{m}/*.tar")
             self._indexes[m] = read_index(found)
             _check_one_member(self._indexes[m])
-        self._at, self.report = self._align(tars, missing)
+        self._at, aligned = self._align(tars, missing)
+        self.report = "; ".join(filter(None, [aligned, str(ignored)]))
         if not len(self._at):
             raise ValueError(f"split={split!r}: {path} has no key that all modalities share: {self.report}")
 
@@ -84,25 +88,27 @@ class Source:
     def __len__(self) -> int:
         return len(self._at)
 
+    @staticmethod
+    def available(path) -> list[str]:
+        """The splits that a folder has."""
+        path = Path(path).expanduser()
+        if not path.is_dir():
+            raise FileNotFoundError(f"path={str(path)!r}: no such folder")
+        return in_order(name for name in _subfolders(path, Ignored()) if any((path / name).glob("*/*.tar")))
+
     def __getitem__(self, index: int) -> dict:
-        return self._read(index)
+        return self.pick(index, self.fields)
 
-    def peek(self, index: int) -> dict:
-        """The example without its images: none is decoded."""
-        return self._read(index, images=False)
-
-    def _read(self, index, images=True) -> dict:
+    def pick(self, index: int, fields, texts=()) -> dict:
+        """The example with these fields alone; no other member is read."""
         if not 0 <= index < len(self):
             raise IndexError(f"index={index}: there are {len(self)} examples")
-        example = {"row": np.int64(index)}
+        example = {}
         for m, row in zip(self._modalities, self._at[index].tolist()):
-            if row < 0:
-                continue
-            members = self._indexes[m]
-            column = int((members.place[row, :, 0] >= 0).argmax())
-            if images or kind_of(f".{members.columns[column]}") != "image":
-                example[m] = members.read(row, column)
-        return example
+            if row >= 0 and m in fields:
+                members = self._indexes[m]
+                example[m] = members.read(row, int((members.place[row, :, 0] >= 0).argmax()))
+        return example | {"row": np.int64(index)}
 
     def __repr__(self) -> str:
         # A resumed run compares this with its checkpoint's: it must change when the members change, and only then.
@@ -114,13 +120,21 @@ def _split_folder(path: Path, split: str) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"path={str(path)!r}: no such folder")
     if not (path / split).is_dir():
-        raise ValueError(f"split={split!r}: {path} has {', '.join(sorted(d.name for d in path.glob('*/')))}")
+        raise ValueError(f"split={split!r}: {path} has {', '.join(_subfolders(path, Ignored()))}")
     return path / split
 
 
-def _tars(folder: Path, modalities, shards: str) -> dict[str, dict[str, Path]]:
+def _subfolders(path: Path, ignored: Ignored) -> list[str]:
+    return [name for name in entries(path, ignored) if (path / name).is_dir()]
+
+
+def _tars(root, folder: Path, modalities, shards: str, outside: bool, ignored: Ignored) -> dict[str, dict[str, Path]]:
     """{modality: {name: path}}: each has the tars of some names."""
-    found = {m: {f.stem: f for f in sorted((folder / m).glob("*.tar"))} for m in modalities}
+    found = {}
+    for m in modalities:
+        names = entries(folder / m, ignored, root) if (folder / m).is_dir() else ()
+        tars = [name for name in names if name.endswith(".tar")]
+        found[m] = {name.removesuffix(".tar"): data_file(root, folder / m / name, outside) for name in tars}
     if not shards:
         return found
     names = expand_braces(shards)

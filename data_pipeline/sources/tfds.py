@@ -2,10 +2,13 @@
 
 import functools
 import hashlib
-import os
+import re
 from pathlib import Path
 
 import numpy as np
+
+from data_pipeline.folders import data_file, is_system
+from data_pipeline.shards import in_order
 
 # Any random-access format that tfds can read without TensorFlow; its default, TFRecord, has no random access.
 REMEDY = "prepare it with `tfds build --file_format=array_record`"
@@ -22,13 +25,14 @@ class Source:
       path: the folder of a prepared builder, with its `dataset_info.json`; or a folder above it such as DATA_DIR/NAME
         or DATA_DIR/NAME/CONFIG, of which the newest version is taken.
       split: a name, a part of one such as `train[:90%]`, or a tuple of them.
+      outside: whether the builder's files may lie outside its folder, see `data_pipeline.folders`.
 
     Raises:
       FileNotFoundError: no builder there, or several.
       ValueError: unknown or empty split, files without random access; on reading, a broken record.
     """
 
-    def __init__(self, path, split="train"):
+    def __init__(self, path, split="train", outside: bool = False):
         self._folder = _builder_folder(Path(path))
         self._split = split if isinstance(split, str) else "+".join(split)
         names = [name.partition("[")[0] for name in self._split.split("+")]
@@ -38,13 +42,19 @@ class Source:
             raise ValueError(f"split={unknown[0]!r}: {self._folder} has {', '.join(info.splits)}")
         if info.file_format.value != "array_record":
             raise ValueError(f"{self._folder}: its {info.file_format.value} files have no random access; {REMEDY}")
-        shards = [(f, os.path.getsize(self._folder / f)) for name in names for f in info.splits[name].filenames]
+        files = [f for name in names for f in info.splits[name].filenames]
+        shards = [(f, data_file(self._folder, f, outside).stat().st_size) for f in files]
         digest = hashlib.sha256(repr((self._split, shards)).encode()).hexdigest()[:12]
         self._repr = f"tfds.Source({info.full_name}, {self._split}, files={digest})"
         self.fields = frozenset(info.features)
         self._length = len(self._records)
         if not self._length:
             raise ValueError(f"split={split!r}: {self._folder} holds no example of it")
+
+    @staticmethod
+    def available(path) -> list[str]:
+        """The splits that a builder has."""
+        return in_order(_builder(str(_builder_folder(Path(path)))).info.splits)
 
     @functools.cached_property
     def _records(self):
@@ -67,9 +77,20 @@ class Source:
         try:
             record = self._records[int(index)]
         except Exception as e:  # of protobuf, Pillow, OpenCV and ArrayRecord
-            raise ValueError(f"{self._folder}, {self._split}: example {index} is not readable ({e})") from e
-        example = {name: _value(self._features[name], value) for name, value in record.items()}
+            raise ValueError(
+                f"{self._folder}, {self._split}: example {index} is not readable ({e}); prepare it again"
+            ) from e
+        example = {name: self._value(name, value, index) for name, value in record.items()}
         return {name: value for name, value in example.items() if value is not None} | {"row": np.int64(index)}
+
+    def _value(self, name, value, index):
+        try:
+            return _value(self._features[name], value)
+        except UnicodeDecodeError as e:
+            raise ValueError(
+                f"{self._folder}, {self._split}: example {index}: {name}: no text in UTF-8 ({e}); mend the data, or "
+                "make the feature another than Text"
+            ) from e
 
     def __repr__(self) -> str:
         return self._repr
@@ -89,11 +110,13 @@ def _builder_folder(path: Path) -> Path:
     if (path / "dataset_info.json").exists():
         return path
     found = [file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/dataset_info.json")]
+    # Not hidden folders, and not `1.0.0.incompleteABC` or `incomplete.ABC_1.0.0`, what a stopped build has left.
+    found = [f for f in found if not is_system(f.relative_to(path)) and re.fullmatch(r"\d+(\.\d+)*", f.name)]
     configs = sorted({folder.parent for folder in found})
     if len(configs) != 1:
         known = f"it has {', '.join(map(str, configs))}; name one" if configs else REMEDY
         raise FileNotFoundError(f"path={str(path)!r}: no prepared builder (dataset_info.json) of TFDS: {known}")
-    return max(found, key=lambda folder: [int(n) if n.isdigit() else -1 for n in folder.name.split(".")])
+    return max(found, key=lambda folder: [int(n) for n in folder.name.split(".")])
 
 
 def _value(feature, value):

@@ -1,9 +1,9 @@
 """Token stores: ArrayRecord shards of tokenized examples, with a manifest of how they were made.
 
 `DIR/manifest.json` holds the format version, the tokenizers with their digests and the files of their codes, the
-licence, and of every split its fields, its count and its shards, each with its count, size and sha256. Opening a store
-checks that every shard is there and has its size; `python -m tools.store check DIR` checks the sha256 of all. A record
-is a msgpack map with all arrays of the example in one block, as (key, dtype, shape, start).
+licence, of every split its fields, its count and its shards, each with its count, size and sha256, and its own sha256.
+Opening a store checks its own, and that every shard is there and has its size; `tools.store check DIR` checks all. A
+record is a msgpack map with all arrays of the example in one block, as (key, dtype, shape, start).
 """
 
 import bisect
@@ -16,13 +16,21 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
+from data_pipeline.folders import data_file
+from data_pipeline.plain_text import parse_json
+from data_pipeline.seal import seal, unseal
+from data_pipeline.shards import in_order
+
 FORMAT = 2  # 1 had one file a split, did not say its size, and wrapped each array by itself
 SHARD_SIZE = 4096  # examples
 ALIGNMENT = 8  # bytes, of an array in a record
 
 
 def encode_record(example: dict) -> bytes:
-    """Nested dicts and lists of arrays, numbers and strings → bytes. The example's own arrays lie in one block."""
+    """Nested dicts and lists of arrays, numbers and strings → bytes. The example's own arrays lie in one block.
+
+    TypeError, ValueError: it holds something else.
+    """
     layout, block = [], bytearray()
     for key, value in example.items():
         if isinstance(value, np.ndarray):
@@ -34,10 +42,16 @@ def encode_record(example: dict) -> bytes:
             return {"__array__": [value.dtype.str, value.shape, value.tobytes()]}
         if isinstance(value, np.generic):
             return value.item()
-        raise TypeError(f"a token store cannot hold {type(value).__name__} {value!r}")
+        row, what = example.get("row"), f"{type(value).__name__} {value!r:.60}"
+        raise TypeError(f"row {row}: a token store cannot hold {what}; mend it, or leave its field out")
 
     rest = {k: v for k, v in example.items() if not isinstance(v, np.ndarray)}
-    return msgpack.packb(rest | {"__layout__": layout, "__block__": bytes(block)}, default=default)
+    try:
+        return msgpack.packb(rest | {"__layout__": layout, "__block__": bytes(block)}, default=default)
+    except ValueError as e:  # nested too deep, or lone surrogates
+        raise ValueError(
+            f"row {example.get('row')}: a token store cannot hold {rest!r:.200} ({e}); mend it, or leave its field out"
+        ) from e
 
 
 def decode_record(data: bytes) -> dict:
@@ -109,15 +123,18 @@ def split_about(shards: list[dict]) -> dict:
 def write_manifest(path, *, tokenizers: dict, licence: str, splits: dict, **more):
     """With it a store is finished. splits: {name: of `split_about`}; more: further keys, of how it was made."""
     manifest = {"format": FORMAT, "tokenizers": tokenizers, "licence": licence, "splits": splits, **more}
-    partial = Path(path) / "manifest.json.partial"
-    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    partial = Path(path) / f"manifest.json.{os.getpid()}.partial"  # of several processes two may end at once
+    partial.write_text(json.dumps(seal(json.loads(json.dumps(manifest))), indent=2, ensure_ascii=False) + "\n")
     os.replace(partial, Path(path) / "manifest.json")
 
 
 def write_codes(path, tokenizer: str, codes) -> dict:
     """Writes what a tokenizer's decoder reads for each id, float32 `[vocab_size, d]`; returns what a manifest says."""
-    file = Path(path) / f"{tokenizer}.codes.npy"
-    np.save(file, codes)
+    file = Path(path).expanduser() / f"{tokenizer}.codes.npy"
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as f:
+        np.save(f, codes)
+    os.replace(partial, file)
     return {"file": file.name, "sha256": sha256(file)}
 
 
@@ -129,8 +146,7 @@ def read_codes(path, tokenizer: str):
     about = read_manifest(path)["tokenizers"].get(tokenizer, {}).get("codes")
     if about is None:
         return None
-    check_size(path, about)
-    file = Path(path) / about["file"]
+    file = check_size(path, about)
     if sha256(file) != about["sha256"]:
         raise ValueError(f"{file}: another sha256 than its manifest says; copy it again")
     return np.load(file, allow_pickle=False)
@@ -163,41 +179,73 @@ class Writer:
 
 def read_manifest(path) -> dict:
     """The manifest, of an older format in the form of this one; clear errors where there is none, or a newer one."""
-    file = Path(path) / "manifest.json"
-    if not file.exists():
-        raise FileNotFoundError(f"no token store at {path}: make one with `python -m tools.tokenize`")
+    path = Path(path).expanduser()
     try:
-        manifest = json.loads(file.read_text())
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{file}: not valid JSON ({e}); remove the store and tokenize again") from e
-    if manifest.get("format") not in (1, FORMAT):
-        raise ValueError(f"{file}: format={manifest.get('format')!r}, this version reads 1 to {FORMAT}; tokenize again")
-    if manifest["format"] == 1:
-        for about in manifest["splits"].values():
-            about["shards"] = [{k: about.pop(k) if k != "count" else about[k] for k in ("file", "count", "sha256")}]
+        file = data_file(path, "manifest.json", outside=True)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"no token store at {path}: make one with `python -m tools.tokenize`") from e
+    try:
+        manifest = parse_json(file.read_bytes())
+    except ValueError as e:
+        raise ValueError(f"{file}: not valid JSON ({e}); copy it again, or remove the store and tokenize again") from e
+    made = manifest.get("format") if isinstance(manifest, dict) else None
+    if made not in (1, FORMAT):
+        raise ValueError(f"{file}: format={made!r}, this version reads 1 to {FORMAT}; tokenize again")
+    try:
+        manifest = unseal(manifest)
+    except ValueError as e:
+        raise ValueError(f"{file}: {e}; copy it again, or take its key sha256 out if it was you") from e
+    try:
+        if made == 1:
+            for about in manifest["splits"].values():
+                about["shards"] = [{k: about.pop(k) if k != "count" else about[k] for k in ("file", "count", "sha256")}]
+        _check_manifest(manifest)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"{file}: no manifest of a token store ({type(e).__name__}: {e}); copy it again") from e
     return manifest
+
+
+def _check_manifest(manifest: dict):
+    """KeyError, TypeError or AttributeError unless all is there that is read of it."""
+    shards = [shard for about in manifest["splits"].values() for shard in about["shards"]]
+    for about in manifest["tokenizers"].values():
+        shards += [about["codes"] | {"count": 0}] if "codes" in about else []
+    for shard in shards:
+        for key, kind in (("file", str), ("sha256", str), ("count", int)):
+            if not isinstance(shard[key], kind):
+                raise TypeError(f"{key}={shard[key]!r}")
 
 
 class Source:
     """Random access to the tokenized examples of one or several splits of a store, in the order written.
 
+    Args:
+      path: the folder.
+      split: a name or a tuple of them.
+      outside: whether shards may be links that lead out of it, see `data_pipeline.folders`.
+
     Raises:
       FileNotFoundError: no store, or a shard is missing.
-      ValueError: unknown split, a shard of another size; on reading, a broken record.
+      ValueError: unknown split, a shard of another size, or outside; on reading, a broken record.
     """
 
-    def __init__(self, path, split="train"):
+    def __init__(self, path, split="train", outside: bool = False):
         splits = [split] if isinstance(split, str) else list(split)
-        self.path, self.manifest = str(path), read_manifest(path)
+        self.path, self.manifest = str(Path(path).expanduser()), read_manifest(path)
         unknown = [s for s in splits if s not in self.manifest["splits"]]
         if unknown:
             raise ValueError(f"split={unknown[0]!r}: the store {path} has {', '.join(self.manifest['splits'])}")
         self.splits = tuple(splits)
         self._shards = [shard for s in splits for shard in self.manifest["splits"][s]["shards"]]
         for shard in self._shards:
-            check_size(self.path, shard)
+            check_size(self.path, shard, outside)
         self._ends = list(itertools.accumulate(shard["count"] for shard in self._shards))
         self._readers = {}
+
+    @staticmethod
+    def available(path) -> list[str]:
+        """The splits that a store has."""
+        return in_order(read_manifest(path)["splits"])
 
     def __getstate__(self):
         return self.__dict__ | {"_readers": {}}
@@ -232,7 +280,10 @@ class Source:
 
             file = os.path.join(self.path, self._shards[shard]["file"])
             # Opened when it is first read. It may serve several threads at once.
-            reader = self._readers[shard] = ArrayRecordReader(file, options="readahead_buffer_size:0")
+            reader = ArrayRecordReader(file, options="readahead_buffer_size:0")
+            if (held := reader.num_records()) != self._shards[shard]["count"]:
+                raise ValueError(f"it holds {held} records, its manifest says {self._shards[shard]['count']}")
+            self._readers[shard] = reader
         # As a range: given a list of numbers ArrayRecord fills a table of all records of the file, a third of the time.
         return reader.read(record, record + 1)[0]
 
@@ -250,14 +301,18 @@ class Source:
         return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
-def check_size(path, shard: dict):
-    """FileNotFoundError if a shard is missing, ValueError if it has not the size that the manifest says."""
-    file = Path(path) / shard["file"]
-    if not file.exists():
-        raise FileNotFoundError(f"{file}: missing; bring it back, or tokenize again")
+def check_size(path, shard: dict, outside: bool = False) -> Path:
+    """The path of a shard. FileNotFoundError if it is missing, ValueError if it is outside the store, or not of the
+    size that the manifest says."""
+    file = Path(path).expanduser() / shard["file"]
+    try:
+        data_file(Path(path).expanduser(), file, outside)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"{file}: missing; bring it back, or tokenize again") from e
     size = file.stat().st_size
     if size != shard.get("bytes", size):  # stores of format 1 do not say it
         raise ValueError(f"{file}: {size} bytes, but its manifest says {shard['bytes']}; copy it again")
+    return file
 
 
 def sha256(path) -> str:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from data_pipeline.decoding import kind_of
-from data_pipeline.shards import find_shards
+from data_pipeline.folders import Ignored
+from data_pipeline.shards import find_shards, find_splits
 from data_pipeline.tar import read_index
 
 
@@ -19,15 +20,18 @@ class Source:
     Args:
       path: a folder or a pattern, see `shards.find_shards`; local or mounted.
       split: a name or a tuple of them.
+      outside: whether links may lead out of the folder, see `data_pipeline.folders`.
 
     Raises:
       ValueError: unknown split, no example at all, a broken tar, a member twice, two members of one field; on reading,
         a broken member.
     """
 
-    def __init__(self, path, split="train"):
-        splits = (split,) if isinstance(split, str) else tuple(split)
-        self._index = read_index([shard for name in splits for shard in find_shards(path, name, ".tar")])
+    def __init__(self, path, split="train", outside: bool = False):
+        splits, ignored = (split,) if isinstance(split, str) else tuple(split), Ignored()
+        shards = [shard for name in splits for shard in find_shards(path, name, ".tar", outside, ignored)]
+        self._index = read_index(shards)
+        self.report = "; ".join(filter(None, [str(ignored), *self._index.report]))
         if not len(self._index):
             raise ValueError(f"split={split!r}: the {len(self._index.shards)} tars in {path} hold no KEY.EXT")
         self._columns = {}
@@ -39,40 +43,36 @@ class Source:
                 row = int(held.argmax())
                 names = ", ".join(f".{self._index.columns[c]}" for c in columns if self._index.has(row, c))
                 raise ValueError(f"{self._index.where(row)}: {names} are all its {field!r}; keep one")
-        self._objects = "json" in self._columns
 
     @property
     def fields(self) -> frozenset[str]:
         """All fields that some example has."""
-        objects = frozenset(self._index.json_keys)
+        objects = self._index.json_keys
         return objects | (self._columns.keys() - {"json"} if objects else self._columns.keys())
 
-    @property
-    def report(self) -> str:
-        """What was found that is unusual, "" if nothing."""
-        return "; ".join(self._index.report)
+    @staticmethod
+    def available(path) -> list[str]:
+        """The splits that a folder has."""
+        return find_splits(path, ".tar")
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __getitem__(self, index: int) -> dict:
-        return self._read(index, self._columns)
+        return self.pick(index, self.fields)
 
-    def peek(self, index: int) -> dict:
-        """The example without its images: none is decoded."""
-        kinds = {field: kind_of(f".{self._index.columns[c[0]]}") for field, c in self._columns.items()}
-        return self._read(index, [field for field, kind in kinds.items() if kind != "image"])
-
-    def _read(self, index, fields) -> dict:
+    def pick(self, index: int, fields, texts=()) -> dict:
+        """The example with these fields alone; other members are not read."""
         if not 0 <= index < len(self):
             raise IndexError(f"index={index}: there are {len(self)} examples")
         example = {}
-        for field in fields:
-            for column in self._columns[field]:
+        for field, columns in self._columns.items():
+            wanted = field in fields or (field == "json" and not self._index.json_keys.isdisjoint(fields))
+            for column in columns if wanted else ():
                 if self._index.has(index, column):
                     example[field] = self._index.read(index, column)
-        if self._objects and isinstance(example.get("json"), dict):
-            found = {key: value for key, value in example.pop("json").items() if value is not None}
+        if isinstance(example.get("json"), dict):
+            found = {k: v for k, v in example.pop("json").items() if v is not None and k in fields}
             twice = sorted(found.keys() & self._columns.keys())
             if twice:
                 raise ValueError(f"{self._index.where(index)}.json: {twice[0]!r} is a member of its own, too; keep one")

@@ -10,7 +10,7 @@ import json
 import jax
 from absl import app, flags, logging
 
-from pretrain.storage import locate
+from pretrain.storage import locate, write
 
 flags.DEFINE_list("checkpoint", None, "Workdirs.", required=True)
 flags.DEFINE_list("tasks", [], "Tasks, or all; the config's final_evals if not given.")
@@ -42,8 +42,8 @@ def run(workdirs, names=(), *, step=None, out=None, data=None) -> dict:
     found = {"device": jax.devices()[0].device_kind, "checkpoints": results}
     folder = locate(out or workdirs[0])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "eval.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    (folder / "eval.html").write_text(page.render(found, held))
+    write(folder / "eval.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write(folder / "eval.html", page.render(found, held))
     return found | {"folder": folder}
 
 

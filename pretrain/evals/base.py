@@ -163,6 +163,10 @@ class Context:
 
     def _has(self, split) -> bool:
         try:
+            return split in build.splits(self.run.data) and len(build.source(self.run.data, split)) > 0
+        except build.Untold:
+            pass
+        try:
             return len(build.source(self.run.data, split)) > 0
         except (ValueError, FileNotFoundError):
             return False

@@ -1,13 +1,12 @@
 """Follows a run: scores every new checkpoint once, without touching what the training writes."""
 
-import json
 import time
 
 from pretrain.build import read_run
 from pretrain.checkpoint import steps
 from pretrain.evals import harness
 from pretrain.restore import restore
-from pretrain.storage import locate
+from pretrain.storage import locate, read_rows, write_rows
 
 FILE = "evals.jsonl"
 
@@ -52,12 +51,10 @@ def watch(workdir, names=(), *, poll: float = 30.0, data: dict | None = None) ->
 
 
 def _scored(workdir) -> set[int]:
-    file = locate(workdir) / FILE
-    return {json.loads(line)["step"] for line in file.read_text().splitlines()} if file.exists() else set()
+    return {row["step"] for row in read_rows(locate(workdir) / FILE)[0]}
 
 
 def _append(workdir, line: dict):
     """Written anew each time: nothing can be appended to a file in a bucket, and it is small."""
     file = locate(workdir) / FILE
-    before = file.read_text() if file.exists() else ""
-    file.write_text(before + json.dumps(line, ensure_ascii=False) + "\n")
+    write_rows(file, [*read_rows(file)[0], line])

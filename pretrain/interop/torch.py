@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from pretrain import digests
 from pretrain.build import plain
 from pretrain.finite import check_finite
 from pretrain.objectives import classification, dense
@@ -98,7 +99,7 @@ def heads(restored: Restored) -> dict:
 
 
 def export(restored: Restored, out) -> Path:
-    """Writes `model.safetensors`, `config.json` and the module that loads them into a new folder.
+    """Writes `model.safetensors`, `config.json`, the module that loads them and their sha256 into a new folder.
 
     ValueError for a network of another kind than the trunk that the module is.
     """
@@ -112,7 +113,7 @@ def export(restored: Restored, out) -> Path:
         )
     check_finite(restored.params, f"step {restored.step}")
     out = Path(out)
-    if (out / "model.safetensors").exists():
+    if (out / digests.FILE).exists():
         raise FileExistsError(f"{out} already holds an export: remove it or write elsewhere")
     out.mkdir(parents=True, exist_ok=True)
     model = restored.model
@@ -127,4 +128,5 @@ def export(restored: Restored, out) -> Path:
     save_file(to_state_dict(params), out / "model.safetensors")
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     shutil.copyfile(Path(__file__).with_name("torch_model.py"), out / "tokenloom_torch.py")
+    digests.write(out)
     return out

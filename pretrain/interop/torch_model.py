@@ -1,5 +1,7 @@
 """Tokenloom's encoder-decoder in plain PyTorch: this file, `config.json` and `model.safetensors` are all it takes.
 
+`load` compares them with SHA256SUMS first; `load(folder, verify=False)` does not, for files of one's own.
+
     model = load("EXPORT_DIR")
     x = model.encode(ids, modality, position, valid)          # each [B, N] -> [B, N, D]
     z = model.embed(x, (ids, modality, position, valid), "caption")   # [B, embed_dim], unit length
@@ -14,6 +16,7 @@ sequence; `valid` is False for empty slots. Pixels and vectors go into `encode` 
 normalised; `ids` then say which row. Registers come first in x: `embed` and `decode` expect them there.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -388,10 +391,25 @@ def position_tables(mods, dim, waves):
             yield torch.cat([sincos(p, dim // 2) for p in places], 1)
 
 
-def load(folder):
+def check(folder):
+    """ValueError if a file of an export folder is not as it was written."""
+    with open(os.path.join(folder, "SHA256SUMS"), encoding="utf8") as lines:
+        for line in lines:
+            digest, _, name = line.rstrip("\n").partition("  ")
+            path = os.path.join(folder, name)
+            if not os.path.isfile(path):
+                raise ValueError(f"{path} is missing, which SHA256SUMS lists: copy the folder again")
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise ValueError(f"{path} has another sha256 than SHA256SUMS says: copy the folder again")
+
+
+def load(folder, verify=True):
     """The model of an export folder, in eval mode; every weight of the file is used and none is missing."""
     from safetensors.torch import load_file
 
+    if verify:
+        check(folder)
     with open(os.path.join(folder, "config.json"), encoding="utf8") as f:
         model = EncDec(json.load(f))
     model.load_state_dict(load_file(os.path.join(folder, "model.safetensors")), strict=True)

@@ -88,7 +88,7 @@ def test_temperatures(temperature, power):
 def test_subsets_of_modalities_and_rows():
     source = mixture()
     assert len(source) == 20 and source.fields == {"code", "words", "text"}
-    assert [int(source[i]["row"]) for i in range(20)] == list(range(20)) and source.peek(14)["row"] == 14
+    assert [int(source[i]["row"]) for i in range(20)] == list(range(20)) and source.pick(14, ())["row"] == 14
     (batch,) = eval_batches(source, Encoder((CODE, TEXT), {}, False), batch_size=20)
     assert batch["code"]["valid"][:, 0].tolist() == [True] * 14 + [False] * 6
     assert batch["text"]["valid"][:, 0].tolist() == [True] * 10 + [False] * 4 + [True] * 6

@@ -221,7 +221,7 @@ def test_labels_are_checked_before_a_run():
             return {"row": index, "map": np.full((2, 2, 1), 9 if index == 7 else 255, np.uint8), "group": "abc"}
 
     class Files(Memory):
-        peek = lambda self, index: {"row": index, "group": "abcd" if index < 12 else "nobody"}
+        pick = lambda self, index, fields, texts: {"row": index, "group": "abcd" if index < 12 else "nobody"}
         __getitem__ = None
 
     maps = Modality("map", "pixels", (2, 2, 1), "map", resample="nearest", vocab_size=9)

@@ -156,7 +156,7 @@ def test_render_of_a_field_of_ones_own_that_is_absent(example):
     assert render("caption", example) is None and render("caption", example, np.random.default_rng(0)) is None
 
 
-@pytest.mark.parametrize("value", [EXAMPLE["name"], 3, ["a", 3]])
+@pytest.mark.parametrize("value", [EXAMPLE["name"], True, ["a", {}], [float("inf")]])
 def test_render_of_a_field_that_holds_no_text(value):
     with pytest.raises(ValueError, match=r"field='name' holds .*name:en, name:es.*palette"):
         render("name", {"name": value})

@@ -125,5 +125,5 @@ def test_the_row_is_named():
     ):
         Encoder((m,), {"text": Text()}, False)({"row": 7, "metadata": {"brightness": 300}}, None)
     m = Modality("v", "vectors", (2, 3), "v", targets=False)
-    with pytest.raises(ValueError, match=r"modality 'v': row 7 has vectors that are not finite"):
+    with pytest.raises(ValueError, match=r"modality 'v': row 7 holds v that is not finite"):
         Encoder((m,), {}, False)({"row": 7, "v": [[0, 1, NAN]]}, None)

@@ -86,7 +86,7 @@ def test_codes_go_with_the_tree(made, tmp_path):
 def test_check_finds_what_is_broken(made, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         run(monkeypatch, "check", made)
-    assert end.value.code == 0 and "every shard is as its manifest says" in capsys.readouterr().out
+    assert end.value.code == 0 and "every file is as it was written" in capsys.readouterr().out
     file = made / "train-00001.array_record"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1

@@ -121,7 +121,7 @@ def test_a_run_reads_them_as_a_mixture(made):
         (
             lambda parts: parts[1].update(options={"x": 1}),
             SystemExit,
-            "'two': config.data.options.x=1: the source 'webdataset' takes no",
+            "'two': config.data.options.x=1: the source 'webdataset' takes outside",
         ),
         (lambda parts: parts.clear(), SystemExit, "must be a list of sources"),
     ],

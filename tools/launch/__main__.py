@@ -14,8 +14,8 @@ import argparse
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+from pretrain.storage import write
 from tools.launch import jobset, slurm, tpu_vm
 from tools.launch.job import TARGETS, Job
 
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None):
     job, args = parse(sys.argv[1:] if argv is None else argv)
     text = RENDER[job.target](job)
     if args.out:
-        Path(args.out).write_text(text)
+        write(args.out, text)
     elif not args.submit:
         print(text, end="")
     if args.submit:

@@ -24,6 +24,7 @@ import fsspec
 import PIL
 
 from data_pipeline import pseudo_labels
+from data_pipeline.plan import describe_split
 from pretrain import build
 from tools.prepare.recipe import FORMATS, Recipe
 
@@ -38,7 +39,8 @@ def parse_args(argv):
     add("--source", default="files", help="a file of data_pipeline/sources")
     add("--path", default="", help="the folder that it reads, if it does")
     add("--out", required=True, help="the folder that is made")
-    add("--splits", default="train,val,test", help="those evaluated on last")
+    add("--splits", default="", help="NAME,…, those evaluated on last; all that there are if none is named")
+    add("--outside", action="store_true", help="data may lead out of their folder (data.options.outside)")
     add("--image", default="image", help="the field of the picture that is judged and labelled")
     add("--texts", default="caption", help="FIELD,… that are cleaned: texts, or lists or dicts of texts")
     add("--min_size", type=int, default=1, help="least pixels of the shorter side")
@@ -101,7 +103,8 @@ def check(recipe: Recipe, sources: dict):
 
 def make_plan(args, recipe: Recipe, sources: dict) -> dict:
     """All that decides what is written."""
-    given = {k: v for k, v in vars(args).items() if k not in ("source", "path", "out", "splits", "label", "shard_size")}
+    apart = ("source", "path", "out", "splits", "outside", "label", "shard_size")
+    given = {k: v for k, v in vars(args).items() if k not in apart}
     labels = {f: how if isinstance(how, str) else {"onnx": how.digest, **how.options} for f, how in recipe.labels}
     splits = {
         split: {"source": repr(source), "examples": len(source), "shards": -(-len(source) // args.shard_size)}
@@ -159,8 +162,11 @@ def main(argv: list[str] | None = None):
     options = beam_options(rest, runner)
     from tools.prepare import pipeline
 
-    data = build.Data(args.source, args.path)
-    sources = {split: build.source(data, split) for split in args.splits.split(",")}
+    data = build.Data(args.source, args.path, {"outside": True} if args.outside else {})
+    splits = args.splits.split(",") if args.splits else build.splits(data)
+    sources = {split: build.source(data, split) for split in splits}
+    for split, source in sources.items():
+        print(describe_split(split, source), flush=True)
     recipe = parse_recipe(args)
     check(recipe, sources)
     plan = make_plan(args, recipe, sources)

@@ -17,6 +17,7 @@ import numpy as np
 from apache_beam.pvalue import AsList, TaggedOutput
 
 from data_pipeline.duplicates import earlier
+from data_pipeline.seal import seal
 from pretrain import build
 from tools.prepare.recipe import Recipe, Unfit
 
@@ -200,7 +201,7 @@ def write_report(_, plan: dict, out: str, dropped: list, contamination: list, sh
         with NewFile(f"{out}/{file}.jsonl") as target:
             target.write("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in order).encode())
     with NewFile(f"{out}/report.json") as target:
-        report = {"plan": plan, "splits": splits, "shards": files}
+        report = seal({"plan": plan, "splits": splits, "shards": files})
         target.write((json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
 
 

@@ -10,8 +10,10 @@ from PIL import Image
 from data_pipeline import duplicates
 from data_pipeline.clean import clean_text
 from data_pipeline.image import BICUBIC, NEAREST, as_channels
+from data_pipeline.mixture import pick
+from data_pipeline.plain_text import as_text
 from data_pipeline.pseudo_labels import Onnx, open_label
-from data_pipeline.stored import Picture, as_picture, is_picture, numbers
+from data_pipeline.stored import Picture, as_picture, gathered, is_picture, numbers
 
 FORMATS = ("jpg", "png", "webp")
 
@@ -51,7 +53,8 @@ class Recipe:
     def read(self, source, row: int) -> tuple[dict, int]:
         """(an example with its texts cleaned, how many of its texts were taken out). Unfit if it is not to be kept."""
         try:
-            example = source[row]
+            # A caption is one although it looks like the name of a file.
+            example = pick(source, row, getattr(source, "fields", ()), self.texts)
             del example["row"]
             example = {field: self._numbers(field, value) for field, value in example.items()}
         except Exception as e:  # whatever is wrong with one example is no reason to stop for the others
@@ -67,6 +70,7 @@ class Recipe:
 
     def _numbers(self, field, value):
         """What is kept of an image: of maps what is stored, of the picture how it looks, of others all 16 bits."""
+        value = gathered(value)
         if not isinstance(value, np.ndarray):
             return value
         if field in self.maps:
@@ -80,16 +84,17 @@ class Recipe:
         """A text, or a list or dict of texts, without those of a wrong length; and their number."""
         names = list(value) if isinstance(value, dict) else None
         texts = list(value.values()) if names else value if isinstance(value, list) else [value]
-        if not all(isinstance(text, str) for text in texts):
-            raise Unfit("unreadable", f"{field}={value!r:.60}: must be a text, or a list or dict of texts")
-        cleaned = [clean_text(text) for text in texts]
+        try:
+            cleaned = [clean_text(as_text(text) or "") for text in texts]
+        except ValueError as e:
+            raise Unfit("unreadable", f"{field}={value!r:.60}: must be a text, or a list or dict of texts") from e
         most = self.max_chars or float("inf")
         fits = [self.min_chars <= len(text) <= most for text in cleaned]
         if not any(fits):
             lengths = ", ".join(str(len(text)) for text in cleaned)
             raise Unfit("text length", f"{field}: {lengths} characters, and {self.min_chars} … {most} are asked for")
         gone = len(fits) - sum(fits)
-        if isinstance(value, str):
+        if not isinstance(value, list | dict):
             return cleaned[0], gone
         kept = [text for text, fit in zip(cleaned, fits) if fit]
         return kept if names is None else dict(zip([n for n, fit in zip(names, fits) if fit], kept)), gone

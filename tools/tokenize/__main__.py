@@ -16,6 +16,7 @@ Slurm); the last to finish writes the manifest, without which it is no store.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -29,9 +30,29 @@ from data_pipeline.image import crop_settings
 from data_pipeline.sources.tokens import SHARD_SIZE, split_about, write_codes, write_manifest
 from pretrain.build import read_run
 from pretrain.data import Part
+from pretrain.lock import Lock
 from pretrain.restore import load_tokenizer
 from tools.tokenize.jobs import Job, field_here, make_job, read_sources
 from tools.tokenize.shards import TooManyFailures, failures_so_far, make_shard, write_json, write_quarantine
+
+
+@contextlib.contextmanager
+def hold(out: Path, process: int, processes: int):
+    """Keeps others from the shards of this process; SystemExit if one has them."""
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(Lock(out, f".lock-{process}-of-{processes}"))
+            for other in out.glob(".lock-*"):
+                if not other.name.endswith(f"-of-{processes}"):  # one of another division
+                    with Lock(out, other.name):
+                        pass
+        except ValueError as e:
+            raise SystemExit(f"--out={e}") from e
+        if processes == 1:  # nobody else writes there: what a kill has left is of no use
+            for partial in out.rglob("*.partial"):
+                partial.unlink()
+        yield
 
 
 def claim(out: Path, plan: dict):
@@ -83,7 +104,7 @@ def open_tokenizers(workdirs: dict) -> dict:
 
 def make_jobs(args, workdirs: dict, opened: dict) -> list[Job]:
     """One of --source, or one of each of --sources; what is wrong with any of them is said before the first is made."""
-    out, specs = Path(args.out), {m.name: m for _, modalities in opened.values() for m in modalities}
+    out, specs = Path(args.out).expanduser(), {m.name: m for _, modalities in opened.values() for m in modalities}
     if bool(args.source) == bool(args.sources):
         raise SystemExit("give --source, or --sources for several")
     if args.source:
@@ -93,7 +114,8 @@ def make_jobs(args, workdirs: dict, opened: dict) -> list[Job]:
                 raise SystemExit(
                     f"--fields={name}=…: no tokenizer has a modality {name!r}; they have {', '.join(specs)}"
                 )
-        return [make_job(args, Part(args.source, path=args.path), out, fields, workdirs, opened)]
+        options = {"outside": True} if args.outside else {}
+        return [make_job(args, Part(args.source, path=args.path, options=options), out, fields, workdirs, opened)]
     if args.path or args.fields:
         raise SystemExit("--path and --fields belong to --source; with --sources they are keys of each source")
     jobs = []
@@ -111,10 +133,11 @@ def parse_args():
     parser.add_argument("--source", default="", help="a file of data_pipeline/sources, e.g. emoji")
     parser.add_argument("--sources", default="", help="a JSON file that lists several")
     parser.add_argument("--path", default="", help="the folder that it reads, if it does")
+    parser.add_argument("--outside", action="store_true", help="data may lead out of it (data.options.outside)")
     parser.add_argument("--tokenizers", required=True, help="NAME=WORKDIR,… of trained tokenizers")
     parser.add_argument("--fields", default="", help="MODALITY=FIELD,…: what modalities are made from in this source")
     parser.add_argument("--out", required=True, help="directory of the token store, of several the one that holds them")
-    parser.add_argument("--splits", default="train,val,test")
+    parser.add_argument("--splits", default="", help="NAME,…; all that there are if none is named")
     parser.add_argument("--crops", type=int, default=8, help="aligned crops of a training example")
     parser.add_argument("--min_scale", type=float, default=0.8, help="least share of the area that a crop keeps")
     parser.add_argument("--flip", type=float, default=0.0, help="probability that a crop is mirrored, but crop 0")
@@ -135,19 +158,18 @@ def main():
     workdirs = parse_pairs("tokenizers", args.tokenizers)
     opened = open_tokenizers(workdirs)
     jobs = make_jobs(args, workdirs, opened)
-    for job in jobs:
-        if processes == 1:  # nobody else writes there: what a kill has left is of no use
-            for partial in job.out.rglob("*.partial"):
-                partial.unlink()
-        claim(job.out, job.plan)
-    for tokenizer, _ in opened.values():
-        tokenizer.chunk = args.batch_size * jax.local_device_count()
-    for job in jobs:
-        if len(jobs) > 1:
-            print(f"{job.out}:", flush=True)
-        mine = job.shards[process::processes]
-        run(args, job.out, [s for s in mine if s.about(job.out) is None], job.sources, job.recipe)
-        finish(job.out, job.shards, job.plan, job.recipe.tokenizers)
+    with contextlib.ExitStack() as stack:
+        for job in jobs:
+            stack.enter_context(hold(job.out, process, processes))
+            claim(job.out, job.plan)
+        for tokenizer, _ in opened.values():
+            tokenizer.chunk = args.batch_size * jax.local_device_count()
+        for job in jobs:
+            if len(jobs) > 1:
+                print(f"{job.out}:", flush=True)
+            mine = job.shards[process::processes]
+            run(args, job.out, [s for s in mine if s.about(job.out) is None], job.sources, job.recipe)
+            finish(job.out, job.shards, job.plan, job.recipe.tokenizers)
 
 
 def run(args, out, shards, sources, recipe):

@@ -1,11 +1,12 @@
 """What is to be made: a job is the store of one source, checked before anything is written."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
 from data_pipeline.pipeline import check_fields
+from data_pipeline.plain_text import parse_json
+from data_pipeline.plan import describe_split
 from pretrain import build
 from pretrain.data import Part
 from tools.tokenize.recipe import Recipe
@@ -34,8 +35,8 @@ class Job:
 def read_sources(file: str) -> list[Part]:
     """The sources that --sources names, a list as `config.data.sources` has it; SystemExit if it is none."""
     try:
-        listed = json.loads(Path(file).read_text())
-    except (OSError, json.JSONDecodeError) as e:
+        listed = parse_json(Path(file).expanduser().read_bytes())
+    except (OSError, ValueError) as e:
         raise SystemExit(f"--sources={file}: not a file of JSON ({e})") from e
     if not isinstance(listed, list) or not listed:
         raise SystemExit(f"--sources={file}: must be a list of sources, as config.data.sources has it")
@@ -65,8 +66,14 @@ def make_job(args, part: Part, out: Path, fields: dict, workdirs: dict, opened: 
     if args.palette is not None:
         palette_field = part.fields.get(args.palette, args.palette.replace("none", ""))
     recipe = Recipe(tokenizers, palette_field, dict(min_scale=args.min_scale, flip=args.flip))
-    splits = [s for s in args.splits.split(",") if not part.splits or s in part.splits]
-    sources = {s: build.source(build.Data(part.source, part.path, part.options), s) for s in splits}
+    data = build.Data(part.source, part.path, part.options)
+    splits = args.splits.split(",") if args.splits else build.splits(data)
+    splits = [s for s in splits if not part.splits or s in part.splits]
+    if not splits:
+        raise SystemExit(f"--splits={args.splits}: {part.name!r} takes part in {', '.join(part.splits)} alone")
+    sources = {s: build.source(data, s) for s in splits}
+    for split, source in sources.items():
+        print(describe_split(f"{part.name or part.source} {split}", source), flush=True)
     for source in sources.values():
         check_fields(recipe.modalities, source)
     return Job(out, sources, recipe, _plan(args, part.source, recipe, workdirs, sources))

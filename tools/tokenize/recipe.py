@@ -6,8 +6,9 @@ import numpy as np
 
 from data_pipeline.image import as_channels, crop_settings, palettes
 from data_pipeline.pictures import common_frame, read_pictures, size_of
+from data_pipeline.sources.tokens import encode_record
 from data_pipeline.spec import PICTURES
-from data_pipeline.stored import as_picture, is_clip, is_picture
+from data_pipeline.stored import as_picture, gathered, is_clip, is_picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Recipe:
         return frozenset(source_field(m) for m in self.modalities) | {self.palette}
 
     def _read(self, example, crops) -> Raw:
+        example = {field: gathered(value) for field, value in example.items()}
         present = [m for m in self.modalities if example.get(source_field(m)) is not None]
         vectors = [m for m in present if m.kind == "vectors"]
         pixels = [m for m in present if m.kind in PICTURES]
@@ -76,6 +78,7 @@ class Recipe:
         if self.palette and example.get(self.palette) is not None:
             image = as_channels(as_picture(example[self.palette]), 3)
             kept["palettes"] = palettes(image, min(64, max(image.shape) // 2))  # those of small pictures at half size
+        encode_record(kept)  # what no store can hold is a failure of this example, not of the job
         return Raw(kept, out, frozenset(k for k, v in example.items() if is_picture(v) or is_clip(v)) - self.fields)
 
     def encode(self, raws) -> list[dict]:

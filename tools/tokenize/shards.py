@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import grain
 import numpy as np
 
 from data_pipeline.sources.tokens import shard_file, write_shard
+from pretrain.storage import write
 from tools.tokenize.recipe import Failure, Raw, Recipe
 
 CHUNK = 32  # examples that are tokenized together
@@ -89,8 +89,5 @@ def write_json(file: Path, value):
 
 
 def write_text(file: Path, text: str):
-    """Whoever finds the file finds all of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, file)
+    write(file, text)
