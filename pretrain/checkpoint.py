@@ -103,8 +103,15 @@ class Checkpointer:
     def _finish(self):
         """Waits for the save under way. Orbax closes the event loop of a save, three descriptors, when it is asked."""
         saving, self._saving = self._saving, None
-        if saving:
+        if not saving:
+            return
+        try:
             saving.result()
+        except Exception as e:
+            raise OSError(
+                f"{self._folder / str(self._step)}: this checkpoint could not be written ({_first_line(e)}): is the "
+                "disk full, or the workdir gone? The same command goes on from the newest one that is whole"
+            ) from e
 
     def _write_digests(self):
         # A disk's folder is renamed when it is whole, a bucket's bears its name from the start.
@@ -129,7 +136,8 @@ class Checkpointer:
         try:
             self._finish()
         finally:
-            self._orbax.close()
+            with contextlib.suppress(Exception):  # it says again what became of a save
+                self._orbax.close()
 
 
 def has_checkpoint(workdir) -> bool:
@@ -197,11 +205,14 @@ def _reading(path):
     try:
         yield
     except Exception as e:
-        first = f"{e}".strip().split("\n")[0]
         raise ValueError(
-            f"{path} cannot be read as a checkpoint of this network ({type(e).__name__}: {first:.300}): was the config "
-            "or the code changed since, or is it damaged?"
+            f"{path} cannot be read as a checkpoint of this network ({_first_line(e)}): was the config or the code "
+            "changed since, or is it damaged?"
         ) from e
+
+
+def _first_line(e: Exception) -> str:
+    return f"{type(e).__name__}: {str(e).strip():.300}".split("\n")[0]
 
 
 def read_info(workdir, step: int | None = None) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 
@@ -165,6 +166,23 @@ def test_a_workdir_that_is_gone_is_noticed_at_the_next_save(workdir):
         with pytest.raises(FileNotFoundError, match="run/checkpoints is gone since this run began: was the workdir"):
             checkpointer.save(state(4), Position(4))
     assert not workdir.exists(), "nothing was written in its place"
+
+
+def test_a_save_that_fails_is_one_sentence_and_the_one_before_stays(workdir):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(
+        OSError, match=r"checkpoints/3: this checkpoint could not be written \(.*one that is whole"
+    ):
+        with Checkpointer(workdir, last=1) as checkpointer:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+            try:
+                checkpointer.save(state(3), Position(3))
+                checkpointer._finish()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert newest_sound(workdir) == 2
+    save(workdir, 3)
+    assert steps(workdir) == [1, 2, 3]
 
 
 def test_saves_leave_no_descriptor_open(workdir):
