@@ -6,6 +6,7 @@ used: a damaged one is set aside by the run that it belongs to, and refused by e
 
 import contextlib
 import json
+import re
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
@@ -158,8 +159,11 @@ def _complete(workdir, tries: int = 5) -> dict[int, epath.Path]:
     """
     folder = locate(workdir) / "checkpoints"
     try:
-        found = ocp.path.step.standard_name_format().find_all(folder) if folder.exists() else ()
-        return {c.step: c.path for c in sorted(found, key=lambda c: c.step)}
+        # Not Orbax's own: it reads what may be damaged.
+        found = [f for f in folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", f.name)] if folder.exists() else ()
+        if str(folder).startswith("gs://"):  # there a folder has its name from the start
+            found = [f for f in found if (f / "commit_success.txt").exists()]
+        return {int(f.name): f for f in sorted(found, key=lambda f: int(f.name)) if f.is_dir()}
     except (FileNotFoundError, NotADirectoryError):
         if not tries:
             raise
@@ -196,7 +200,10 @@ def _set_aside_damaged(workdir):
         names = (f"{step}.damaged{n or ''}" for n in range(1000))
         aside = next(path for name in names if not (path := held[step].parent / name).exists())
         held[step].rename(aside)
-        say(f"WARNING: the checkpoint of step {step} is damaged and set aside as {aside.name}: {problem}")
+        say(
+            f"WARNING: the checkpoint of step {step} is damaged and set aside as {aside.name}, to be deleted once nobody "
+            f"needs it: {problem}"
+        )
 
 
 @contextlib.contextmanager
