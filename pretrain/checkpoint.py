@@ -6,6 +6,7 @@ used: a damaged one is set aside by the run that it belongs to, and refused by e
 
 import contextlib
 import json
+import pkgutil
 import re
 
 import jax
@@ -20,7 +21,7 @@ from pretrain.storage import locate, read_config, write
 
 METRIC = "metric"
 PART = 2**26  # bytes of a file at most, unless an array is larger: several are hashed at once
-ABOUT, COPY = "_CHECKPOINT_METADATA", "about.json"  # Orbax notes the time of the commit in its own once more
+ABOUT, INFO = "_CHECKPOINT_METADATA", "info.json"  # Orbax still writes into its own while digests are taken
 
 
 class _Position:
@@ -117,7 +118,7 @@ class Checkpointer:
     def _write_digests(self):
         # A disk's folder is renamed when it is whole, a bucket's bears its name from the start.
         (folder,) = (f for f in self._folder.iterdir() if f.name.split(".orbax-checkpoint-tmp")[0] == str(self._step))
-        write(folder / COPY, (folder / ABOUT).read_text())
+        write(folder / INFO, json.dumps(self._info or {}, sort_keys=True))
         digests.write(folder, skip=(ABOUT,), empty=not self._verify)
 
     def latest(self) -> int | None:
@@ -176,11 +177,13 @@ def damage(folder: epath.Path) -> str:
     if found or not digests.read(folder):
         return found[0] + (f" (and {len(found) - 1} more)" if found[1:] else "") if found else ""
     try:
-        ours, theirs = (json.loads((folder / name).read_text()) for name in (COPY, ABOUT))
-        time = {"commit_timestamp_nsecs": None}
-        return "" if ours | time == theirs | time else f"{folder / ABOUT} differs from {COPY} beside it"
-    except (OSError, ValueError, TypeError) as e:
-        return f"{folder / ABOUT} cannot be read ({e})"
+        for handler in json.loads((folder / ABOUT).read_text())["item_handlers"].values():
+            pkgutil.resolve_name(handler)
+        theirs = ocp.metadata(folder, checkpointable_name="state").custom_metadata or {}
+    except Exception as e:
+        return f"{folder / ABOUT} cannot be read ({_first_line(e)})"
+    ours = json.loads((folder / INFO).read_text())
+    return "" if ours == theirs else f"{folder / ABOUT} differs from {INFO} beside it"
 
 
 def newest_sound(workdir) -> int | None:
@@ -201,8 +204,8 @@ def _set_aside_damaged(workdir):
         aside = next(path for name in names if not (path := held[step].parent / name).exists())
         held[step].rename(aside)
         say(
-            f"WARNING: the checkpoint of step {step} is damaged and set aside as {aside.name}, to be deleted once nobody "
-            f"needs it: {problem}"
+            f"WARNING: the checkpoint of step {step} is damaged and set aside as {aside.name}, to be deleted once it "
+            f"is of no use: {problem}"
         )
 
 
