@@ -6,6 +6,8 @@ used: a damaged one is set aside by the run that it belongs to, and refused by e
 
 import contextlib
 import json
+import pkgutil
+import re
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
@@ -19,7 +21,7 @@ from pretrain.storage import locate, read_config, write
 
 METRIC = "metric"
 PART = 2**26  # bytes of a file at most, unless an array is larger: several are hashed at once
-ABOUT, COPY = "_CHECKPOINT_METADATA", "about.json"  # Orbax notes the time of the commit in its own once more
+ABOUT, INFO = "_CHECKPOINT_METADATA", "info.json"  # Orbax still writes into its own while digests are taken
 
 
 class _Position:
@@ -103,13 +105,20 @@ class Checkpointer:
     def _finish(self):
         """Waits for the save under way. Orbax closes the event loop of a save, three descriptors, when it is asked."""
         saving, self._saving = self._saving, None
-        if saving:
+        if not saving:
+            return
+        try:
             saving.result()
+        except Exception as e:
+            raise OSError(
+                f"{self._folder / str(self._step)}: this checkpoint could not be written ({_first_line(e)}): is the "
+                "disk full, or the workdir gone? The same command goes on from the newest one that is whole"
+            ) from e
 
     def _write_digests(self):
         # A disk's folder is renamed when it is whole, a bucket's bears its name from the start.
         (folder,) = (f for f in self._folder.iterdir() if f.name.split(".orbax-checkpoint-tmp")[0] == str(self._step))
-        write(folder / COPY, (folder / ABOUT).read_text())
+        write(folder / INFO, json.dumps(self._info or {}, sort_keys=True))
         digests.write(folder, skip=(ABOUT,), empty=not self._verify)
 
     def latest(self) -> int | None:
@@ -129,7 +138,8 @@ class Checkpointer:
         try:
             self._finish()
         finally:
-            self._orbax.close()
+            with contextlib.suppress(Exception):  # it says again what became of a save
+                self._orbax.close()
 
 
 def has_checkpoint(workdir) -> bool:
@@ -150,8 +160,11 @@ def _complete(workdir, tries: int = 5) -> dict[int, epath.Path]:
     """
     folder = locate(workdir) / "checkpoints"
     try:
-        found = ocp.path.step.standard_name_format().find_all(folder) if folder.exists() else ()
-        return {c.step: c.path for c in sorted(found, key=lambda c: c.step)}
+        # Not Orbax's own: it reads what may be damaged.
+        found = [f for f in folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", f.name)] if folder.exists() else ()
+        if str(folder).startswith("gs://"):  # there a folder has its name from the start
+            found = [f for f in found if (f / "commit_success.txt").exists()]
+        return {int(f.name): f for f in sorted(found, key=lambda f: int(f.name)) if f.is_dir()}
     except (FileNotFoundError, NotADirectoryError):
         if not tries:
             raise
@@ -164,11 +177,13 @@ def damage(folder: epath.Path) -> str:
     if found or not digests.read(folder):
         return found[0] + (f" (and {len(found) - 1} more)" if found[1:] else "") if found else ""
     try:
-        ours, theirs = (json.loads((folder / name).read_text()) for name in (COPY, ABOUT))
-        time = {"commit_timestamp_nsecs": None}
-        return "" if ours | time == theirs | time else f"{folder / ABOUT} differs from {COPY} beside it"
-    except (OSError, ValueError, TypeError) as e:
-        return f"{folder / ABOUT} cannot be read ({e})"
+        for handler in json.loads((folder / ABOUT).read_text())["item_handlers"].values():
+            pkgutil.resolve_name(handler)
+        theirs = ocp.metadata(folder, checkpointable_name="state").custom_metadata or {}
+    except Exception as e:
+        return f"{folder / ABOUT} cannot be read ({_first_line(e)})"
+    ours = json.loads((folder / INFO).read_text())
+    return "" if ours == theirs else f"{folder / ABOUT} differs from {INFO} beside it"
 
 
 def newest_sound(workdir) -> int | None:
@@ -188,7 +203,10 @@ def _set_aside_damaged(workdir):
         names = (f"{step}.damaged{n or ''}" for n in range(1000))
         aside = next(path for name in names if not (path := held[step].parent / name).exists())
         held[step].rename(aside)
-        say(f"WARNING: the checkpoint of step {step} is damaged and set aside as {aside.name}: {problem}")
+        say(
+            f"WARNING: the checkpoint of step {step} is damaged and set aside as {aside.name}, to be deleted once it "
+            f"is of no use: {problem}"
+        )
 
 
 @contextlib.contextmanager
@@ -197,11 +215,14 @@ def _reading(path):
     try:
         yield
     except Exception as e:
-        first = f"{e}".strip().split("\n")[0]
         raise ValueError(
-            f"{path} cannot be read as a checkpoint of this network ({type(e).__name__}: {first:.300}): was the config "
-            "or the code changed since, or is it damaged?"
+            f"{path} cannot be read as a checkpoint of this network ({_first_line(e)}): was the config or the code "
+            "changed since, or is it damaged?"
         ) from e
+
+
+def _first_line(e: Exception) -> str:
+    return f"{type(e).__name__}: {str(e).strip():.300}".split("\n")[0]
 
 
 def read_info(workdir, step: int | None = None) -> dict:

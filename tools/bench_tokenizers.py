@@ -22,6 +22,7 @@ from pretrain.evals.page import document, table
 from pretrain.evals.pictures import image_rows, png
 from pretrain.evals.reconstruction import Evaluator, psnr, ssim
 from pretrain.restore import load_tokenizer, restore
+from pretrain.storage import write
 from pretrain.tokenizers.kmeans import kmeans
 from pretrain.tokenizers.networks.patches import patchify, unpatchify
 from pretrain.tokenizers.quantizers.base import nearest
@@ -120,7 +121,7 @@ def main():
     figure.savefig(out / "tokenizers.png", dpi=110, bbox_inches="tight")
     note = f"{args.steps} steps each; pictures of the split {args.split!r}. {size} k-means patches."
     body = f"<h1>Tokenizers</h1><p>{note}</p>{table(['', *keys], rows)}{png(figure)}"
-    (out / "tokenizers.html").write_text(document("Tokenizers", body), encoding="utf8")
+    write(out / "tokenizers.html", document("Tokenizers", body))
     print(f"wrote {out / 'tokenizers.html'}")
 
 

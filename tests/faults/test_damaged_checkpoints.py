@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 
@@ -94,13 +95,30 @@ def test_damage_of_any_file_is_named(workdir, kind):
     assert damage(newest) == ""
 
 
+def test_every_bit_of_what_orbax_notes_is_covered(workdir):
+    """Orbax reads it wherever it looks for checkpoints; of keys that it does not know it says so, without a name."""
+    file = workdir / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    whole = file.read_bytes()
+    for at in range(0, len(whole), 3):
+        flip(file, at)
+        if problem := damage(file.parent):
+            assert str(file) in problem and newest_sound(workdir) == 1
+        else:
+            left, held = (json.loads(text) for text in (file.read_bytes(), whole))
+            changed = {k for k in held if left.get(k) != held[k]}
+            assert changed <= {"init_timestamp_nsecs", "commit_timestamp_nsecs", "item_handlers"}
+            assert load_params(workdir)["model"]["w"][0, 0] == 2
+        file.write_bytes(whole)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["data/position.json", "state/manifest.ocdbt", "_CHECKPOINT_METADATA"])
 def test_a_run_goes_on_from_the_one_before(workdir, kind, name, capsys):
     KINDS[kind](workdir / "checkpoints" / "2" / name)
     with Checkpointer(workdir, last=9) as checkpointer:
         (line,) = capsys.readouterr().out.splitlines()
-        assert f"step 2 is damaged and set aside as 2.damaged: {workdir}/checkpoints/2/{name}" in line
+        assert "step 2 is damaged and set aside as 2.damaged, to be deleted" in line
+        assert f"{workdir}/checkpoints/2/{name}" in line
         assert checkpointer.latest() == 1
         position = Position()
         held = checkpointer.restore(jax.tree.map(jnp.asarray, state(0)), position)
@@ -165,6 +183,21 @@ def test_a_workdir_that_is_gone_is_noticed_at_the_next_save(workdir):
         with pytest.raises(FileNotFoundError, match="run/checkpoints is gone since this run began: was the workdir"):
             checkpointer.save(state(4), Position(4))
     assert not workdir.exists(), "nothing was written in its place"
+
+
+def test_a_save_that_fails_is_one_sentence_and_the_one_before_stays(workdir):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(OSError, match=r"checkpoints/3: this checkpoint could not be written \(.*one that is whole"):
+        with Checkpointer(workdir, last=1) as checkpointer:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+            try:
+                checkpointer.save(state(3), Position(3))
+                checkpointer._finish()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert newest_sound(workdir) == 2
+    save(workdir, 3)
+    assert steps(workdir) == [1, 2, 3]
 
 
 def test_saves_leave_no_descriptor_open(workdir):

@@ -84,8 +84,8 @@ class Life:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
-    def orphans(self, grace: float = 10.0) -> int:
-        """How many of its processes are left so many seconds after its end."""
+    def orphans(self, grace: float = 60.0) -> int:
+        """How many of its processes are left so many seconds after its end: one that just starts first imports."""
         deadline = time.time() + grace
         while (left := self.left()) and time.time() < deadline:
             time.sleep(0.05)

@@ -17,15 +17,19 @@ runner knows goes behind a lone `--`. The workers need this package, the source 
 """
 
 import argparse
+import contextlib
 import json
 import sys
+from pathlib import Path
 
 import fsspec
 import PIL
+from fsspec.implementations.local import LocalFileSystem
 
 from data_pipeline import pseudo_labels
 from data_pipeline.plan import describe_split
 from pretrain import build
+from pretrain.lock import Lock
 from tools.prepare.recipe import FORMATS, Recipe
 
 
@@ -171,14 +175,34 @@ def main(argv: list[str] | None = None):
     check(recipe, sources)
     plan = make_plan(args, recipe, sources)
     system, out = fsspec.core.url_to_fs(args.out.rstrip("/"))
-    if is_done(system, out, plan):
-        print(f"{args.out} is made already")
-        return
+    with hold(system, out):
+        if is_done(system, out, plan):
+            print(f"{args.out} is made already")
+        else:
+            make(args.out.rstrip("/"), system, out, lambda to: pipeline.run(options, data, recipe, plan, to))
+
+
+@contextlib.contextmanager
+def hold(system, out: str):
+    """Keeps a second program from `out`, where that is on a disk; SystemExit if one makes it just now."""
+    with contextlib.ExitStack() as held:
+        if isinstance(system, LocalFileSystem):
+            parent = Path(out).parent
+            parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(Lock(parent, f".{Path(out).name}.lock"))
+            except ValueError as e:
+                raise SystemExit(f"--out={out}: {e}") from e
+        yield
+
+
+def make(name: str, system, out: str, run):
+    """Prepares beside `out`, by `run(folder)`, and gives the folder its name when it is whole."""
     partial = f"{out}.partial"
     if system.exists(partial):
         print(f"removed {partial}, which an earlier run did not finish", file=sys.stderr)
         system.rm(partial, recursive=True)
-    pipeline.run(options, data, recipe, plan, f"{args.out.rstrip('/')}.partial")
+    run(f"{name}.partial")
     with system.open(f"{partial}/report.json", "r", encoding="utf8") as file:
         report = json.load(file)
     print(summary(report))
@@ -188,7 +212,7 @@ def main(argv: list[str] | None = None):
     for rest in (name for name in system.find(partial) if name.endswith(".partial")):  # of a worker that was killed
         system.rm(rest)
     system.mv(partial, out, recursive=True)
-    print(f"wrote {args.out}")
+    print(f"wrote {name}")
 
 
 if __name__ == "__main__":
