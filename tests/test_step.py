@@ -127,6 +127,22 @@ def test_a_bad_step_changes_nothing_and_bad_ones_in_a_row_are_counted(made):
     assert counted == [(0, 0), (1, 1), (2, 2), (3, 3), (3, 0), (4, 1)]
 
 
+class Root(Mean):
+    def totals(self, model, own, view, keys, *, train):
+        return {"a": view["offset"].sum() + jnp.sqrt(view["root"].sum() * model.scale[0])}
+
+
+@pytest.mark.parametrize("offset, root, good", [(0.0, 1.0, True), (np.inf, 1.0, False), (0.0, 0.0, False)])
+def test_a_loss_or_a_gradient_alone_that_is_not_finite_is_enough(made, offset, root, good):
+    graph, params = made
+    optimizer = optim.make_optimizer(optim.Config(lr=0.1), params, 100)
+    step = make_train_step(graph, {"mean": Root(), "spread": OBJECTIVES["spread"]}, optimizer, seed=0)
+    batch = {**BATCH, "offset": jnp.full(8, offset), "root": jnp.full(8, root)}
+    after, metrics = step(init_state(params, optimizer, ema=False), batch)
+    assert np.isfinite(metrics["loss"]) == (offset == 0) and np.isfinite(metrics["grad_norm"]) == (root == 1)
+    assert metrics["skipped"] == (not good) and (after.params["model"]["scale"][0] != 1) == good
+
+
 def test_keys_are_of_seed_step_and_place():
     draw = lambda *a: np.asarray(jax.vmap(jax.random.bits)(example_keys(*a)))
     every = np.concatenate([draw(0, 0, 8), draw(0, 1, 8), draw(1, 0, 8), draw(1, 1, 8)])
