@@ -56,7 +56,7 @@ def test_top_k_and_top_p(k, p):
     logits = np.random.default_rng(0).normal(size=(6, 20)).astype(np.float32) * 2
     got = np.asarray(restrict(jnp.asarray(logits), k, p))
     for row, mine in zip(got, logits):
-        kept = set(np.flatnonzero(np.isfinite(row)).tolist())
+        kept = set(np.flatnonzero(row != -np.inf).tolist())
         assert kept == nucleus(mine, k, p)
         assert all(row[i] == mine[i] for i in kept)
 
