@@ -109,6 +109,28 @@ def test_a_mesh_changes_nothing(name):
     close((loss, grads), (sharded, theirs), 1e-5)
 
 
+@pytest.mark.parametrize("name", [n for n in MADE if "block" not in n and "ring" not in n])
+def test_weights_count_those_who_take_part(name):
+    one, batch = MADE[name](), tiny.batch(B, seed=1, missing=0.3)
+    weights = one.weights(jax.jit(one.view)(batch, example_keys(0, 5, B)))
+    has = {m: batch[m]["valid"].any(1) for m in TRIPLE}
+    assert all(2 < h.sum() < B for h in has.values())
+    if "symile" in name:
+        count = (sum(has.values()) >= (2 if "learned" in name else 3)).sum()
+        want = dict.fromkeys(TRIPLE, count)
+    else:
+        both = {e.name: (has[e.a] & has[e.b]).sum() for e in EDGES}
+        variants = {"matryoshka": ("full", 2, 4), "2D matryoshka": ("full", "width", "layer", "both")}.get(name)
+        want = {f"{e}@{v}": n for e, n in both.items() for v in variants} if variants else both
+        if name == "uniformity":
+            want = {
+                f"{k} {e}": n if k == "align" else 1 for e, n in both.items() for k in ("align", "uniform", "cross")
+            }
+        if name == "2D matryoshka":
+            want["align"] = sum(h.sum() for h in has.values())
+    assert {k: float(w) for k, w in weights.items()} == want
+
+
 def embedded(name, seed=0):
     """(objective, its own parameters, {modality: {"z", "present", …}}) of random embeddings, some of them missing."""
     one, rng = MADE[name](), np.random.default_rng(seed)
