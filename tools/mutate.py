@@ -44,6 +44,7 @@ CORE = ("pretrain/ops", "pretrain/objectives", "pretrain/generate", "pretrain/st
 # Tests of another name that are a module's own, too.
 TESTS = {
     "pretrain/checkpoint.py": ("tests/test_storage.py", "tests/test_train.py"),
+    "pretrain/objectives/masked.py": ("tests/objectives/test_masking_by_source.py",),
     "pretrain/ops/counting.py": ("tests/ops/test_cross_entropy.py",),
     "pretrain/ops/ring.py": ("tests/ops/test_pairs.py",),
     "pretrain/generate/schedule.py": ("tests/generate/test_draw.py",),
