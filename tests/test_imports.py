@@ -103,9 +103,10 @@ def test_rooms_of_one_floor_do_not_import_each_other():
         assert not under(imported(tree), *neighbours), f"{name} imports a room beside its own"
 
 
-def test_sharding_is_a_leaf():
-    tree = dict(files("pretrain"))["pretrain.sharding"]
-    assert not under(imported(tree), *PACKAGES)
+def test_sharding_and_roles_are_leaves():
+    trees = dict(files("pretrain"))
+    assert not under(imported(trees["pretrain.parameters"]), *PACKAGES)
+    assert not [n for n in under(imported(trees["pretrain.sharding"]), *PACKAGES) if "pretrain.parameters" not in n]
 
 
 def test_the_network_knows_only_the_spec_of_the_data():

@@ -188,6 +188,11 @@ def test_a_quadratic_is_minimised_and_a_bad_step_skipped(moments):
     same, after = step(params, state, jnp.nan)
     jax.tree.map(np.testing.assert_array_equal, (same, after.inner_state), (params, state.inner_state))
     assert after.total_notfinite == 1 and state.total_notfinite == 0
+    counts = []
+    for factor in (jnp.nan, jnp.nan, 1.0, jnp.inf, 1.0):
+        params, state = step(params, state, factor)
+        counts.append((int(state.notfinite_count), bool(state.last_finite), int(state.total_notfinite)))
+    assert counts == [(1, False, 1), (2, False, 2), (0, True, 2), (1, False, 3), (0, True, 3)]  # the first: in a row
 
 
 @pytest.mark.parametrize("moments", ["factored", "muon"])

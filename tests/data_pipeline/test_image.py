@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from data_pipeline.image import NEAREST, apply_crop, crop_settings, edges, palette, palette_text, parse_palette
+from data_pipeline.image import (
+    NEAREST,
+    apply_crop,
+    crop_settings,
+    edges,
+    palette,
+    palette_text,
+    palettes,
+    parse_palette,
+)
 
 
 def test_crop_settings_are_within_the_image_and_square():
@@ -93,7 +102,8 @@ def test_palette_of_a_busy_image():
     for n in range(1, 8):
         colours = palette(image, n)
         assert colours.shape == (n, 3) and colours.dtype == np.uint8
-        assert np.array_equal(colours, palette(image, n))
+        assert np.array_equal(colours, palette(image, n)) and np.array_equal(colours, palettes(image)[n - 1])
+    assert len(palettes(image)) == 7
     with pytest.raises(ValueError, match="n=0"):
         palette(image, 0)
 

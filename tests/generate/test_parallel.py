@@ -58,13 +58,19 @@ def test_one_step_at_temperature_zero_is_the_arg_max_of_one_pass(method, registe
     assert len(np.unique(got)) > 1
 
 
-def test_maskgit_commits_the_surest_also_at_temperature_zero(made):
-    """The reference calls every token equally sure there, and commits them in no order."""
-    got = ids_of(made, Target("image", method="maskgit", steps=4, temperature=0.0, schedule="linear"))
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+def test_maskgit_commits_the_surest_also_at_temperature_zero(made, noise):
+    """The reference calls every token equally sure there, and commits them in no order. Noise fades by the step."""
+    target = Target("image", method="maskgit", steps=4, temperature=0.0, schedule="linear", noise=noise)
+    got = ids_of(made, target)
     ids, known = np.zeros((3, 16), np.int32), np.zeros((3, 16), bool)
-    for _ in range(4):
+    base = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)  # seed, sample, modality
+    for step, share in enumerate((1, 0.75, 0.5, 0.25)):
         log_p = np.asarray(jax.nn.log_softmax(forward(made, ids=ids, known=jnp.asarray(known), shown=~known)))
         sure = np.where(known, -np.inf, log_p.max(-1))
+        for b, row in enumerate(DATA["row"]):
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(base, row), step + 1), 1)
+            sure[b] += noise * share * np.asarray(jax.random.gumbel(key, (16,)))
         for b, best in enumerate(np.argsort(-sure, axis=1)[:, :4]):
             ids[b, best], known[b, best] = log_p[b, best].argmax(-1), True
     np.testing.assert_array_equal(got, ids)

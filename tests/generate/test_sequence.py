@@ -8,7 +8,9 @@ import tiny
 from flax import nnx
 from tiny import EOS, MODALITIES, SENTINEL
 
+from pretrain.generate import sequence
 from pretrain.generate.chain import Generator, Target
+from pretrain.generate.parallel import Conditions
 from pretrain.models.tokens import TokenSet, whole
 
 DATA, CAPTION = tiny.batch(3, missing=0.0), 2
@@ -49,6 +51,15 @@ def test_a_cached_step_is_the_last_row_of_the_whole_prefix(config):
         token = jax.tree.map(lambda x, i=i: x[:, i : i + 1], queries)
         y, cache = step(model, encoded, token, i, cache)
         np.testing.assert_allclose(y[:, 0], wanted[:, i], rtol=1e-4, atol=3e-5)
+
+
+def test_by_default_it_is_greedy(split):
+    tokens = jax.tree.map(lambda x: x[:, None], whole(DATA, "depth", MODALITIES))
+    conditions, keys = Conditions(tokens, {}, jnp.ones(1)), jax.random.split(jax.random.key(0), 3)
+    ids, valid = sequence.write(*split, conditions, keys, target=CAPTION, sentinel=SENTINEL, eos=EOS)
+    wanted = write(*split, target=dict(temperature=0.0))
+    np.testing.assert_array_equal(ids, wanted["ids"])
+    np.testing.assert_array_equal(valid, wanted["valid"])
 
 
 @pytest.mark.parametrize("config", VARIANTS, ids=str)

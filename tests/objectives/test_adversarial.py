@@ -9,7 +9,7 @@ import tiny
 from flax import nnx
 
 from configs import emoji_tokenizer
-from pretrain import optim
+from pretrain import build, optim
 from pretrain.objectives.adversarial import Discriminator
 from pretrain.step import accumulate, example_keys, forward, make_train_step
 
@@ -175,6 +175,15 @@ def test_the_optimizer_trains_and_keeps_both(made):
 def test_config_errors(changes, message):
     with pytest.raises(ValueError, match=message):
         laws.Built(config(**changes))
+
+
+def test_the_smallest_pictures_that_are_judged():
+    c = config()
+    c.modalities = [m | dict(shape=(12, 12, 3)) for m in c.modalities]
+    build.objectives(build.parse(c))
+    c.modalities = [m | dict(shape=(12, 8, 3)) for m in c.modalities]
+    with pytest.raises(ValueError, match=r"adversarial.layers=2: needs pictures of at least 3 · 2\^layers = 12 pixels"):
+        build.objectives(build.parse(c))
 
 
 def test_only_pictures_are_judged():

@@ -112,6 +112,28 @@ def test_a_mesh_changes_nothing(name):
     close((loss, grads), (sharded, theirs), 1e-5)
 
 
+@pytest.mark.parametrize("name", [n for n in MADE if "block" not in n and "ring" not in n])
+def test_weights_count_those_who_take_part(name):
+    one, batch = MADE[name](), tiny.batch(B, seed=1, missing=0.3)
+    weights = one.weights(jax.jit(one.view)(batch, example_keys(0, 5, B)))
+    has = {m: batch[m]["valid"].any(1) for m in TRIPLE}
+    assert all(2 < h.sum() < B for h in has.values())
+    if "symile" in name:
+        count = (sum(has.values()) >= (2 if "learned" in name else 3)).sum()
+        want = dict.fromkeys(TRIPLE, count)
+    else:
+        both = {e.name: (has[e.a] & has[e.b]).sum() for e in EDGES}
+        variants = {"matryoshka": ("full", 2, 4), "2D matryoshka": ("full", "width", "layer", "both")}.get(name)
+        want = {f"{e}@{v}": n for e, n in both.items() for v in variants} if variants else both
+        if name == "uniformity":
+            want = {
+                f"{k} {e}": n if k == "align" else 1 for e, n in both.items() for k in ("align", "uniform", "cross")
+            }
+        if name == "2D matryoshka":
+            want["align"] = sum(h.sum() for h in has.values())
+    assert {k: float(w) for k, w in weights.items()} == want
+
+
 def embedded(name, seed=0):
     """(objective, its own parameters, {modality: {"z", "present", …}}) of random embeddings, some of them missing."""
     one, rng = MADE[name](), np.random.default_rng(seed)
@@ -230,10 +252,11 @@ def test_2d_matryoshka_draws_one_width_and_one_layer_a_step():
     want = jax.jit(lambda p: soft().embed(nnx.merge(graph, p), own, view["base"], keys))(short)
     for name in one.embedded:
         np.testing.assert_allclose(z[name]["early"], want[name]["z"], atol=1e-5)
-    last = np.asarray(z["image"]["z"], np.float64)[np.asarray(z["image"]["present"]) > 0]
-    early = np.asarray(z["image"]["early"], np.float64)[np.asarray(z["image"]["present"]) > 0]
+    # An example that lacks the modality has no part, whatever its embedding.
+    present = np.asarray(z["image"]["present"]) * (np.arange(B) != np.argmax(z["image"]["present"]))
+    last, early = (np.asarray(z["image"][k], np.float64)[present > 0] for k in ("z", "early"))
     p, q = (np.exp(x / 0.3) / np.exp(x / 0.3).sum(1, keepdims=True) for x in (last, early))
-    got = one._align(z["image"])
+    got = one._align(z["image"] | {"present": jnp.asarray(present)})
     np.testing.assert_allclose(got, 0.3 * (p * np.log(p / q)).sum(), rtol=1e-4)
 
 
