@@ -9,6 +9,7 @@ loads strictly, or transformers by `AutoModel.from_pretrained`. A workdir that w
 import argparse
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -148,10 +149,14 @@ class _NoData:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--workdir", type=os.path.expanduser, required=True)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--read", help="a 4M .safetensors file, or a folder with config.json and model.safetensors")
-    what.add_argument("--write", help="a new folder")
+    what.add_argument(
+        "--read",
+        type=os.path.expanduser,
+        help="a 4M .safetensors file, or a folder with config.json and model.safetensors",
+    )
+    what.add_argument("--write", type=os.path.expanduser, help="a new folder")
     parser.add_argument("--size", type=int, default=0, help="of a 4M tokenizer: side of the images that it will read")
     parser.add_argument("--step", type=int, help="which checkpoint to write; the newest if not given")
     parser.add_argument("--image", default="", help="to transformers: which image modality, if there are several")

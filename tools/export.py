@@ -8,6 +8,7 @@ Heads of fine-tuned networks go with them, low-rank updates inside the matrices,
 import argparse
 import dataclasses
 import importlib.util
+import os
 import sys
 
 import jax
@@ -116,8 +117,8 @@ def fp32_graph(restored: Restored):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", required=True)
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--workdir", type=os.path.expanduser, required=True)
+    parser.add_argument("--out", type=os.path.expanduser, required=True)
     parser.add_argument("--step", type=int, help="which checkpoint; the newest if not given")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     args = parser.parse_args()

@@ -6,6 +6,7 @@ captions written, neighbours found; then all its scores.
 
 import argparse
 import json
+import os
 import re
 from collections import Counter
 
@@ -185,8 +186,8 @@ def page(workdir, examples: int) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", required=True, help="a finished run with its eval.json")
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--workdir", type=os.path.expanduser, required=True, help="a finished run with its eval.json")
+    parser.add_argument("--out", type=os.path.expanduser, required=True)
     parser.add_argument("--examples", type=int, default=10)
     args = parser.parse_args()
     write(args.out, page(args.workdir, args.examples))
