@@ -101,7 +101,7 @@ def _load(file: Path, stamp: str) -> dict | None:
     try:
         with np.load(file) as kept:
             return dict(kept) if kept["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except Exception:  # whatever zipfile and NumPy make of a damaged one: it is made again
         return None
 
 
