@@ -11,7 +11,6 @@ import io
 import json
 import os
 import tarfile
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
