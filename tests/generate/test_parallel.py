@@ -9,8 +9,9 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from tiny import MODALITIES
 
+from data_pipeline.spec import DENSE, Modality
 from pretrain.generate.chain import Generator, Target
-from pretrain.models.tokens import TokenSet, concat, whole
+from pretrain.models.tokens import TokenSet, concat, dense_rows, whole
 from pretrain.sharding import batch_sharding, make_mesh, parse_mesh
 
 DATA = tiny.batch(3, missing=0.0)
@@ -56,6 +57,20 @@ def test_one_step_at_temperature_zero_is_the_arg_max_of_one_pass(method, registe
     got = ids_of(made, Target("image", method=method, steps=1, temperature=0.0))
     np.testing.assert_array_equal(got, forward(made).argmax(-1))
     assert len(np.unique(got)) > 1
+
+
+def test_vectors_and_pixels_are_conditions_too():
+    vectors = Modality("vectors", "vectors", (4, 6), "vectors", targets=False)
+    pixels = Modality("rgb", "pixels", (8, 8, 3), "rgb", patch=4, mean=(0.5,) * 3, std=(0.5,) * 3, targets=False)
+    modalities = (*MODALITIES, vectors, pixels)
+    graph, params = nnx.split(tiny.model(noise=0.5, modalities=modalities))
+    data = tiny.batch(3, missing=0.0, modalities=modalities)
+    for given in (["vectors"], ["rgb", "depth"]):
+        dense = dense_rows(data, [m for m in modalities if m.name in given and m.kind in DENSE])
+        model, shown = nnx.merge(graph, params), concat([whole(data, n, modalities) for n in given])
+        y = model.decode(model.encode(shown, dense), TokenSet(0 * AT, 0 * AT, AT, AT >= 0))
+        got = Generator(graph, params, modalities)(data, given, [Target("image", steps=1, temperature=0.0)])
+        np.testing.assert_array_equal(got["image"]["ids"], model.logits(y, "image").argmax(-1))
 
 
 @pytest.mark.parametrize("noise", [0.0, 3.0])
