@@ -1,18 +1,9 @@
-"""From a ConfigDict to frozen dataclasses and objects. The only importlib, the only ml_collections.
-
-An unknown, missing or mistyped key fails here with the key, the value and what was allowed.
-"""
+"""From a ConfigDict to a frozen run and its objects. The only ml_collections."""
 
 import dataclasses
-import difflib
-import functools
-import importlib
 import inspect
 import json
 import os
-import pkgutil
-import types
-import typing
 
 import ml_collections
 import numpy as np
@@ -25,11 +16,16 @@ from data_pipeline.spec import KINDS, Modality, check_modalities
 from data_pipeline.text import TextTokenizer
 from pretrain.adapt import Rule
 from pretrain.data import Data, Part
-from pretrain.models.image_network import ImageNetwork
+from pretrain.frozen import Files, cast, from_dict, from_file, load
+from pretrain.models.image_network import Reader
+from pretrain.objectives.base import Context
 from pretrain.optim import Config as OptimConfig
 from pretrain.runtime import parse_window
 from pretrain.sharding import BATCH, parse_mesh
 from pretrain.storage import read_config
+
+OBJECTIVES = Files("pretrain.objectives", "Objective", "objective")
+EVALUATORS = Files("pretrain.evals", "Evaluator", "evaluator")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,89 +140,17 @@ def from_json(text: str) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(json.loads(text))
 
 
-def from_dict(cls, values, where: str, **given):
-    """A dataclass from a dict, strictly: `given` fields are not config keys, every other key must be a known field."""
-    if not isinstance(values, dict):
-        raise TypeError(f"{where}={values!r}: expected a dict with the keys of {cls.__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in given}
-    for key in values:
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"{where}.{key}={values[key]!r}: unknown key; {hint}allowed: {', '.join(fields)}")
-    for name, f in fields.items():
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{where}.{name}: missing; {cls.__name__} needs it")
-    hints = typing.get_type_hints(cls)
-    return cls(**{k: _cast(v, hints[k], f"{where}.{k}") for k, v in values.items()}, **given)
-
-
-def _cast(value, hint, where):
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType and type(None) in args:
-        if value is None:
-            return None
-        (hint,) = (a for a in args if a is not type(None))
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else from_dict(hint, value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TypeError(f"{where}={value!r}: expected a list")
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        if len(kinds) != len(value):
-            raise TypeError(f"{where}={value!r}: expected {len(kinds)} values")
-        return tuple(_cast(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds)))
-    if hint is float and type(value) is int:
-        return float(value)
-    expected = hint if isinstance(hint, (type, types.UnionType)) else object
-    if not isinstance(value, expected) or (expected in (int, float) and isinstance(value, bool)):
-        raise TypeError(f"{where}={value!r}: expected {getattr(hint, '__name__', hint)}, got {type(value).__name__}")
-    return value
-
-
-def load(package: str, name: str, key: str, holds: str):
-    """The class `holds` of the file `package.name`; a typo lists the files that have one."""
-    folder = importlib.import_module(package)
-    files = [m.name for m in pkgutil.iter_modules(folder.__path__) if m.name not in ("base", "__main__")]
-    module = importlib.import_module(f"{package}.{name}") if name in files else None
-    if not hasattr(module, holds):
-        known = [f for f in files if hasattr(importlib.import_module(f"{package}.{f}"), holds)]
-        raise ValueError(f"{key}={name!r}: there is no {package}.{name}; there are: {', '.join(known)}")
-    return module
-
-
 def objectives(run: Run) -> dict:
     """{name: Objective}; a run's `objectives.NAME.objective` is the file, by default NAME itself."""
-    return {n: _objective(run, values, n, f"config.objectives.{n}") for n, values in run.objectives.items()}
-
-
-def _objective(run: Run, values: dict, name: str, where: str):
-    values = dict(values)
-    file = values.pop("objective", name)
-    cls = load("pretrain.objectives", file, f"{where}.objective", "Objective").Objective
-    fields = {f.name for f in dataclasses.fields(cls)}
-    if "modalities" not in fields:
-        raise TypeError(f"pretrain/objectives/{file}.py: Objective needs a field `modalities`")
-    given = {"modalities": run.modalities}
-    if "sentinel" in fields:
-        # 4M numbers its sentinels from [S_1]. Its WordPiece vocabulary has them at the same ids.
-        given |= {"sentinel": TextTokenizer.sentinel_start + 1, "n_sentinels": TextTokenizer.n_sentinels - 1}
-    if "sources" in fields:
-        given["sources"] = tuple(part.name for part in run.data.sources)
-    if "embed_dim" in fields:
-        given["embed_dim"] = model_config(run)[1].embed_dim
-    if "labels" in fields:  # it has a head on the trunk's outputs
-        if not hasattr(model_config(run)[1], "dim"):
-            raise ValueError(f"{where}: reads the trunk's outputs; set config.model.model='models.encdec'")
-        given |= {"labels": run.labels, "dim": model_config(run)[1].dim}
-    if "probes" in fields:
-        given["probes"] = model_config(run)[1].probes
-    if values.get("network"):
-        given["network"] = image_network(values.pop("network"), f"{where}.network")
-    if "base" in fields:  # an objective around another
-        given["base"] = _objective(run, values.pop("base", {}), "", f"{where}.base")
-    return from_dict(cls, values, where, **given)
+    # 4M numbers its sentinels from [S_1]. Its WordPiece vocabulary has them at the same ids.
+    context = Context(
+        run.modalities, run.labels, tuple(part.name for part in run.data.sources), model_config(run)[1].states,
+        TextTokenizer.sentinel_start + 1, TextTokenizer.n_sentinels - 1,
+    )  # fmt: skip
+    return {
+        name: from_file(values, OBJECTIVES, f"config.objectives.{name}", {Context: context, Reader: read_network}, name)
+        for name, values in run.objectives.items()
+    }
 
 
 def read_run(workdir) -> Run:
@@ -234,17 +158,10 @@ def read_run(workdir) -> Run:
     return parse(read_config(workdir))
 
 
-def image_network(values: dict, where: str) -> ImageNetwork:
-    """The network of another workdir, for an objective or an evaluator with a key `network`."""
-
-    def read(workdir):
-        try:
-            run = read_run(workdir)
-        except FileNotFoundError as e:
-            raise FileNotFoundError(f"{where}.workdir={workdir!r}: {e}") from e
-        return model(run, objectives(run)), run.modalities
-
-    return from_dict(ImageNetwork, values, where, read=read)
+def read_network(workdir):
+    """(make(rngs), modalities) of the network that a workdir trained, of its config alone."""
+    run = read_run(workdir)
+    return model(run, objectives(run)), run.modalities
 
 
 def model_config(run: Run):
@@ -254,21 +171,7 @@ def model_config(run: Run):
     if package not in ("models", "tokenizers"):
         raise ValueError(f"config.model.model={name!r}: write models.FILE or tokenizers.FILE, such as models.encdec")
     module = load(f"pretrain.{package}", name, "config.model.model", "Model")
-    parts = getattr(module, "PARTS", {})
-    given = {
-        k: _part(values.pop(k, {}), f"config.model.{k}", f"pretrain.{package}.{parts[k][0]}", *parts[k][1:])
-        for k in parts
-    }
-    return module, from_dict(module.Config, values, "config.model", **given)
-
-
-def _part(values: dict, where: str, package: str, key: str, holds: str):
-    """What makes a part of a network: the class `holds` of the file `values[key]`, its Config given."""
-    if not isinstance(values, dict):
-        raise TypeError(f"{where}={values!r}: expected a dict such as dict({key}=FILE)")
-    module = load(package, values.get(key, ""), f"{where}.{key}", holds)
-    config = from_dict(module.Config, {k: v for k, v in values.items() if k != key}, where)
-    return functools.partial(getattr(module, holds), config)
+    return module, from_dict(module.Config, values, "config.model")
 
 
 def check_frozen(run: Run):
@@ -392,15 +295,11 @@ def evaluators(specs: dict, context, key: str = "evals") -> dict:
         if not isinstance(values, dict):
             raise TypeError(f"{where}={values!r}: expected a dict with the keys of an evaluator")
         values = dict(values)
-        every = _cast(values.pop("every", 0), int, f"{where}.every")
+        every = cast(values.pop("every", 0), int, f"{where}.every")
         if every < 0:
             raise ValueError(f"{where}.every={every}: must be at least 0, which is at the end alone")
-        file = _cast(values.pop("evaluator", name), str, f"{where}.evaluator")
-        module = load("pretrain.evals", file, f"{where}.evaluator", "Evaluator")
-        given = {"context": context}
-        if values.get("network"):
-            given["network"] = image_network(values.pop("network"), f"{where}.network")
-        out[name] = (every, from_dict(module.Evaluator, values, where, **given))
+        made = from_file(values, EVALUATORS, where, {type(context): context, Reader: read_network}, name)
+        out[name] = every, made
     return out
 
 

@@ -17,6 +17,7 @@ from pretrain import build, optim
 from pretrain.data import check_tokens
 from pretrain.evals.base import Context
 from pretrain.evals.during import check_best
+from pretrain.frozen import load
 from pretrain.parameters import Roles, param, values
 
 GRID = dict(name="code", kind="grid", shape=(2, 2), field="code", vocab="code", vocab_size=9, tokenizer="fsq")
@@ -159,7 +160,7 @@ def test_parts_of_a_tokenizer(part, values, error, message):
 def test_loading_lists_real_files_only():
     """What is listed can be loaded and is what was asked for: every listed objective has an `Objective`."""
     with pytest.raises(ValueError) as e:
-        build.load("pretrain.objectives", "masking", "key", "Objective")
+        load("pretrain.objectives", "masking", "key", "Objective")
     kinds = {"contrastive", "masked", "matryoshka", "reconstruction", "sigmoid", "symile", "triplet", "uniformity"}
     kinds |= {"adversarial", "classification", "dense", "code_entropy", "denoising"}
     assert kinds == set(str(e.value).split("there are: ")[1].split(", "))

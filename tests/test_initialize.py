@@ -14,6 +14,7 @@ from pretrain.initialize import Origin, check_start, resize, start_from
 from pretrain.models import encdec, multimodal, tower
 from pretrain.models.tokens import whole
 from pretrain.objectives import contrastive, masked
+from pretrain.objectives.base import Context
 from pretrain.objectives.edges import Edge
 from pretrain.parameters import Roles, values, variables
 from pretrain.step import evaluate_objectives, example_keys
@@ -78,11 +79,11 @@ def test_any_order_of_modalities_is_the_same_run(kind):
     def losses(modalities, held=None):
         objectives = {
             "masked": masked.Objective(
-                modalities, tiny.SENTINEL, tiny.N_SENTINELS, input_tokens=(4, 12), target_tokens=(4, 12),
+                tiny.context(modalities), input_tokens=(4, 12), target_tokens=(4, 12),
                 mixture=(masked.Mixture(**mixed),),
             ),
             "contrastive": contrastive.Objective(
-                modalities, edges=(Edge("image", "caption"), Edge("depth", "image")), grid_tokens=5
+                Context(modalities), edges=(Edge("image", "caption"), Edge("depth", "image")), grid_tokens=5
             ),
         }  # fmt: skip
         embedded = tuple(m.name for m in modalities if m.name in ("image", "caption", "depth"))

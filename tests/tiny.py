@@ -10,6 +10,7 @@ from flax import nnx
 from configs import emoji
 from data_pipeline.spec import DENSE, PICTURES, Modality
 from pretrain.models import encdec
+from pretrain.objectives.base import Context
 from pretrain.tokenizers.quantizers.base import Place
 
 # Text ids of the tests: 3 is [EOS], 4..33 are sentinels, 40..79 are words.
@@ -58,6 +59,11 @@ def model(embedded=("image", "caption"), modalities=MODALITIES, seed: int = 0, n
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     leaves = [x + noise * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
     return nnx.merge(graph, jax.tree.unflatten(tree, leaves))
+
+
+def context(modalities=MODALITIES) -> Context:
+    """What objectives are given, with the sentinels of these texts."""
+    return Context(modalities, sentinel=SENTINEL, n_sentinels=N_SENTINELS)
 
 
 def place(valid, key: int = 0) -> Place:

@@ -16,6 +16,7 @@ from absl import app, flags
 from flax import nnx
 
 from pretrain import build, config_flag, optim
+from pretrain.frozen import from_dict
 from pretrain.models import encdec
 from pretrain.ops.cross_entropy import dense_nll
 from pretrain.restore import init_function
@@ -55,7 +56,7 @@ class Bench:
         self.run, self.objectives = run, build.objectives(run)
         make = build.model(run, self.objectives)
         if network:
-            config = build.from_dict(encdec.Config, {k: v for k, v in run.model.items() if k != "model"}, "model")
+            config = from_dict(encdec.Config, {k: v for k, v in run.model.items() if k != "model"}, "model")
             make = lambda rngs: network(config, run.modalities, (), rngs)
         self.graph, init = init_function(make, self.objectives, 0)
         params = jax.jit(init)()

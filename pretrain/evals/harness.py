@@ -6,6 +6,7 @@ from pretrain import build
 from pretrain.data import check_tokens
 from pretrain.evals.base import Context, Unfit, check
 from pretrain.finite import check_finite
+from pretrain.frozen import load
 from pretrain.restore import Restored, init_function, restore, untrained
 
 # In the order of the page. A task is the file of that name.
@@ -79,7 +80,7 @@ def make_tasks(context: Context, names=()) -> tuple[dict, dict]:
 
 
 def _default(context, name) -> dict:
-    evaluator = build.load("pretrain.evals", name, "--tasks", "Evaluator").Evaluator
+    evaluator = load("pretrain.evals", name, "--tasks", "Evaluator").Evaluator
     return evaluator.default(context) if hasattr(evaluator, "default") else {}
 
 

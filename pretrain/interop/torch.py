@@ -85,10 +85,10 @@ def heads(restored: Restored) -> dict:
         lengths = {m.name: m.length for m in restored.run.modalities}
         about = {"inputs": [(n, lengths[n]) for n in getattr(o, "inputs", ())]}
         if isinstance(o, classification.Objective):
-            label = next(m for m in o.labels if m.name == o.label)
+            label = next(m for m in o.context.labels if m.name == o.label)
             about |= {"kind": "classification", "pool": o.pool, "outputs": o.classes, "classes": list(label.classes)}
         elif isinstance(o, dense.Objective):
-            grid = next(m.grid for m in o.modalities if m.name == o.grid)
+            grid = next(m.grid for m in o.context.modalities if m.name == o.grid)
             start = sum(lengths[n] for n in o.inputs[: o.inputs.index(o.grid)])
             about |= {"kind": "dense", "grid": grid, "start": start, "size": o.target.shape[:2], "outputs": o.outputs}
             about |= {"width": o.width, "up": o.up, "blocks": o.blocks}

@@ -20,6 +20,7 @@ from pretrain.interop import tokenizer_json
 from pretrain.interop.transformers_config import CLASSES, classify, describe, metadata, preprocessor, read_json, select
 from pretrain.models import multimodal
 from pretrain.objectives import contrastive, sigmoid
+from pretrain.objectives.base import Context
 from pretrain.parameters import path_str
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -238,8 +239,10 @@ def _objective(kind: str, modalities, state: dict, report: list):
     own = {"log_scale": state["logit_scale"].astype(np.float32).reshape(())}
     edges = (contrastive.Edge(*(m.name for m in modalities)),)
     if kind == "siglip":
-        return sigmoid.Objective(modalities, edges), own | {"bias": state["logit_bias"].astype(np.float32).reshape(())}
-    made = contrastive.Objective(modalities, edges)
+        return sigmoid.Objective(Context(modalities), edges), own | {
+            "bias": state["logit_bias"].astype(np.float32).reshape(())
+        }
+    made = contrastive.Objective(Context(modalities), edges)
     if not _clamps(made, own):
         return made, own
     report.append(f"re-interpreted: logit_scale={own['log_scale']:.4f} is above log {made.max_scale}: no clamp")

@@ -12,6 +12,7 @@ from pretrain.models import blocks
 from pretrain.models.blocks.base import Block, Given
 from pretrain.models.layers import LayerNorm, Linear, Seen
 from pretrain.models.stack import LAYERS, PerLayer, check_numerics, make_stack, open_cache, run_stack
+from pretrain.models.states import States
 from pretrain.models.tokens import TABLES, TokenEmbedding, TokenSet, dense_rows, whole
 from pretrain.ops.cross_entropy import grouped_nll
 from pretrain.ops.fused_attention import check as check_attention
@@ -79,6 +80,10 @@ class Config:
         check_numerics(self.remat, self.dtype, self.unroll)
         width = self.dim // self.heads
         check_attention(self.attention, dtype=self.dtype, width=width, biased=bool(self.slopes), varied=True)
+
+    @property
+    def states(self) -> States:
+        return States(self.embed_dim, self.dim, self.encoder_depth, self.probes, predicts=self.decoder_depth > 0)
 
 
 class Encoded(NamedTuple):

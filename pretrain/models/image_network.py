@@ -12,6 +12,9 @@ from pretrain.models import encdec, multimodal
 from pretrain.models.tokens import dense_rows, whole
 from pretrain.parameters import mark, variables
 
+# workdir → (make(rngs), modalities) of the network that was trained there.
+Reader = Callable[[str], tuple]
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageNetwork:
@@ -25,7 +28,7 @@ class ImageNetwork:
     0…255, of any size: they are resized to what it reads, and grey ones become colours.
     """
 
-    read: Callable
+    read: Reader
     workdir: str
     modality: str = ""
     layers: tuple[int, ...] = (-1,)
@@ -76,7 +79,10 @@ class ImageNetwork:
     @functools.cached_property
     def _opened(self):
         """(make, graph, modalities)."""
-        make, modalities = self.read(self.workdir)
+        try:
+            make, modalities = self.read(self.workdir)
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f"network.workdir={self.workdir!r}: {e}") from e
         return make, nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0], modalities
 
     @functools.cached_property

@@ -9,6 +9,7 @@ from flax import nnx
 from data_pipeline.spec import Modality
 from pretrain.models import encdec, tower
 from pretrain.models.stack import check_numerics
+from pretrain.models.states import States
 from pretrain.ops.fused_attention import check as check_attention
 
 
@@ -44,6 +45,11 @@ class Config:
             raise ValueError(
                 f"model.trunk.embed_dim={self.trunk.embed_dim}: must be model.embed_dim={self.embed_dim}: one space"
             )
+
+    @property
+    def states(self) -> States:
+        own = self.trunk.states if self.trunk else States()
+        return dataclasses.replace(own, embed_dim=self.embed_dim)
 
 
 class Model(nnx.Module):

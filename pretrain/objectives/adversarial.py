@@ -42,12 +42,12 @@ class Objective(reconstruction.Objective):
             raise ValueError(f"{self.where}.{key}={getattr(self, key)!r}: {remedy}")
 
         if self.maps or self.vectors:
-            raise ValueError(f"{self.where}: it judges pictures; {self.modalities[0].name!r} holds none")
+            raise ValueError(f"{self.where}: it judges pictures; {self.context.modalities[0].name!r} holds none")
         if self.weight < 0 or self.start < 0:
             fail("weight" if self.weight < 0 else "start", "must not be negative")
         if self.layers < 1 or self.width < 1 or self.width % GROUPS:
             fail("layers" if self.layers < 1 else "width", f"must be positive, the width a multiple of {GROUPS}")
-        if min(self.modalities[0].shape[-3:-1]) < 3 * 2**self.layers:
+        if min(self.context.modalities[0].shape[-3:-1]) < 3 * 2**self.layers:
             fail("layers", f"needs pictures of at least 3 · 2^layers = {3 * 2**self.layers} pixels: take fewer")
 
     def init(self, key) -> dict:
@@ -82,7 +82,7 @@ class Objective(reconstruction.Objective):
         return nnx.split(nnx.eval_shape(lambda: self._make(0)))[0]
 
     def _make(self, key):
-        return Discriminator(self.modalities[0].shape[-1], self.width, self.layers, rngs=nnx.Rngs(key))
+        return Discriminator(self.context.modalities[0].shape[-1], self.width, self.layers, rngs=nnx.Rngs(key))
 
 
 class Discriminator(nnx.Module):

@@ -2,17 +2,40 @@
 
 loss = Σ_k coef · total_k / W_k over all terms k of all objectives, W_k the weight of the *global* batch: exact under
 accumulation, padding and sharding. An objective is a frozen dataclass `Objective` in a file of its own; its fields are
-its config keys, except `modalities`, which the build fills in.
+its config keys, except `context`, which the build fills in.
 """
 
+import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from data_pipeline.spec import Modality
+from pretrain.models.states import States
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a run gives its objectives.
+
+    modalities; labels: what they may ask for and the network never sees; sources: the names of the sources of its data,
+    in their order, () of a run that has only one; network: what the network states; sentinel, n_sentinels: the first of
+    the ids that stand for masked spans of texts, and how many there are.
+    """
+
+    modalities: tuple[Modality, ...]
+    labels: tuple[Modality, ...] = ()
+    sources: tuple[str, ...] = ()
+    network: States = States()
+    sentinel: int = 0
+    n_sentinels: int = 0
+
 
 class Objective(Protocol):
     """A per-example objective."""
+
+    context: Context
 
     coef: float
     tokens_per_example: int  # that pass through the network, to report a rate

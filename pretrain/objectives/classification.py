@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from data_pipeline.spec import Modality
 from pretrain.models.stack import drop_path
 from pretrain.models.tokens import concat, dense_rows, whole
+from pretrain.objectives.base import Context
 from pretrain.ops.keys import named
 from pretrain.parameters import param, undecayed
 
@@ -27,10 +27,7 @@ class Objective:
     token ids it mixes their embeddings. Cutmix takes a box of a grid from the other example, in whole patches.
     """
 
-    modalities: tuple[Modality, ...]
-    labels: tuple[Modality, ...]  # the run's, filled in by the build, as are the network's `dim` and `probes`
-    dim: int
-    probes: int
+    context: Context
     inputs: tuple[str, ...]
     label: str
     pool: str = "mean"
@@ -44,14 +41,22 @@ class Objective:
         def fail(key, remedy):
             raise ValueError(f"objectives.classification.{key}={getattr(self, key)!r}: {remedy}")
 
-        specs = {m.name: m for m in self.modalities}
+        if not self.context.network.dim:
+            raise ValueError(
+                "objectives.classification: it reads the outputs of an encoder over all inputs: set "
+                "config.model.model='models.encdec', or give the towers a trunk"
+            )
+        specs = {m.name: m for m in self.context.modalities}
         if not self.inputs or [n for n in self.inputs if n not in specs or not specs[n].inputs]:
             fail("inputs", f"must be of the network's inputs, {', '.join(n for n, m in specs.items() if m.inputs)}")
-        known = [m.name for m in self.labels if m.kind == "labels"]
+        known = [m.name for m in self.context.labels if m.kind == "labels"]
         if self.label not in known:
             fail("label", f"no such labels among config.labels; there are: {', '.join(known) or 'none'}")
-        if self.pool not in ("mean", "probes") or (self.pool == "probes" and not self.probes):
-            fail("pool", f"must be mean, or probes of a network that has some; model.probes={self.probes}")
+        if self.pool not in ("mean", "probes") or (self.pool == "probes" and not self.context.network.probes):
+            fail(
+                "pool",
+                f"must be mean, or probes of a network that has some; model.probes={self.context.network.probes}",
+            )
         for key in ("label_smoothing", "drop_path"):
             if not 0 <= getattr(self, key) < 1:
                 fail(key, "must be at least 0 and below 1")
@@ -63,11 +68,11 @@ class Objective:
 
     @property
     def classes(self) -> int:
-        return next(m.vocab_size for m in self.labels if m.name == self.label)
+        return next(m.vocab_size for m in self.context.labels if m.name == self.label)
 
     @property
     def tokens_per_example(self) -> int:
-        return sum(m.length for m in self.modalities if m.name in self.inputs)
+        return sum(m.length for m in self.context.modalities if m.name in self.inputs)
 
     @property
     def embedded(self) -> tuple[str, ...]:
@@ -76,7 +81,7 @@ class Objective:
 
     def init(self, key) -> dict:
         """The head; a kernel this small leaves the first predictions near uniform (MAE's code has 2e-5)."""
-        width = self.dim * (self.probes if self.pool == "probes" else 1)
+        width = self.context.network.dim * (self.context.network.probes if self.pool == "probes" else 1)
         return {
             "norm": {"scale": undecayed(jnp.ones(width)), "bias": undecayed(jnp.zeros(width))},
             "kernel": param(0.01 * jax.random.normal(key, (width, self.classes))),
@@ -88,9 +93,9 @@ class Objective:
 
         If anything is mixed also the other example's, and `own [B, N]`, the share of a token that stays.
         """
-        tokens = concat([whole(batch, name, self.modalities) for name in self.inputs])
+        tokens = concat([whole(batch, name, self.context.modalities) for name in self.inputs])
         label = batch[self.label]
-        shown = [m for m in self.modalities if m.name in self.inputs]
+        shown = [m for m in self.context.modalities if m.name in self.inputs]
         out = {
             "tokens": tokens, "dense": dense_rows(batch, shown),
             "label": label["ids"][:, 0].astype(jnp.int32), "known": label["valid"][:, 0] & tokens.valid.any(1),
@@ -115,7 +120,7 @@ class Objective:
             kept = view["own"].mean(1, keepdims=True)
             target = kept * target + (1 - kept) * jax.nn.one_hot(other["label"], self.classes)
         if train and self.drop_path:
-            how["keep"] = drop_path(keys, self.drop_path, model.config.encoder_depth)
+            how["keep"] = drop_path(keys, self.drop_path, self.context.network.depth)
         logits = self.logits(model, own, model.encode(view["tokens"], view["dense"], **how))
         hits = logits.argmax(-1) == target.argmax(-1)
         if train:
@@ -139,7 +144,7 @@ class Objective:
     def _own(self, key):
         """The share of each token `[N]` that an example keeps."""
         k_which, k_mix, k_cut, k_box = (named(key, "mix", name) for name in ("which", "mixup", "cutmix", "box"))
-        grids = [m.grid for n in self.inputs for m in self.modalities if m.name == n]
+        grids = [m.grid for n in self.inputs for m in self.context.modalities if m.name == n]
         mixed, cut = None, None
         if self.mixup:
             mixed = jnp.full(self.tokens_per_example, jax.random.beta(k_mix, self.mixup, self.mixup))

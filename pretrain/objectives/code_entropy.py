@@ -8,7 +8,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from data_pipeline.spec import Modality
+from pretrain.objectives.base import Context
 from pretrain.objectives.reconstruction import raw_view
 
 
@@ -21,7 +21,7 @@ class Objective:
     temperature over codes of `memcodes`. group: how many codes are counted together in the second, see `entropies`.
     """
 
-    modalities: tuple[Modality, ...]
+    context: Context
     sure: float = 1.0
     spread: float = 1.0
     temperature: float = 1.0
@@ -43,7 +43,7 @@ class Objective:
         return {}
 
     def view(self, batch, keys):
-        return raw_view(self.modalities, batch, keys)
+        return raw_view(self.context.modalities, batch, keys)
 
     def weights(self, view):
         return dict.fromkeys(("token", "codebook"), (view["place"].rank >= 0).any().astype(jnp.float32))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from data_pipeline.spec import Modality
 from pretrain.models.stack import drop_path
 from pretrain.models.tokens import concat, dense_rows, whole
+from pretrain.objectives.base import Context
 from pretrain.objectives.classification import normalise
 from pretrain.parameters import param, undecayed
 
@@ -30,9 +31,7 @@ class Objective:
     ConvNeXt adapter (arXiv 2204.01678, appendix A), which 4M took over. drop_path: as in `classification`.
     """
 
-    modalities: tuple[Modality, ...]
-    labels: tuple[Modality, ...]
-    dim: int
+    context: Context
     inputs: tuple[str, ...]
     grid: str
     label: str
@@ -48,12 +47,17 @@ class Objective:
         def fail(key, remedy):
             raise ValueError(f"objectives.dense.{key}={getattr(self, key)!r}: {remedy}")
 
-        specs = {m.name: m for m in self.modalities}
+        if not self.context.network.dim:
+            raise ValueError(
+                "objectives.dense: it reads the outputs of an encoder over all inputs: set "
+                "config.model.model='models.encdec', or give the towers a trunk"
+            )
+        specs = {m.name: m for m in self.context.modalities}
         if self.grid not in self.inputs or not specs.get(self.grid) or not specs[self.grid].grid:
             fail("grid", "must be one of objectives.dense.inputs, and a grid or pixels")
         if [n for n in self.inputs if n not in specs or not specs[n].inputs]:
             fail("inputs", f"must be of the network's inputs, {', '.join(n for n, m in specs.items() if m.inputs)}")
-        maps = {m.name: m for m in self.labels if m.kind == "pixels"}
+        maps = {m.name: m for m in self.context.labels if m.kind == "pixels"}
         if self.label not in maps:
             fail("label", f"no such map among config.labels; there are: {', '.join(maps) or 'none'}")
         if self.loss not in LOSSES:
@@ -68,7 +72,7 @@ class Objective:
 
     @property
     def target(self) -> Modality:
-        return next(m for m in self.labels if m.name == self.label)
+        return next(m for m in self.context.labels if m.name == self.label)
 
     @property
     def outputs(self) -> int:
@@ -76,7 +80,7 @@ class Objective:
 
     @property
     def tokens_per_example(self) -> int:
-        return sum(m.length for m in self.modalities if m.name in self.inputs)
+        return sum(m.length for m in self.context.modalities if m.name in self.inputs)
 
     def init(self, key) -> dict:
         """The head's parameters; blocks are stacked, `[blocks, …]`. ConvNeXt's initialisation, layer scale 1e-6."""
@@ -85,7 +89,7 @@ class Objective:
         normal = lambda *shape: param(0.02 * jax.random.truncated_normal(next(k), -2.0, 2.0, shape))
         zeros = lambda *shape: undecayed(jnp.zeros(shape))
         return {
-            "expand": {"kernel": normal(self.dim, self.up**2 * c), "bias": zeros(self.up**2 * c)},
+            "expand": {"kernel": normal(self.context.network.dim, self.up**2 * c), "bias": zeros(self.up**2 * c)},
             "blocks": {
                 "depthwise": {"kernel": normal(n, 7, 7, 1, c), "bias": zeros(n, c)},
                 "norm": {"scale": undecayed(jnp.ones((n, c))), "bias": zeros(n, c)},
@@ -98,7 +102,7 @@ class Objective:
 
     def view(self, batch, keys):
         """tokens, dense rows, the map `[B, H, W]` (class numbers, or metres) and where it is known."""
-        shown = [m for m in self.modalities if m.name in self.inputs]
+        shown = [m for m in self.context.modalities if m.name in self.inputs]
         pixels = batch[self.label]["pixels"]
         if self.loss == "segmentation":
             target = pixels[..., 0].astype(jnp.int32)
@@ -108,9 +112,9 @@ class Objective:
             for channel in range(pixels.shape[-1]):
                 target = 256.0 * target + pixels[..., channel]
             target, known = target * self.unit, target > 0
-        present = batch[self.label]["valid"] & whole(batch, self.grid, self.modalities).valid.all(1)
+        present = batch[self.label]["valid"] & whole(batch, self.grid, self.context.modalities).valid.all(1)
         return {
-            "tokens": concat([whole(batch, name, self.modalities) for name in self.inputs]),
+            "tokens": concat([whole(batch, name, self.context.modalities) for name in self.inputs]),
             "dense": dense_rows(batch, shown), "target": target, "known": known & present[:, None, None],
         }  # fmt: skip
 
@@ -120,7 +124,7 @@ class Objective:
     def totals(self, model, own, view, keys, *, train):
         keep = None
         if train and self.drop_path:
-            keep = drop_path(keys, self.drop_path, model.config.encoder_depth)
+            keep = drop_path(keys, self.drop_path, self.context.network.depth)
         y = self.predict(own, model.encode(view["tokens"], view["dense"], keep=keep))
         known, target = view["known"], view["target"]
         if self.loss == "segmentation":
@@ -138,10 +142,10 @@ class Objective:
 
     def predict(self, own, encoded):
         """Encoder output → logits or metres `[B, H, W, outputs]`, in the size of the map."""
-        lengths = {n: m.length for n in self.inputs for m in self.modalities if m.name == n}
+        lengths = {n: m.length for n in self.inputs for m in self.context.modalities if m.name == n}
         before = encoded.x.shape[1] - sum(lengths.values())  # registers and prompts
         before += sum(lengths[n] for n in self.inputs[: self.inputs.index(self.grid)])
-        (rows, columns), up = next(m.grid for m in self.modalities if m.name == self.grid), self.up
+        (rows, columns), up = next(m.grid for m in self.context.modalities if m.name == self.grid), self.up
         x = encoded.x[:, before : before + rows * columns]
         x = _linear(own["expand"], x).reshape(-1, rows, columns, up, up, self.width)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * up, columns * up, self.width)

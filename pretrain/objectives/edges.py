@@ -6,8 +6,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from data_pipeline.spec import Modality
 from pretrain.models.tokens import TokenSet, dense_rows, whole
+from pretrain.objectives.base import Context
 from pretrain.ops.keys import named
 
 
@@ -31,14 +31,14 @@ class Embedding:
     grid_tokens: how many random tokens of a picture are embedded (0: all), as in FLIP (arXiv 2212.00794).
     """
 
-    modalities: tuple[Modality, ...]
+    context: Context
     grid_tokens: int = dataclasses.field(default=0, kw_only=True)
     coef: float = dataclasses.field(default=1.0, kw_only=True)
 
     def __post_init__(self):
         if self.grid_tokens < 0:
             self.fail("grid_tokens", "0 embeds all tokens, else a number of them")
-        known = {m.name: m for m in self.modalities}
+        known = {m.name: m for m in self.context.modalities}
         for name in self.embedded:
             if name not in known:
                 raise ValueError(f"{self.where}: no modality {name!r}; the run has {', '.join(known)}")
@@ -56,7 +56,7 @@ class Embedding:
 
     @property
     def tokens_per_example(self) -> int:
-        return sum(self._size(m) for m in self.modalities if m.name in self.embedded)
+        return sum(self._size(m) for m in self.context.modalities if m.name in self.embedded)
 
     def _size(self, m) -> int:
         return min(m.length, self.grid_tokens or m.length) if m.grid else m.length
@@ -64,14 +64,14 @@ class Embedding:
     def view(self, batch, keys) -> dict:
         """{"tokens": {modality: TokenSet `[B, n]`}, "dense": `dense_rows`}: texts whole, pictures thinned."""
         tokens = {}
-        for m in self.modalities:
+        for m in self.context.modalities:
             if m.name not in self.embedded:
                 continue
-            tokens[m.name] = whole(batch, m.name, self.modalities)
+            tokens[m.name] = whole(batch, m.name, self.context.modalities)
             if self._size(m) < m.length:
                 thin = jax.vmap(functools.partial(_thin, size=self._size(m)))
                 tokens[m.name] = thin(named(keys, "thin", m.name), tokens[m.name])
-        mine = [m for m in self.modalities if m.name in self.embedded]
+        mine = [m for m in self.context.modalities if m.name in self.embedded]
         return {"tokens": tokens, "dense": dense_rows(batch, mine)}
 
     def embed(self, model, own, view, keys, early=None):

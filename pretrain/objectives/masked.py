@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline.spec import SPANS, Modality
+from data_pipeline.spec import SPANS
 from pretrain.models.tokens import dense_rows, whole
+from pretrain.objectives.base import Context
 from pretrain.objectives.masking import KEEP, mask_example
 
 TOKENS = "tokens"  # the term of `token_mean`; those of the modalities are then for the log only
@@ -39,12 +40,9 @@ class Objective:
     input_tokens, target_tokens: (smallest, largest) token budget; the largest is the static size.
     z_loss, label_smoothing: of the training loss (`ops.cross_entropy`); evaluation reports the plain one.
     fill: `full`, or `4m` to lose the part of a budget that a modality cannot take (`masking.mask_example`).
-    sources: the names of the run's sources, in their order; () of a run that has only one.
     """
 
-    modalities: tuple[Modality, ...]
-    sentinel: int
-    n_sentinels: int
+    context: Context
     input_tokens: tuple[int, int]
     target_tokens: tuple[int, int]
     mixture: tuple[Mixture, ...]
@@ -53,13 +51,12 @@ class Objective:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     coef: float = 1.0
-    sources: tuple[str, ...] = ()
 
     def __post_init__(self):
         for key, allowed in (("loss", ("modality_mean", "token_mean")), ("fill", ("full", "4m"))):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"objectives.masked.{key}={getattr(self, key)!r}: must be one of {', '.join(allowed)}")
-        names = {m.name: m for m in self.modalities}
+        names = {m.name: m for m in self.context.modalities}
         for i, c in enumerate(self.mixture):
             for side, alphas in (("inputs", c.inputs), ("targets", c.targets)):
                 for name, alpha in alphas.items():
@@ -79,11 +76,11 @@ class Objective:
             for side, alphas in (("inputs", c.inputs), ("targets", c.targets)):
                 if not any(a > 0 for a in alphas.values()):
                     raise ValueError(f"objectives.masked.mixture[{i}].{side}: needs at least one positive alpha")
-        longest = max((m.length for m in self.modalities if m.kind == "sequence"), default=0)
-        if longest // 2 + 2 > self.n_sentinels:
+        longest = max((m.length for m in self.context.modalities if m.kind == "sequence"), default=0)
+        if longest // 2 + 2 > self.context.n_sentinels:
             raise ValueError(
                 f"objectives.masked: a sequence of {longest} tokens can need {longest // 2 + 2} sentinels, the text "
-                f"tokenizer has {self.n_sentinels}; shorten the modality"
+                f"tokenizer has {self.context.n_sentinels}; shorten the modality"
             )
         if self.z_loss < 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError(
@@ -107,8 +104,8 @@ class Objective:
 
     def _check_sources(self):
         for i, name in ((i, name) for i, c in enumerate(self.mixture) for name in c.sources):
-            if name not in self.sources:
-                known = ", ".join(filter(None, self.sources)) or "none of a name"
+            if name not in self.context.sources:
+                known = ", ".join(filter(None, self.context.sources)) or "none of a name"
                 raise ValueError(
                     f"objectives.masked.mixture[{i}].sources: no source {name!r}; config.data.sources has {known}: "
                     "name one of these, or set the `name` of a source"
@@ -117,18 +114,20 @@ class Objective:
             if not sum(odds) > 0:
                 raise ValueError(
                     f"objectives.masked.mixture: no component of positive weight applies to config.data.sources"
-                    f"[{number}] (name={self.sources[number]!r}): add one, or take `sources` from one"
+                    f"[{number}] (name={self.context.sources[number]!r}): add one, or take `sources` from one"
                 )
 
     @property
     def _odds(self) -> list[list[float]]:
         """Of each source of the run the weights of the components, 0 of one that does not apply to it."""
-        return [[c.weight if not c.sources or s in c.sources else 0.0 for c in self.mixture] for s in self.sources]
+        return [
+            [c.weight if not c.sources or s in c.sources else 0.0 for c in self.mixture] for s in self.context.sources
+        ]
 
     @property
     def targets(self) -> list[str]:
         """The modalities that some component of the mixture can ask for."""
-        return [m.name for m in self.modalities if any(c.targets.get(m.name, 0) > 0 for c in self.mixture)]
+        return [m.name for m in self.context.modalities if any(c.targets.get(m.name, 0) > 0 for c in self.mixture)]
 
     @property
     def tokens_per_example(self) -> int:
@@ -141,7 +140,7 @@ class Objective:
         """(inputs TokenSet `[B, N]`, dense_rows, queries TokenSet `[B, M]`, labels `[B, M]`)."""
 
         def table(side, default):
-            return [[getattr(c, side).get(m.name, default) for m in self.modalities] for c in self.mixture]
+            return [[getattr(c, side).get(m.name, default) for m in self.context.modalities] for c in self.mixture]
 
         alphas = table("inputs", 0.0), table("targets", 0.0)
         # Other data than the run's own, as evaluations may read, do not say it: then all components apply.
@@ -149,16 +148,19 @@ class Objective:
         odds = jnp.asarray(self._odds)[batch["source"]] if by_source else jnp.asarray([c.weight for c in self.mixture])
         keep = np.asarray([[KEEP.index(k) for k in row] for row in table("keep", "random")])
 
+        given = self.context
+
         def one(example, key, odds):
             return mask_example(
-                key, example, self.modalities, inputs=self.input_tokens, outputs=self.target_tokens,
-                alphas=(*alphas, odds), sentinel=self.sentinel, n_sentinels=self.n_sentinels, keep=keep, fill=self.fill,
+                key, example, given.modalities, inputs=self.input_tokens, outputs=self.target_tokens,
+                alphas=(*alphas, odds), sentinel=given.sentinel, n_sentinels=given.n_sentinels, keep=keep,
+                fill=self.fill,
             )  # fmt: skip
 
-        sets = {m.name: whole(batch, m.name, self.modalities) for m in self.modalities}
+        sets = {m.name: whole(batch, m.name, self.context.modalities) for m in self.context.modalities}
         examples = {n: {"ids": t.ids, "valid": t.valid} for n, t in sets.items()}
         inputs, queries, labels = jax.vmap(one, (0, 0, 0 if by_source else None))(examples, keys, odds)
-        return inputs, dense_rows(batch, self.modalities), queries, labels
+        return inputs, dense_rows(batch, self.context.modalities), queries, labels
 
     def weights(self, view):
         _, _, queries, _ = view
@@ -176,7 +178,7 @@ class Objective:
         return 1.0 / len(self.targets)
 
     def _per_modality(self, values, queries):
-        names = [m.name for m in self.modalities]
+        names = [m.name for m in self.context.modalities]
         mine = {t: (queries.modality == names.index(t)) & queries.valid for t in self.targets}
         sums = {t: jnp.where(m, values, 0.0).sum() for t, m in mine.items()}
         return sums | ({TOKENS: sum(sums.values())} if self.loss == "token_mean" else {})

@@ -4,13 +4,14 @@ Matryoshka representation learning (arXiv 2205.13147); with `layers`, 2D Matryos
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from data_pipeline.spec import Modality
+from pretrain.frozen import Files
 from pretrain.models.encdec import unit
+from pretrain.objectives.base import Context, is_cross_example
 from pretrain.ops.keys import named
 
 
@@ -25,8 +26,8 @@ class Objective:
     layer, and z_l, that of the drawn one; no gradient reaches z. align_temperature: t.
     """
 
-    modalities: tuple[Modality, ...]
-    base: Any
+    context: Context
+    base: Annotated[Any, Files("pretrain.objectives", "Objective", "objective")]
     widths: tuple[int, ...]
     layers: bool = False
     align: float = 0.0
@@ -34,7 +35,7 @@ class Objective:
     coef: float = 1.0
 
     def __post_init__(self):
-        if not hasattr(self.base, "pair") or hasattr(self.base, "base"):
+        if not is_cross_example(self.base) or isinstance(self.base, Objective):
             raise ValueError("objectives.matryoshka.base: must be an objective that compares examples, and not nested")
         if not self.widths or min(self.widths) < 1 or len(set(self.widths)) < len(self.widths):
             raise ValueError(f"objectives.matryoshka.widths={self.widths}: list positive widths, each once")

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from data_pipeline.spec import Modality
 from pretrain.models.image_network import ImageNetwork
+from pretrain.objectives.base import Context
 from pretrain.objectives.dense import NO_LABEL
 from pretrain.ops.keys import named
 from pretrain.tokenizers.quantizers.base import Place
@@ -35,7 +35,7 @@ class Objective:
     their frequencies, each a mean over books.
     """
 
-    modalities: tuple[Modality, ...]
+    context: Context
     terms: dict = dataclasses.field(default_factory=lambda: {"l1": 1.0})
     network: ImageNetwork | None = None
     coef: float = 1.0
@@ -44,7 +44,7 @@ class Objective:
         for name, weight in self.terms.items():
             if name not in (*self.known, "commitment"):
                 raise ValueError(
-                    f"{self.where}.terms: {name!r}: of {self.modalities[0].name!r} it may be one of "
+                    f"{self.where}.terms: {name!r}: of {self.context.modalities[0].name!r} it may be one of "
                     f"{', '.join(self.known)}, commitment"
                 )
             if not isinstance(weight, (int, float)) or weight < 0:
@@ -71,11 +71,11 @@ class Objective:
 
     @property
     def vectors(self) -> bool:
-        return self.modalities[0].kind == "vectors"
+        return self.context.modalities[0].kind == "vectors"
 
     @property
     def maps(self) -> bool:
-        return not self.vectors and self.modalities[0].vocab_size > 0
+        return not self.vectors and self.context.modalities[0].vocab_size > 0
 
     @property
     def tokens_per_example(self) -> int:
@@ -84,11 +84,11 @@ class Objective:
     def init(self, key) -> dict:
         if not self.network:
             return {}
-        self.network.check(self.modalities[0].shape[-1])
+        self.network.check(self.context.modalities[0].shape[-1])
         return {"network": self.network.fresh(key)}
 
     def view(self, batch, keys):
-        return raw_view(self.modalities, batch, keys)
+        return raw_view(self.context.modalities, batch, keys)
 
     def weights(self, view):
         valid = view["place"].rank >= 0

@@ -28,7 +28,6 @@ class Objective(Embedding):
     """
 
     group: tuple[str, ...]
-    embed_dim: int  # the network's, filled in by the build
     temperature: float = 0.07
     negatives: str = "n"
     missing: str = "drop"
@@ -50,10 +49,10 @@ class Objective(Embedding):
         return self.group
 
     def init(self, key) -> dict:
-        scale = self.embed_dim ** ((len(self.group) - 2) / 2) / self.temperature
+        scale = self.context.network.embed_dim ** ((len(self.group) - 2) / 2) / self.temperature
         own = {"log_scale": undecayed(jnp.float32(math.log(scale)))}
         if self.missing == "learn":
-            fresh = lambda m: jax.random.normal(named(key, m), (self.embed_dim,))
+            fresh = lambda m: jax.random.normal(named(key, m), (self.context.network.embed_dim,))
             own["missing"] = {m: undecayed(fresh(m)) for m in self.group}
         return own
 

@@ -7,6 +7,7 @@ they are.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data_pipeline.spec import DENSE, Modality
+from pretrain.frozen import Files
 from pretrain.models.layers import Linear
+from pretrain.models.states import States
 from pretrain.parameters import mark, param
-
-# {part: (folder, the key that names a file of it, the class there)}, for `build.model_config`.
-PARTS = {
-    "encoder": ("networks", "network", "Encoder"),
-    "quantizer": ("quantizers", "quantizer", "Quantizer"),
-    "decoder": ("networks", "network", "Decoder"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +33,17 @@ class Config:
     fixed_encoder: it keeps its random values, and only what reads the codes learns.
     """
 
-    encoder: Callable
-    quantizer: Callable
-    decoder: Callable
+    encoder: Annotated[Callable, Files("pretrain.tokenizers.networks", "Encoder", "network")]
+    quantizer: Annotated[Callable, Files("pretrain.tokenizers.quantizers", "Quantizer", "quantizer")]
+    decoder: Annotated[Callable, Files("pretrain.tokenizers.networks", "Decoder", "network")]
     code_scale: float = 1.0
     class_dim: int = 64
     fixed_encoder: bool = False
     dtype: str = "bfloat16"
+
+    @property
+    def states(self) -> States:
+        return States()
 
 
 class Model(nnx.Module):

@@ -9,8 +9,6 @@ from pretrain.tokenizers import autoencoder
 from pretrain.tokenizers.diffusion import Config as DiffusionConfig
 from pretrain.tokenizers.diffusion import ddim
 
-PARTS = autoencoder.PARTS
-
 
 @dataclasses.dataclass(frozen=True)
 class Config(autoencoder.Config):

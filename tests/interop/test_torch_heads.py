@@ -13,8 +13,10 @@ from flax import nnx
 
 from data_pipeline.spec import Modality
 from pretrain.interop.torch import export, from_state_dict, to_state_dict
+from pretrain.models.states import States
 from pretrain.models.tokens import concat, dense_rows, whole
 from pretrain.objectives import classification, dense
+from pretrain.objectives.base import Context
 from pretrain.parameters import values
 from pretrain.restore import Restored
 
@@ -28,13 +30,14 @@ LABELS = (
     Modality("metres", "pixels", (3, 4, 1), "metres", resample="nearest"),
 )
 SHOWN = ("image", "pixels", "vectors", "caption")
-GIVEN = (MODALITIES, LABELS, 16)
+GIVEN = Context(MODALITIES, LABELS, network=States(dim=16, depth=2))
+PROBED = Context(MODALITIES, LABELS, network=States(dim=16, depth=2, probes=2))
 HEADS = {
-    "classes": (classification.Objective(*GIVEN, 0, inputs=SHOWN, label="kind"), {}),
-    "probed": (classification.Objective(*GIVEN, 2, inputs=SHOWN, label="kind", pool="probes"), dict(probes=2)),
+    "classes": (classification.Objective(GIVEN, inputs=SHOWN, label="kind"), {}),
+    "probed": (classification.Objective(PROBED, inputs=SHOWN, label="kind", pool="probes"), dict(probes=2)),
     # Larger than the places that the head sees, and smaller: there the resizing takes means.
-    "segments": (dense.Objective(*GIVEN, inputs=SHOWN, grid="pixels", label="segments", width=6, up=2, blocks=2), {}),
-    "metres": (dense.Objective(*GIVEN, inputs=SHOWN, grid="image", label="metres", loss="l1", width=6, blocks=1), {}),
+    "segments": (dense.Objective(GIVEN, inputs=SHOWN, grid="pixels", label="segments", width=6, up=2, blocks=2), {}),
+    "metres": (dense.Objective(GIVEN, inputs=SHOWN, grid="image", label="metres", loss="l1", width=6, blocks=1), {}),
 }
 
 

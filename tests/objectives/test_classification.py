@@ -7,8 +7,10 @@ import pytest
 import tiny
 
 from data_pipeline.spec import Modality
+from pretrain.models.states import States
 from pretrain.models.tokens import dense_rows, whole
 from pretrain.objectives import classification
+from pretrain.objectives.base import Context
 from pretrain.parameters import values
 
 PIXELS = Modality("rgb", "pixels", (8, 8, 3), "rgb", patch=2, mean=(0.5,) * 3, std=(0.5,) * 3, targets=False)
@@ -18,7 +20,9 @@ SIZE = 6
 
 
 def objective(inputs=("image",), probes=0, **changes):
-    return classification.Objective(MODALITIES, LABELS, 16, probes, inputs, "class", **changes)
+    return classification.Objective(
+        Context(MODALITIES, LABELS, network=States(dim=16, depth=2, probes=probes)), inputs, "class", **changes
+    )
 
 
 def data(missing=0.3):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from pretrain.objectives.base import Context
 from pretrain.objectives.code_entropy import Objective, entropies
 from pretrain.tokenizers.quantizers import fsq, lfq, memcodes
 
@@ -113,4 +114,4 @@ def test_far_vectors_stay_finite(name):
 @pytest.mark.parametrize("mistake", [dict(temperature=0.0), dict(group=1), dict(group=2**19)])
 def test_mistakes(mistake):
     with pytest.raises(ValueError, match=r"code_entropy.temperature=.*, group=.*: must be positive, and from 2 to"):
-        Objective((), **mistake)
+        Objective(Context(()), **mistake)

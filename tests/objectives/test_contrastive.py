@@ -8,6 +8,7 @@ import tiny
 from flax import nnx
 from tiny import MODALITIES
 
+from pretrain.objectives.base import Context
 from pretrain.objectives.contrastive import Edge, Objective
 from pretrain.parameters import values
 from pretrain.step import evaluate_objectives
@@ -32,7 +33,7 @@ def numpy_info_nce(a, b, present, scale):
 
 def objective(**changes):
     edges = (Edge("image", "caption", 3.0), Edge("image", "depth", 1.0))
-    return Objective(**dict(modalities=MODALITIES, edges=edges, grid_tokens=5) | changes)
+    return Objective(**dict(context=Context(MODALITIES), edges=edges, grid_tokens=5) | changes)
 
 
 def test_loss_is_the_weighted_mean_over_edges():

@@ -9,7 +9,9 @@ from flax import nnx
 from tiny import MODALITIES
 
 from pretrain import sharding
+from pretrain.models.states import States
 from pretrain.objectives import contrastive, matryoshka, sigmoid, symile, triplet, uniformity
+from pretrain.objectives.base import Context
 from pretrain.objectives.edges import Edge
 from pretrain.parameters import Roles, param, values, variables
 from pretrain.step import accumulate, evaluate_objectives, example_keys
@@ -18,26 +20,27 @@ EDGES = (Edge("image", "caption", 3.0), Edge("image", "depth"))
 TRIPLE, B, D = ("image", "depth", "caption"), 16, 8
 
 
+SPACE = Context(MODALITIES, network=States(embed_dim=D))
+
+
 def soft(**kw):
-    return contrastive.Objective(modalities=MODALITIES, edges=EDGES, grid_tokens=5, **kw)
+    return contrastive.Objective(Context(MODALITIES), edges=EDGES, grid_tokens=5, **kw)
 
 
 MADE = {
     "contrastive": lambda: soft(),
     "contrastive in blocks": lambda: soft(block=2, label_smoothing=0.1),
-    "sigmoid": lambda: sigmoid.Objective(modalities=MODALITIES, edges=EDGES),
-    "sigmoid in a ring": lambda: sigmoid.Objective(modalities=MODALITIES, edges=EDGES, chunk=2),
-    "triplet": lambda: triplet.Objective(modalities=MODALITIES, edges=EDGES),
-    "hardest triplet": lambda: triplet.Objective(modalities=MODALITIES, edges=EDGES, negatives="hardest", block=2),
-    "uniformity": lambda: uniformity.Objective(modalities=MODALITIES, edges=EDGES, cross=0.5),
-    "symile": lambda: symile.Objective(modalities=MODALITIES, group=TRIPLE, embed_dim=D),
-    "symile, missing learned": lambda: symile.Objective(
-        modalities=MODALITIES, group=TRIPLE, embed_dim=D, missing="learn", block=2
-    ),
-    "symile of all pairs": lambda: symile.Objective(modalities=MODALITIES, group=TRIPLE, embed_dim=D, negatives="n2"),
-    "matryoshka": lambda: matryoshka.Objective(modalities=MODALITIES, base=soft(), widths=(2, 4)),
+    "sigmoid": lambda: sigmoid.Objective(Context(MODALITIES), edges=EDGES),
+    "sigmoid in a ring": lambda: sigmoid.Objective(Context(MODALITIES), edges=EDGES, chunk=2),
+    "triplet": lambda: triplet.Objective(Context(MODALITIES), edges=EDGES),
+    "hardest triplet": lambda: triplet.Objective(Context(MODALITIES), edges=EDGES, negatives="hardest", block=2),
+    "uniformity": lambda: uniformity.Objective(Context(MODALITIES), edges=EDGES, cross=0.5),
+    "symile": lambda: symile.Objective(SPACE, group=TRIPLE),
+    "symile, missing learned": lambda: symile.Objective(SPACE, group=TRIPLE, missing="learn", block=2),
+    "symile of all pairs": lambda: symile.Objective(SPACE, group=TRIPLE, negatives="n2"),
+    "matryoshka": lambda: matryoshka.Objective(Context(MODALITIES), base=soft(), widths=(2, 4)),
     "2D matryoshka": lambda: matryoshka.Objective(
-        modalities=MODALITIES, base=soft(), widths=(2, 4), layers=True, align=1.0
+        Context(MODALITIES), base=soft(), widths=(2, 4), layers=True, align=1.0
     ),
 }
 
@@ -263,18 +266,18 @@ def test_2d_matryoshka_draws_one_width_and_one_layer_a_step():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: sigmoid.Objective(MODALITIES, EDGES, temperature=0.0), "objectives.sigmoid.temperature=0.0"),
-        (lambda: sigmoid.Objective(MODALITIES, EDGES, chunk=-1), "objectives.sigmoid.chunk=-1"),
-        (lambda: triplet.Objective(MODALITIES, EDGES, negatives="some"), "must be one of all, hardest"),
-        (lambda: triplet.Objective(MODALITIES, EDGES, margin=0.0), "objectives.triplet.margin=0.0"),
-        (lambda: uniformity.Objective(MODALITIES, EDGES, align=0.0, uniform=0.0), "all three coefficients are 0"),
-        (lambda: symile.Objective(MODALITIES, TRIPLE[:1], D), "at least two modalities"),
-        (lambda: symile.Objective(MODALITIES, (*TRIPLE, "sound"), D), "no modality 'sound'"),
-        (lambda: symile.Objective(MODALITIES, TRIPLE[:2], D, negatives="n2"), "n2 needs a group of three"),
-        (lambda: symile.Objective(MODALITIES, TRIPLE, D, missing="zero"), "must be one of drop, learn"),
-        (lambda: matryoshka.Objective(MODALITIES, soft(), ()), "list positive widths"),
-        (lambda: matryoshka.Objective(MODALITIES, MADE["matryoshka"](), (2,)), "and not nested"),
-        (lambda: matryoshka.Objective(MODALITIES, soft(), (2,), align=1.0), "needs layers=True"),
+        (lambda: sigmoid.Objective(Context(MODALITIES), EDGES, temperature=0.0), "objectives.sigmoid.temperature=0.0"),
+        (lambda: sigmoid.Objective(Context(MODALITIES), EDGES, chunk=-1), "objectives.sigmoid.chunk=-1"),
+        (lambda: triplet.Objective(Context(MODALITIES), EDGES, negatives="some"), "must be one of all, hardest"),
+        (lambda: triplet.Objective(Context(MODALITIES), EDGES, margin=0.0), "objectives.triplet.margin=0.0"),
+        (lambda: uniformity.Objective(SPACE, EDGES, align=0.0, uniform=0.0), "all three coefficients are 0"),
+        (lambda: symile.Objective(SPACE, TRIPLE[:1]), "at least two modalities"),
+        (lambda: symile.Objective(SPACE, (*TRIPLE, "sound")), "no modality 'sound'"),
+        (lambda: symile.Objective(SPACE, TRIPLE[:2], negatives="n2"), "n2 needs a group of three"),
+        (lambda: symile.Objective(SPACE, TRIPLE, missing="zero"), "must be one of drop, learn"),
+        (lambda: matryoshka.Objective(Context(MODALITIES), soft(), ()), "list positive widths"),
+        (lambda: matryoshka.Objective(Context(MODALITIES), MADE["matryoshka"](), (2,)), "and not nested"),
+        (lambda: matryoshka.Objective(Context(MODALITIES), soft(), (2,), align=1.0), "needs layers=True"),
     ],
 )  # fmt: skip
 def test_config_errors(make, message):

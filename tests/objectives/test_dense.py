@@ -7,7 +7,9 @@ import pytest
 import tiny
 
 from data_pipeline.spec import Modality
+from pretrain.models.states import States
 from pretrain.objectives import dense
+from pretrain.objectives.base import Context
 from pretrain.parameters import values
 
 SEGMENTS = Modality("segments", "pixels", (9, 12, 1), "segments", resample="nearest", vocab_size=5)
@@ -18,7 +20,9 @@ KEYS = jax.random.split(jax.random.key(0), SIZE)
 
 def objective(loss="segmentation", label="segments", **changes):
     options = dict(inputs=("depth", "image"), grid="image", width=6, up=2, blocks=2) | changes
-    return dense.Objective(tiny.MODALITIES, (SEGMENTS, DEPTH), 16, label=label, loss=loss, **options)
+    return dense.Objective(
+        Context(tiny.MODALITIES, (SEGMENTS, DEPTH), network=States(dim=16, depth=2)), label=label, loss=loss, **options
+    )
 
 
 def data():

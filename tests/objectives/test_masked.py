@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from tiny import MODALITIES, N_SENTINELS, SENTINEL
+from tiny import MODALITIES
 
 from pretrain.objectives.base import weighted_sum
 from pretrain.objectives.masked import Mixture, Objective
@@ -17,7 +17,7 @@ NAMES = [m.name for m in MODALITIES]
 def objective(inputs=None, targets=None, modalities=MODALITIES, **changes):
     mixture = (Mixture(inputs or dict.fromkeys(NAMES, 0.5), targets or dict.fromkeys(NAMES, 0.5)),)
     options = dict(input_tokens=(4, 10), target_tokens=(8, 12), mixture=mixture) | changes
-    return Objective(modalities=modalities, sentinel=SENTINEL, n_sentinels=N_SENTINELS, **options)
+    return Objective(tiny.context(modalities), **options)
 
 
 def test_loss_is_the_mean_over_modalities_of_mean_cross_entropies():

@@ -215,7 +215,7 @@ def test_an_example_without_anything_gives_nothing():
 
 def test_permuting_the_batch_permutes_the_result():
     objective = Objective(
-        MODALITIES, SENTINEL, N_SENTINELS, (0, 10), (2, 8),
+        tiny.context(), (0, 10), (2, 8),
         (Mixture(dict.fromkeys(NAMES, 0.3), dict.fromkeys(NAMES, 0.3)),),
     )  # fmt: skip
     batch, keys = tiny.batch(16), jax.random.split(jax.random.key(0), 16)

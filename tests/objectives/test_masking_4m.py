@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from tiny import EOS, N_SENTINELS, SENTINEL
+import tiny
+from tiny import EOS, SENTINEL
 
 from data_pipeline.spec import Modality
 from pretrain.objectives.masked import Mixture, Objective
@@ -37,7 +38,7 @@ def batch(missing=()):
 
 
 def view(data, mixture, budgets, **options):
-    one = Objective(MODALITIES, SENTINEL, N_SENTINELS, *budgets, mixture, **options)
+    one = Objective(tiny.context(MODALITIES), *budgets, mixture, **options)
     inputs, _, queries, labels = jax.jit(one.view)(data, jax.random.split(jax.random.key(0), DRAWS))
     return jax.tree.map(np.asarray, (inputs, queries, labels))
 

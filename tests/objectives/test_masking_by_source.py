@@ -1,10 +1,12 @@
 """Components of the Dirichlet mixture that apply to some sources of the data only."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import tiny
-from tiny import MODALITIES, N_SENTINELS, SENTINEL
+from tiny import MODALITIES
 
 from pretrain.objectives.masked import Mixture, Objective
 
@@ -29,7 +31,7 @@ MIXTURE = (
 
 
 def objective(mixture=MIXTURE, sources=SOURCES, **more):
-    return Objective(MODALITIES, SENTINEL, N_SENTINELS, (2, 2), (2, 2), mixture, sources=sources, **more)
+    return Objective(dataclasses.replace(tiny.context(), sources=sources), (2, 2), (2, 2), mixture, **more)
 
 
 def drawn(masked, batch):

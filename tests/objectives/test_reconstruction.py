@@ -12,7 +12,7 @@ from configs import emoji_tokenizer
 from data_pipeline.spec import Modality
 from pretrain import build, parameters, sharding
 from pretrain.objectives import reconstruction
-from pretrain.objectives.base import weighted_sum
+from pretrain.objectives.base import Context, weighted_sum
 from pretrain.program import Program
 from pretrain.step import accumulate, example_keys, forward, make_train_step
 from pretrain.tokenizers.quantizers.base import Quantized
@@ -154,7 +154,7 @@ def test_losses_of_pixels():
     valid = np.stack([batch[x.name]["valid"] for x in m], 1).ravel()
     target, made = raw / 127.5 - 1, rng.normal(size=raw.shape) * 1.5
     commitment = rng.random(10)
-    objective = reconstruction.Objective(m, dict(l1=1.0, l2=0.5, smooth_l1=2.0, commitment=0.25))
+    objective = reconstruction.Objective(Context(m), dict(l1=1.0, l2=0.5, smooth_l1=2.0, commitment=0.25))
     found, totals, weights = terms_of(objective, batch, made, target, {"commitment": jnp.asarray(commitment)})
     e = (made - target)[valid]
     huber = np.where(np.abs(e) < 1, e**2 / 2, np.abs(e) - 0.5)
@@ -176,7 +176,7 @@ def test_losses_of_label_maps_count_every_labelled_pixel_alike():
     batch["map"]["pixels"] = labels
     made = rng.normal(size=(6, 4, 4, 5))
     found, _, _ = terms_of(
-        reconstruction.Objective(m, dict(cross_entropy=1.0)), batch, made, labels[..., 0].astype(int)
+        reconstruction.Objective(Context(m), dict(cross_entropy=1.0)), batch, made, labels[..., 0].astype(int)
     )
     losses, right = [], []
     for i in np.ndindex(6, 4, 4):
@@ -191,7 +191,7 @@ def test_cosine_of_vectors():
     batch, made = tiny.batch(6, 0, m), np.random.default_rng(1).normal(size=(6, 3, 6))
     batch["v"]["valid"][:3] = [[True, True, False], [True] * 3, [True] * 3]  # the first lacks one: it is left out
     target, whole = batch["v"]["vectors"], batch["v"]["valid"].all(1)
-    found, _, _ = terms_of(reconstruction.Objective(m, dict(cosine=1.0, l2=1.0)), batch, made, target)
+    found, _, _ = terms_of(reconstruction.Objective(Context(m), dict(cosine=1.0, l2=1.0)), batch, made, target)
     cosine = (made * target).sum(-1) / np.linalg.norm(made, axis=-1) / np.linalg.norm(target, axis=-1)
     want = dict(cosine=(1 - cosine[whole]).mean(), l2=((made - target) ** 2)[whole].mean())
     assert found == pytest.approx(want, rel=1e-5)
@@ -208,7 +208,7 @@ def test_cosine_of_vectors():
 )
 def test_mistaken_terms(shape, terms, message):
     with pytest.raises(ValueError, match=message):
-        reconstruction.Objective((Modality("m", "pixels", shape, "m"),), terms)
+        reconstruction.Objective(Context((Modality("m", "pixels", shape, "m"),)), terms)
 
 
 def test_terms_and_quantizer_must_fit():

@@ -15,6 +15,7 @@ from tars import picture, write_tar
 from data_pipeline.image import apply_crop, crop_settings
 from data_pipeline.sources.tokens import Source, read_manifest
 from pretrain import build
+from pretrain.frozen import from_dict
 from tools.tokenize import __main__ as program
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +105,7 @@ def test_killed_at_any_point_nothing_is_lost_or_doubled(made, folder, tmp_path):
 
 def test_a_run_reads_them_as_a_mixture(made):
     parts = [dict(name=n, source="tokens", path=str(made / n), weight=w) for n, w in (("one", 3.0), ("two", 1.0))]
-    data = build.from_dict(build.Data, dict(sources=parts), "config.data")
+    data = from_dict(build.Data, dict(sources=parts), "config.data")
     source = build.source(data, "train")
     assert len(source) == 18 and source.shares == [0.75, 0.25] and source.fields >= {"rgb", "flat", "txt"}
 

@@ -9,6 +9,7 @@ from data_pipeline.plain_text import parse_json
 from data_pipeline.plan import describe_split
 from pretrain import build
 from pretrain.data import Part
+from pretrain.frozen import from_dict
 from tools.tokenize.recipe import Recipe
 from tools.tokenize.shards import Shard
 
@@ -40,7 +41,7 @@ def read_sources(file: str) -> list[Part]:
         raise SystemExit(f"--sources={file}: not a file of JSON ({e})") from e
     if not isinstance(listed, list) or not listed:
         raise SystemExit(f"--sources={file}: must be a list of sources, as config.data.sources has it")
-    parts = [build.from_dict(Part, values, f"--sources[{i}]") for i, values in enumerate(listed)]
+    parts = [from_dict(Part, values, f"--sources[{i}]") for i, values in enumerate(listed)]
     names = [part.name for part in parts]
     if len(set(names)) < len(names) or not all(re.fullmatch(r"\w[\w.-]*", name) for name in names):
         raise SystemExit(f"--sources={file}: their names are {names}: each needs its own, that of a folder in --out")
