@@ -39,17 +39,29 @@ OUT = flags.DEFINE_string("out", "", "A JSON lines file for a row a mutant.")
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = ROOT / "tests/mutants.json"
 CORE = ("pretrain/ops", "pretrain/objectives", "pretrain/generate", "pretrain/step.py", "pretrain/optim.py",
-        "pretrain/adapt.py", "pretrain/checkpoint.py", "data_pipeline/sources", "data_pipeline/structured.py",
-        "data_pipeline/text.py", "data_pipeline/image.py")  # fmt: skip
+        "pretrain/parameters.py", "pretrain/adapt.py", "pretrain/checkpoint.py", "data_pipeline/sources",
+        "data_pipeline/structured.py", "data_pipeline/text.py", "data_pipeline/image.py", "data_pipeline/pictures.py",
+        "data_pipeline/picture_file.py", "data_pipeline/folders.py")  # fmt: skip
+FAULTS = "tests/faults/test_{}.py".format
 # Tests of another name that are a module's own, too.
 TESTS = {
-    "pretrain/checkpoint.py": ("tests/test_storage.py", "tests/test_train.py"),
+    "pretrain/checkpoint.py": ("tests/test_storage.py", FAULTS("damaged_checkpoints")),
     "pretrain/objectives/masked.py": ("tests/objectives/test_masking_by_source.py",),
     "pretrain/ops/counting.py": ("tests/ops/test_cross_entropy.py",),
     "pretrain/ops/ring.py": ("tests/ops/test_pairs.py",),
     "pretrain/generate/schedule.py": ("tests/generate/test_draw.py",),
     "pretrain/generate/chain.py": ("tests/generate/test_parallel.py", "tests/generate/test_sequence.py"),
-    "data_pipeline/image.py": ("tests/data_pipeline/test_pixels.py", "tests/data_pipeline/test_augmentation.py"),
+    "data_pipeline/image.py": (
+        "tests/data_pipeline/test_pixels.py",
+        "tests/data_pipeline/test_augmentation.py",
+        FAULTS("pixel_depth"),
+    ),
+    "data_pipeline/pictures.py": ("tests/data_pipeline/test_pixels.py", FAULTS("pixel_depth"), FAULTS("picture_files")),
+    "data_pipeline/picture_file.py": (FAULTS("picture_files"),),
+    "data_pipeline/structured.py": (FAULTS("codecs"),),
+    "data_pipeline/text.py": (FAULTS("texts"),),
+    "data_pipeline/folders.py": (FAULTS("folders"),),
+    "data_pipeline/sources/files.py": (FAULTS("folders"),),
     "data_pipeline/sources/moving_emoji.py": ("tests/data_pipeline/test_video.py",),
     **{
         f"pretrain/objectives/{name}.py": ("tests/objectives/test_cross.py",)

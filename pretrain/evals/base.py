@@ -65,7 +65,7 @@ class Context:
     @functools.cached_property
     def readable(self) -> tuple[str, ...]:
         """Modalities that the network takes in: the embedded ones, and if it has a trunk all inputs."""
-        has_trunk = self.run.model.get("model", "models.encdec") == "models.encdec" or self.run.model.get("trunk")
+        has_trunk = build.model_config(self.run)[1].states.dim > 0
         inputs = [m for m in self.modalities if m.inputs and m.readable]
         return tuple(m.name for m in inputs if has_trunk or m.name in self.embedded)
 

@@ -26,7 +26,8 @@ def open_run(workdir, step=None, data: dict | None = None) -> tuple[Restored, Co
 def open_context(workdir, run: build.Run, data: dict | None = None) -> Context:
     """What the tasks of a workdir's run are given, which no checkpoint is needed for."""
     run = redirect(run, data or {})
-    if not hasattr(build.model_config(run)[0].Model, "pooled"):
+    states = build.model_config(run)[1].states
+    if not (states.dim or states.embed_dim):
         raise ValueError(f"{workdir} trained {run.model['model']!r}, which embeds nothing to evaluate")
     try:
         check_tokens(run)
