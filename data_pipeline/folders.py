@@ -58,7 +58,12 @@ def data_file(root, name, outside: bool = False, where: str = "") -> Path:
       FileNotFoundError: there is none.
       ValueError: it lies outside `root`, and `outside` does not allow it; or it is no regular file.
     """
-    path = Path(root, name)
+    return check_file(root, Path(root, name), outside, where)
+
+
+def check_file(root, path, outside: bool = False, where: str = "") -> Path:
+    """`data_file` of a path that begins with that of the source's folder."""
+    path = Path(path)
     where = where or printable(path)
     try:
         check_inside(root, path, outside, where)
@@ -114,7 +119,7 @@ def walk(folder, why_not, ignored: Ignored, *, root, outside: bool = False):
                 ignored.add(why, relative)
             else:
                 if os.path.islink(path) or not os.path.isfile(path):
-                    data_file(root, path, outside)
+                    check_file(root, path, outside)
                 yield relative
 
     yield from below("", (os.path.realpath(folder),))

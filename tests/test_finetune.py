@@ -182,7 +182,10 @@ def test_an_empty_or_wrong_split_to_evaluate_on_is_named_too(config, tmp_path, m
     c = config("probe", evals=dict(val=dict(evaluator="losses", split="val", batch_size=16, every=1)))
     source = build.source
     monkeypatch.setattr(build, "source", lambda data, split: source(data, split) if split == "train" else [])
-    with pytest.raises(ValueError, match=r"\[\] is empty: nothing to train on or to evaluate"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.evals\.val\.split='val': split='val' of \[\] is empty: name a split that holds examples",
+    ):
         run(c, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -8,6 +8,7 @@ from flax import nnx
 
 from pretrain import optim
 from pretrain.objectives.base import Term
+from pretrain.parameters import Roles, param, undecayed, variables
 from pretrain.step import accumulate, example_keys, finite_parts, forward, init_state, make_train_step
 
 X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
@@ -16,7 +17,7 @@ BATCH = {"row": jnp.arange(8), "x": jnp.asarray(X)}
 
 class Line(nnx.Module):
     def __init__(self):
-        self.scale, self.bias = nnx.Param(jnp.asarray([1.0, -2.0, 0.5])), nnx.Param(jnp.zeros(()))
+        self.scale, self.bias = param(jnp.asarray([1.0, -2.0, 0.5])), undecayed(jnp.zeros(()))
 
 
 class Mean:
@@ -56,6 +57,11 @@ class Spread:
 OBJECTIVES = {"mean": Mean(), "spread": Spread()}
 
 
+ROLES = Roles({
+    "model": variables(Line()), "objective": {"mean": {}, "spread": {"w": undecayed(jnp.float32(1.5))}}
+})  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def made():
     """(graph, parameters)"""
@@ -89,7 +95,7 @@ def test_the_loss_and_its_gradient_are_the_formulas(made, accum):
 def test_a_run_of_steps(made, accum):
     """The average, the number of the step that objectives see, what statistics set, and the norm of the gradient."""
     graph, params = made
-    optimizer, mean = optim.make_optimizer(optim.Config(lr=0.1), params, 100), Mean()
+    optimizer, mean = optim.make_optimizer(optim.Config(lr=0.1), params, 100, ROLES), Mean()
     objectives = {**OBJECTIVES, "mean": mean}
     step = jax.jit(make_train_step(graph, objectives, optimizer, seed=7, accum=accum, ema=0.25))
     state = init_state(params, optimizer, ema=True)
@@ -113,7 +119,7 @@ def test_a_run_of_steps(made, accum):
 
 def test_a_bad_step_changes_nothing_and_bad_ones_in_a_row_are_counted(made):
     graph, params = made
-    optimizer = optim.make_optimizer(optim.Config(lr=0.1), params, 100)
+    optimizer = optim.make_optimizer(optim.Config(lr=0.1), params, 100, ROLES)
     step = jax.jit(make_train_step(graph, OBJECTIVES, optimizer, seed=7))
     state, counted = init_state(params, optimizer, ema=False), []
     for i, bad in enumerate((False, True, True, True, False, True)):
@@ -135,7 +141,7 @@ class Root(Mean):
 @pytest.mark.parametrize("offset, root, good", [(0.0, 1.0, True), (np.inf, 1.0, False), (0.0, 0.0, False)])
 def test_a_loss_or_a_gradient_alone_that_is_not_finite_is_enough(made, offset, root, good):
     graph, params = made
-    optimizer = optim.make_optimizer(optim.Config(lr=0.1), params, 100)
+    optimizer = optim.make_optimizer(optim.Config(lr=0.1), params, 100, ROLES)
     step = make_train_step(graph, {"mean": Root(), "spread": OBJECTIVES["spread"]}, optimizer, seed=0)
     batch = {**BATCH, "offset": jnp.full(8, offset), "root": jnp.full(8, root)}
     after, metrics = step(init_state(params, optimizer, ema=False), batch)

@@ -14,6 +14,7 @@ mutmut 3 leaves out decorated functions (all that `jax.jit` and `custom_vjp` sta
 such as a config's defaults; Cosmic Ray 8 writes into the tree itself; neither draws a sample.
 """
 
+import argparse
 import ast
 import collections
 import contextlib
@@ -28,13 +29,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-from absl import app, flags
-
-EACH = flags.DEFINE_integer("each", 8, "Mutants a module.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Which ones.")
-LEAST = flags.DEFINE_float("least", 0.92, "The share that must be caught.")
-OUT = flags.DEFINE_string("out", "", "A JSON lines file for a row a mutant.")
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = ROOT / "tests/mutants.json"
@@ -146,12 +140,12 @@ def row(path: str, source: str, mutant) -> dict:
             "before": before.decode().strip(), "after": after.decode().strip()}  # fmt: skip
 
 
-def draw(path: str, source: str, known) -> list:
-    """`--each` of a module's mutants but those known to change nothing."""
+def draw(path: str, source: str, known, each: int = 8, seed: int = 0) -> list:
+    """`each` of a module's mutants but those known to change nothing."""
     every = mutants(source)
-    order = random.Random(f"{SEED.value} {path}").sample(every, len(every))
+    order = random.Random(f"{seed} {path}").sample(every, len(every))
     texts = ([row(path, source, m)[k] for k in ("file", "before", "after")] for m in order)
-    return [m for m, text in zip(order, texts) if tuple(text) not in known][: EACH.value]
+    return [m for m, text in zip(order, texts) if tuple(text) not in known][:each]
 
 
 def tests_of(path: str) -> list[str]:
@@ -182,10 +176,13 @@ def run_tests(tree: Path, tests, timeout: float | None) -> tuple[str, float]:
     return outcome, time.time() - start
 
 
-def try_module(tree: Path, path: str, known, sound: dict):
-    """Yields a row for every mutant drawn of a module, with what became of it. sound: what tests did without one."""
+def try_module(tree: Path, path: str, known, sound: dict, **which):
+    """Yields a row for every mutant drawn of a module, with what became of it.
+
+    sound: what tests did without one; which: as of `draw`.
+    """
     source, tests = (ROOT / path).read_text(), tests_of(path)
-    drawn = draw(path, source, known)
+    drawn = draw(path, source, known, **which)
     if not drawn:
         return
     if not tests:
@@ -204,9 +201,16 @@ def try_module(tree: Path, path: str, known, sound: dict):
     (tree / path).write_text(source)
 
 
-def main(argv):
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="*", default=CORE, help="files and folders; the core if none is named")
+    parser.add_argument("--each", type=int, default=8, help="mutants a module")
+    parser.add_argument("--seed", type=int, default=0, help="which ones")
+    parser.add_argument("--least", type=float, default=0.92, help="the share that must be caught")
+    parser.add_argument("--out", default="", help="a JSON lines file for a row a mutant")
+    args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the tests end, too, and their copy goes
-    paths = [p for arg in argv[1:] or CORE for p in (sorted((ROOT / arg).rglob("*.py")) or [ROOT / arg])]
+    paths = [p for arg in args.paths for p in (sorted((ROOT / arg).rglob("*.py")) or [ROOT / arg])]
     known = {(k["file"], k["before"], k["after"]) for k in json.loads(KNOWN.read_text())}
     counts, sound = collections.defaultdict(collections.Counter), {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
@@ -215,19 +219,19 @@ def main(argv):
             (Path(folder) / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, Path(folder) / file)
         for path in (str(p.relative_to(ROOT)) for p in paths):
-            for one in try_module(Path(folder), path, known, sound):
+            for one in try_module(Path(folder), path, known, sound, each=args.each, seed=args.seed):
                 counts[path][one["outcome"]] += 1
-                if OUT.value:
-                    with open(OUT.value, "a") as out:
+                if args.out:
+                    with open(args.out, "a") as out:
                         out.write(json.dumps(one) + "\n")
                 print("{outcome:8} {seconds:6} s  {file}:{line}  {before}  →  {after}".format(**one), flush=True)
     total = sum(counts.values(), collections.Counter())
     for path, c in counts.items():
         print(f"{path}: {c.total() - c['survived']} of {c.total()}")
     caught = total.total() - total["survived"]
-    print(f"caught {caught} of {total.total()} mutants, {total['hung']} of them as hung, seed {SEED.value}")
-    sys.exit(caught < LEAST.value * total.total())
+    print(f"caught {caught} of {total.total()} mutants, {total['hung']} of them as hung, seed {args.seed}")
+    sys.exit(caught < args.least * total.total())
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.decoding import decode, kind_of
-from data_pipeline.folders import OTHER, Ignored, check_inside, data_file, entries, printable, walk
+from data_pipeline.folders import OTHER, Ignored, check_file, check_inside, data_file, entries, printable, walk
 from data_pipeline.image import PICTURE_SUFFIXES, UNREAD_SUFFIXES
 from data_pipeline.plain_text import parse_json, well_formed
 from data_pipeline.shards import in_order
@@ -55,7 +55,7 @@ class Source:
                 raise ValueError(f"split={name!r}: {path} has {', '.join(found)}")
             file, folder = self._path / f"{name}.jsonl", self._path / name
             if file.exists():
-                part = _Lines(data_file(self._path, file, outside), texts)
+                part = _Lines(check_file(self._path, file, outside), texts)
             else:
                 check_inside(self._path, folder, outside, str(folder))
                 part = _Folder(self._path, folder, ignored, outside)

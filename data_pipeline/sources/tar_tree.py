@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.folders import Ignored, data_file, entries
+from data_pipeline.folders import Ignored, check_file, entries
 from data_pipeline.shards import expand_braces, in_order
 from data_pipeline.tar import read_index
 
@@ -134,7 +134,7 @@ def _tars(root, folder: Path, modalities, shards: str, outside: bool, ignored: I
     for m in modalities:
         names = entries(folder / m, ignored, root) if (folder / m).is_dir() else ()
         tars = [name for name in names if name.endswith(".tar")]
-        found[m] = {name.removesuffix(".tar"): data_file(root, folder / m / name, outside) for name in tars}
+        found[m] = {name.removesuffix(".tar"): check_file(root, folder / m / name, outside) for name in tars}
     if not shards:
         return found
     names = expand_braces(shards)

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from data_pipeline.folders import data_file
+from data_pipeline.folders import check_file, data_file
 from data_pipeline.plain_text import parse_json
 from data_pipeline.seal import seal, unseal
 from data_pipeline.shards import in_order
@@ -306,7 +306,7 @@ def check_size(path, shard: dict, outside: bool = False) -> Path:
     size that the manifest says."""
     file = Path(path).expanduser() / shard["file"]
     try:
-        data_file(Path(path).expanduser(), file, outside)
+        check_file(Path(path).expanduser(), file, outside)
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{file}: missing; bring it back, or tokenize again") from e
     size = file.stat().st_size

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +109,18 @@ def test_a_link_that_leads_out_is_refused(kind, tmp_path):
     assert values(SOURCES[kind](folder)) == want
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_relative_path_is_of_where_one_stands(kind, tmp_path, monkeypatch):
+    want = values(SOURCES[kind](write(kind, tmp_path / "data")))
+    monkeypatch.chdir(tmp_path)
+    assert want and values(SOURCES[kind](Path("data"))) == want
+    if kind in ("lines", "classes"):  # links inside, too
+        file = next(Path("data").rglob("*.png"))
+        file.rename("data/moved.bin")
+        file.symlink_to(tmp_path / "data" / "moved.bin")
+        assert values(SOURCES[kind](Path("data"))) == want
+
+
 @pytest.mark.parametrize("name", ["../secret.png", "imgs/../../secret.png", "{absolute}", "link.png"])
 def test_lines_do_not_name_files_outside(name, tmp_path):
     folder, secret = write("lines", tmp_path / "data"), tmp_path / "secret.png"
@@ -115,7 +128,7 @@ def test_lines_do_not_name_files_outside(name, tmp_path):
     (folder / "link.png").symlink_to(secret)
     name = name.format(absolute=secret)
     (folder / "train.jsonl").write_text(json.dumps({"image": name}) + "\n")
-    with pytest.raises(ValueError, match=r"train.jsonl, line 1: image='.*': leads out of .*data.options.outside=True"):
+    with pytest.raises(ValueError, match=r"train.jsonl, line 1: image='.*: leads out of .*data.options.outside=True"):
         Files(folder)[0]
     np.testing.assert_array_equal(Files(folder, outside=True)[0]["image"], picture(5))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from pretrain.ops.keys import named
 from pretrain.tokenizers.quantizers import memcodes
 
 GOLDEN = Path(__file__).parents[1] / "golden/fourm/quantizers.npz"
@@ -67,7 +68,7 @@ def test_gradient_of_training_is_that_of_the_softmax(quantizer):
     def soft(z):
         q = z.reshape(2, 1, 8, 8) / jnp.sqrt(8.0)
         logits = jnp.einsum("bnhd,hkd->bnhk", q, jnp.einsum("hkd,hdc->hkc", quantizer.codes[...], quantizer.to_k[...]))
-        noise = jax.vmap(lambda k: jax.random.gumbel(jax.random.fold_in(k, 5000), (1, 8, 128)))(keys)
+        noise = jax.vmap(lambda k: jax.random.gumbel(named(k, "gumbel"), (1, 8, 128)))(keys)
         v = jnp.einsum("hkd,hdc->hkc", quantizer.codes[...], quantizer.to_v[...])
         return jnp.einsum("bnhk,hkd->bnhd", jax.nn.softmax(logits + noise), v).reshape(2, 1, 64)
 

@@ -80,6 +80,6 @@ def test_transformers_there_and_back(tmp_path, config, capsys, monkeypatch):
     assert held.run.modalities[1].tokenizer == str(workdir / "tokenizer.json")
     # A run with a tower of that name starts from it.
     fresh = jax.tree.map(np.zeros_like, params)
-    taken, report = start(Origin(None, {"image": restore(workdir)}), fresh, run.modalities)
+    taken, report = start(Origin(None, {"image": restore(workdir)}), fresh, held.roles)
     assert "tower image" in report and not taken["model"]["towers"]["text"]["table"].any()
     jax.tree.map(np.testing.assert_array_equal, taken["model"]["towers"]["image"], params["model"]["towers"]["image"])
