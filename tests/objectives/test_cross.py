@@ -28,6 +28,8 @@ MADE = {
     "sigmoid in a ring": lambda: sigmoid.Objective(modalities=MODALITIES, edges=EDGES, chunk=2),
     "triplet": lambda: triplet.Objective(modalities=MODALITIES, edges=EDGES),
     "hardest triplet": lambda: triplet.Objective(modalities=MODALITIES, edges=EDGES, negatives="hardest", block=2),
+    "summed triplet": lambda: triplet.Objective(MODALITIES, EDGES, negatives="sum", directions="backward"),
+    "random triplet": lambda: triplet.Objective(MODALITIES, EDGES, negatives="random", directions="forward"),
     "uniformity": lambda: uniformity.Objective(modalities=MODALITIES, edges=EDGES, cross=0.5),
     "symile": lambda: symile.Objective(modalities=MODALITIES, group=TRIPLE, embed_dim=D),
     "symile, missing learned": lambda: symile.Objective(
@@ -83,7 +85,7 @@ def close(a, b, tolerance):
 
 
 # Forms of one loss that differ in memory alone pair what they are given in the same order: one of each is enough.
-@pytest.mark.parametrize("name", [n for n in MADE if n not in ("contrastive in blocks", "sigmoid", "hardest triplet")])
+@pytest.mark.parametrize("name", [n for n in MADE if n not in ("contrastive in blocks", "sigmoid", "hardest triplet", "summed triplet")])
 def test_accumulation_changes_nothing(name):
     loss, grads = loss_and_grads(name)
     assert np.isfinite(loss) and loss != 0
@@ -134,17 +136,34 @@ def test_sigmoid_equals_numpy():
         np.testing.assert_allclose(one.pair(own, z)[edge.name], want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["triplet", "hardest triplet"])
+@pytest.mark.parametrize("name", ["triplet", "hardest triplet", "summed triplet"])
 def test_triplet_equals_numpy(name):
     one, own, z = embedded(name)
+    over = {"triplet": np.mean, "hardest triplet": np.max, "summed triplet": np.sum}[name]
     for edge in EDGES:
         a, b = arrays(z, edge.a, edge.b)
         s, total = a @ b.T, 0.0
         for i in range(len(s)):
-            for scores in (s[i], s[:, i]):
-                hinge = np.delete(np.maximum(0.2 + scores - s[i, i], 0), i)
-                total += hinge.max() if "hardest" in name else hinge.mean()
+            for scores in (s[:, i],) if name == "summed triplet" else (s[i], s[:, i]):  # backward: columns alone
+                total += over(np.delete(np.maximum(0.2 + scores - s[i, i], 0), i))
         np.testing.assert_allclose(one.pair(own, z)[edge.name], total, rtol=1e-5)
+
+
+def test_a_random_negative_is_another_present_example_and_every_one_is_used_once():
+    one, own, z = embedded("random triplet")
+    draw = np.random.default_rng(5).random(B)
+    z = {m: v | {"draw": jnp.float32(draw)} for m, v in z.items()}
+    for edge in EDGES:
+        present = np.asarray(z[edge.a]["present"] * z[edge.b]["present"]) > 0
+        assert 2 < present.sum() < B
+        ring = [i for i in np.argsort(draw) if present[i]]
+        a, b = (np.asarray(z[n]["z"], np.float64) for n in (edge.a, edge.b))
+        total = sum(max(0.0, 0.2 + a[i] @ b[j] - a[i] @ b[i]) for i, j in zip(ring, ring[1:] + ring[:1]))
+        np.testing.assert_allclose(one.pair(own, z)[edge.name], total, rtol=1e-5)
+    alone = {m: v | {"present": jnp.arange(B) == 4} for m, v in z.items()}
+    assert not any(one.pair(own, alone).values())
+    draws = [one.view(tiny.batch(B), example_keys(0, step, B))["draw"] for step in (0, 1)]
+    assert len(np.unique(draws)) == 2 * B
 
 
 def test_uniformity_equals_numpy():
@@ -239,7 +258,8 @@ def test_2d_matryoshka_draws_one_width_and_one_layer_a_step():
     [
         (lambda: sigmoid.Objective(MODALITIES, EDGES, temperature=0.0), "objectives.sigmoid.temperature=0.0"),
         (lambda: sigmoid.Objective(MODALITIES, EDGES, chunk=-1), "objectives.sigmoid.chunk=-1"),
-        (lambda: triplet.Objective(MODALITIES, EDGES, negatives="some"), "must be one of all, hardest"),
+        (lambda: triplet.Objective(MODALITIES, EDGES, negatives="some"), "must be one of all, sum, hardest, random"),
+        (lambda: triplet.Objective(MODALITIES, EDGES, directions="up"), "directions='up': must be one of mean, sum"),
         (lambda: triplet.Objective(MODALITIES, EDGES, margin=0.0), "objectives.triplet.margin=0.0"),
         (lambda: uniformity.Objective(MODALITIES, EDGES, align=0.0, uniform=0.0), "all three coefficients are 0"),
         (lambda: symile.Objective(MODALITIES, TRIPLE[:1], D), "at least two modalities"),
