@@ -10,7 +10,17 @@ of two designers, pixels under towers of their own, which see 24 random patches 
 
 import numpy as np
 
-from tools.experiments.common import Experiment, Gate, finish, latent_views, options, pairs, pictures, recall_at_1, split
+from tools.experiments.common import (
+    Experiment,
+    Gate,
+    finish,
+    latent_views,
+    options,
+    pairs,
+    pictures,
+    recall_at_1,
+    split,
+)
 
 CONDITIONS = {
     "CLIP": None,
