@@ -63,9 +63,12 @@ def table() -> str:
     lines = []
     for row in rows():
         title = f"[{row['title']}]({row['name']}.md)" if config_of(row) else row["title"]
-        arxiv = f"[{row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})"
-        lines.append(f"| {row['number']} | {title} | {arxiv} | {row['kind']} | {' | '.join(state(row))} |")
+        lines.append(f"| {row['number']} | {title} | {arxiv(row)} | {row['kind']} | {' | '.join(state(row))} |")
     return HEAD + "\n".join(lines) + "\n"
+
+
+def arxiv(row: dict, before: str = "") -> str:
+    return f"[{before}{row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})"
 
 
 def page(row: dict, system) -> str:
@@ -77,7 +80,7 @@ def page(row: dict, system) -> str:
     config, full, tiny = f"configs/systems/{row['name']}.py", system.get_config(""), system.get_config("tiny")
     return f"""# {row["title"]}
 
-[arXiv {row["arxiv"]}](https://arxiv.org/abs/{row["arxiv"]}) · system {row["number"]} of [82](README.md) · {state(row)[0]}
+{arxiv(row, "arXiv ")} · system {row["number"]} of [82](README.md) · {state(row)[0]}
 
 **Claim.** {claim.says}
 
@@ -87,9 +90,7 @@ def page(row: dict, system) -> str:
 
 ## Run it
 
-{chr(10).join(more)}
-
-```sh
+{"".join(f"{p}{chr(10)}{chr(10)}" for p in more)}```sh
 # As published: {full.steps:,} steps of {full.batch_size:,}.
 python -m pretrain --config={config} --workdir=runs/{row["name"]}
 # On the emoji corpus: {tiny.steps:,} steps of {tiny.batch_size:,}.
@@ -119,7 +120,8 @@ def measured(result: dict) -> str:
         for g in result["gates"]
     )
     machine = result["machine"]
-    return f"""**{result["verdict"]}**: `{result["command"]}`: {result["title"]}; mean ± standard deviation of {len(result["seeds"])} seeds.
+    seeds = f"mean ± standard deviation of {len(result['seeds'])} seeds"
+    return f"""**{result["verdict"]}**: `{result["command"]}`: {result["title"]}; {seeds}.
 
 {head}
 {chr(10).join(body)}

@@ -32,8 +32,8 @@ def text_to_text(pictures, texts, *, budget, lr=4e-3):
     """4M on emoji without tokenizers: pictures as patches and texts, of which the texts are predicted."""
     model = dict(dim=64, heads=2, encoder_depth=2, decoder_depth=2) | BLOCKS["swiglu_nobias"]
     c = base(
-        (), model, batch_size=64, inputs=(budget // 2, budget), targets=(budget // 2, budget), tokens=60 * 64 * 2 * budget,
-        warmup_tokens=10 * 64 * 2 * budget, blr=4 * lr,
+        (), model, batch_size=64, inputs=(budget // 2, budget), targets=(budget // 2, budget), blr=4 * lr,
+        tokens=60 * 64 * 2 * budget, warmup_tokens=10 * 64 * 2 * budget,
     )  # fmt: skip
     c.modalities = [image(64, 8, name=n, field=n) for n in pictures] + [
         dict(name=n, kind="sequence", shape=(TEXTS[n][1],), field=TEXTS[n][0], vocab="text", vocab_size=8000,

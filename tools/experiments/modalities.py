@@ -1,9 +1,9 @@
 """python -m tools.experiments.modalities: do more modalities cost what fewer would have learned?
 
-4M-21 (arXiv 2406.09406) in small, `configs/systems/fourm21.py`: from one picture of an emoji, as patches, to its caption
-and its group; the same beside two more pictures and four more texts, with budgets of tokens twice as large, as the paper
-has them, or as they were. Equal steps, batches and networks. Held out, 270 emoji: −log p, nats a token, of caption and
-group given the picture, and their mean.
+4M-21 (arXiv 2406.09406) in small, `configs/systems/fourm21.py`: from one picture of an emoji, as patches, to its
+caption and its group; the same beside two more pictures and four more texts, with budgets of tokens twice as large, as
+the paper has them, or as they were. Equal steps, batches and networks. Held out, 270 emoji: −log p, nats a token, of
+caption and group given the picture, and their mean.
 """
 
 import importlib

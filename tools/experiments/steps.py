@@ -1,8 +1,9 @@
 """python -m tools.experiments.steps: do more decoding steps make samples that agree with themselves?
 
-4M's masked objective and its sampler in random order (arXiv 2312.06647) on grids of 16 tokens of 4 values in which every
-token is one more or one less than the one before (modulo 4). Tokens that are drawn in one step do not see each other.
-The share of 512 samples, made from nothing, that keep the rule throughout; one network a seed for all numbers of steps.
+4M's masked objective and its sampler in random order (arXiv 2312.06647) on grids of 16 tokens of 4 values in which
+every token is one more or one less than the one before (modulo 4). Tokens that are drawn in one step do not see each
+other. The share of 512 samples, made from nothing, that keep the rule throughout; one network a seed for all numbers of
+steps.
 """
 
 import numpy as np
