@@ -4,7 +4,7 @@ Carried: the encoder-decoder over tokens of many modalities, the masked objectiv
 generation of any modality from any others.
 
 The published settings are `configs/fourm_mod7.py` (`:B`, `:L`, `:XL`). `:tiny` reads the 3D picture of an emoji as
-patches and six texts, and predicts the texts, without a tokenizer; `configs/fourm_tiny.py` has tokens of pictures too.
+patches and five texts, and predicts the texts, without a tokenizer; `configs/fourm_tiny.py` has tokens of pictures too.
 """
 
 from configs import fourm_mod7
@@ -26,6 +26,7 @@ CLAIM = Claim(
     out="Tables of transfer.",
 )
 APPROXIMATE = ()
+WRITTEN = tuple(n for n in TEXTS if n != "palette")  # palettes are computed by `tools.tokenize`
 
 
 def text_to_text(pictures, texts, *, budget, lr=4e-3):
@@ -52,4 +53,4 @@ def text_to_text(pictures, texts, *, budget, lr=4e-3):
 
 def get_config(arg=""):
     check_arg(arg, "systems/fourm")
-    return text_to_text(("render3d",), tuple(TEXTS), budget=32) if arg else fourm_mod7.get_config("B")
+    return text_to_text(("render3d",), WRITTEN, budget=32) if arg else fourm_mod7.get_config("B")

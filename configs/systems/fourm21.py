@@ -4,14 +4,13 @@ Carried: tokenizers for feature maps, global vectors, boxes, poses and metadata;
 which modalities lack; a start from the model of seven modalities.
 
 The published settings are `configs/fourm_mod21.py` (`:B`, `:L`, `:XL`); set `--config.init` to the workdir of a 4M-7
-model. `:tiny` reads four styles of an emoji as patches and six texts, and predicts the texts.
+model. `:tiny` reads three styles of an emoji as patches and five texts, and predicts the texts.
 """
 
 from configs import fourm_mod21
 from configs.contrastive_common import check_arg
-from configs.emoji import TEXTS
 from configs.systems import Claim
-from configs.systems.fourm import text_to_text
+from configs.systems.fourm import WRITTEN, text_to_text
 
 CLAIM = Claim(
     says="One masked encoder-decoder over tens of modalities and several data sets handles at least three times more "
@@ -31,5 +30,5 @@ APPROXIMATE = ("The batch of 4096 is that of the released configs; the paper's t
 def get_config(arg=""):
     check_arg(arg, "systems/fourm21")
     if arg:
-        return text_to_text(("render3d", "flat", "noto"), tuple(TEXTS), budget=64)
+        return text_to_text(("render3d", "flat", "noto"), WRITTEN, budget=64)
     return fourm_mod21.get_config("B")

@@ -205,9 +205,7 @@ def finish(name: str, args, title: str, results: dict, *, systems, control: str,
     for gate in judged:
         print(f"{gate['verdict']}: {gate['says']}: {gate['mean']:.3f}, standard error {gate['standard_error']}")
     verdict = max((gate["verdict"] for gate in judged), key=VERDICTS.index, default="no gate")
-    given = [
-        a for i, a in enumerate(args.argv) if not a.startswith("--out") and (i == 0 or args.argv[i - 1] != "--out")
-    ]
+    given = [a for i, a in enumerate(args.argv) if not a.startswith("--out") and args.argv[i - 1 : i] != ["--out"]]
     quoted = [f'"{a}"' if " " in a else a for a in given]
     record = dict(
         systems=list(systems), command=" ".join([f"python -m tools.experiments.{name}", *quoted]),
@@ -221,14 +219,9 @@ def finish(name: str, args, title: str, results: dict, *, systems, control: str,
             backend=jax.default_backend(), cpus=os.cpu_count(), jax=jax.__version__, python=platform.python_version()
         ),
     )  # fmt: skip
-    out = (
-        Path(args.out)
-        if args.out
-        else None
-        if args.smoke
-        else RESULTS / f"{'_'.join(filter(None, (name, variant)))}.json"
-    )
-    if out:
+    file = "_".join(filter(None, (name, variant)))
+    if args.out or not args.smoke:
+        out = Path(args.out or RESULTS / f"{file}.json")
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
