@@ -14,6 +14,11 @@ FOLDER = Path(symile_xor.__file__).parent
 SCRIPTS = sorted({p.stem for p in FOLDER.glob("*.py")} - {"__init__", "common"})
 
 
+def test_the_readme_names_every_script():
+    about = (FOLDER / "README.md").read_text()
+    assert len(SCRIPTS) > 9 and not [s for s in SCRIPTS if f"`{s}`" not in about and f"experiments.{s} " not in about]
+
+
 def test_symile_xor_on_two_bits():
     results = symile_xor.measure(bits=2, steps=4, batch=16, seeds=2, quarters=(4,))
     assert set(results) == set(symile_xor.OBJECTIVES)

@@ -75,7 +75,7 @@ def measure(steps=1000, batch=128, seeds=6, conditions=tuple(CONDITIONS)) -> dic
         for name in conditions:
             model = train(CONDITIONS[name], data, steps, batch, seed)
             right = np.asarray(model(x).argmax(-1) == y).mean(0)
-            p = np.ones(1) if model.pool is None else np.asarray(model.pool.p[...])
+            p = np.ones(1) if model.pool is None else np.maximum(model.pool.p[...], 1e-2)  # as the pooling bounds it
             results[name].append({
                 "accuracy": right.mean(), "of peaks": right[0], "of spread": right[1], "p of peaks": p[0],
                 "p of spread": p[-1], "p of peaks − p of spread": p[0] - p[-1],
