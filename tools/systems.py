@@ -22,6 +22,7 @@ What this project carries of 82 published systems. Written by `python -m tools.s
 A system *works* if its config trains, its formula is tested against an independent writing, and its claim was tried
 with seeds and a control: *holds*, *weak* or *refuted* says how that came out here, at the size of a CPU. It is
 *approximate* if something of it could not be confirmed or is not as published; its page says what. *Outside* says why.
+The arXiv ids of the theses, 62 and 72, could not be confirmed.
 
 | | system | arXiv | carried as | state | its claim |
 |---|---|---|---|---|---|

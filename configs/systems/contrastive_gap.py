@@ -23,8 +23,7 @@ CLAIM = Claim(
     out="Zero-shot tables at CLIP's scale, SIMAT.",
 )
 APPROXIMATE = (
-    "The rate is constant as published; ours falls from 1e-6 by a cosine to that same value (`final_lr` = 1).",
-    "Texts, steps and b2 are CLIP's: 9 epochs of 118,287 pictures, one caption a time.",
+    "b1, b2 and ε of the optimizer are CLIP's; 9 epochs are of 118,287 pictures, with one of their captions each time.",
 )
 
 
