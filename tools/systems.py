@@ -24,7 +24,7 @@ with seeds and a control: *holds*, *weak* or *refuted* says how that came out he
 *approximate* if something of it could not be confirmed or is not as published; its page says what. *Outside* says why.
 The arXiv ids of the theses, 62 and 72, could not be confirmed.
 
-| | system | arXiv | carried as | state | its claim |
+| | system | arXiv | carried as | state | what came out, or why not |
 |---|---|---|---|---|---|
 """
 
@@ -92,7 +92,7 @@ def page(row: dict, system) -> str:
 ## Run it
 
 {"".join(f"{p}{chr(10)}{chr(10)}" for p in more)}```sh
-# As published: {full.steps:,} steps of {full.batch_size:,}.
+# At full size: {full.steps:,} steps of {full.batch_size:,}.
 python -m pretrain --config={config} --workdir=runs/{row["name"]}
 # On the emoji corpus: {tiny.steps:,} steps of {tiny.batch_size:,}.
 python -m pretrain --config={config}:tiny --workdir=runs/{row["name"]}_tiny
@@ -101,7 +101,7 @@ python -m pretrain.evals --checkpoint=runs/{row["name"]}_tiny
 
 ## What came out
 
-Must come out: {claim.gate} Control: {claim.control}. The formula is tested by `{claim.test}`.
+What has to come out: {claim.gate} Control: {claim.control}. The formula is tested by `{claim.test}`.
 
 {results}
 """ + "\n".join(f"## {title}\n\n" + "".join(f"- {line}\n" for line in lines) for title, lines in lists.items())
