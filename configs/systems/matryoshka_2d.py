@@ -16,7 +16,7 @@ CLAIM = Claim(
     formula="With the last layer L, the whole width D, one layer l < L and one width d drawn a step: "
     "`base(L, D) + base(L, d) + base(l, D) + base(l, d) + τ · KL(softmax(z_L / τ) ‖ softmax(z_l / τ))`, τ = .3, no "
     "gradient into z_L; each embedding is cut, then normalised again.",
-    test="tests/objectives/test_cross.py::test_2d_matryoshka_draws_one_width_and_one_layer_a_step",
+    test="tests/objectives/test_published.py::test_2d_matryoshka_is_the_sum_of_four_losses_and_a_divergence",
     experiment="matryoshka",
     control="CLIP",
     gate="R@1 of the first layer rises by at least 20 points, that of the last falls by at most 3.",

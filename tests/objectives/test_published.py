@@ -8,7 +8,7 @@ import pytest
 from tiny import MODALITIES
 
 from pretrain.models.tower import GroupGeneralizedMean
-from pretrain.objectives import contrastive, symile, triplet, uniformity
+from pretrain.objectives import contrastive, matryoshka, symile, triplet, uniformity
 from pretrain.objectives.edges import Edge
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "systems" / "losses.npz")
@@ -71,3 +71,28 @@ def test_ggem():
     pool = GroupGeneralizedMean(2)
     pool.p[...] = jnp.asarray([1.0, 3.0])
     close(pool(x, jnp.ones(x.shape[:2], bool)), "ggem")
+
+
+def test_2d_matryoshka_is_the_sum_of_four_losses_and_a_divergence():
+    """As in `configs/systems/matryoshka_2d.py`; no golden number: written here from the paper's section 3."""
+    base = contrastive.Objective(MODALITIES, EDGES, temperature=0.05, learn="fixed")
+    one = matryoshka.Objective(MODALITIES, base, (3,), layers=True, align=1 / 4, coef=4.0)
+    last, early, n = units("a", "b"), units("c", "d"), 6
+    z = {m: {"z": x, "early": y, "present": jnp.ones(n)} for m, x, y in zip(("image", "caption"), last, early)}
+    totals = one.pair({}, {"z": z, "width": jnp.full(n, 3.0)})
+    counts = {k: 2 * n if k == "align" else n for k in totals}  # of the divergence both modalities' embeddings
+    got = one.coef * sum(one.share(k) * totals[k] / counts[k] for k in totals)
+
+    def loss(a, b, width):
+        a, b = (x[:, :width] / np.linalg.norm(x[:, :width], axis=1, keepdims=True) for x in (a, b))
+        e = np.exp(a @ b.T / 0.05)
+        return -np.mean([np.log(np.diag(e) / e.sum(1)), np.log(np.diag(e) / e.sum(0))])
+
+    def divergence(x, y):
+        p, q = (np.exp(v / 0.3) / np.exp(v / 0.3).sum(1, keepdims=True) for v in (x, y))
+        return (p * np.log(p / q)).sum(1).mean()
+
+    last, early = (np.asarray(x, np.float64) for x in (last, early))
+    want = sum(loss(*x, width) for x in (last, early) for width in (8, 3))
+    want += 0.3 * np.mean([divergence(x, y) for x, y in zip(last, early)])
+    np.testing.assert_allclose(got, want, rtol=1e-5)
