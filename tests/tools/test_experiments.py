@@ -99,6 +99,7 @@ def test_evidence_is_a_peak_in_one_group_and_spread_in_the_other():
 def test_walks_keep_their_rule_and_random_grids_do_not():
     ids = steps.walks(0, 300)["walk"]["ids"][:, 0]
     assert steps.consistent(ids) == 1.0 and set(np.unique(ids)) == set(range(steps.VALUES))
+    assert steps.consistent(np.asarray([[0, 1, 2, 5]])) == 0, "an odd step is not enough"
     assert steps.consistent(np.random.default_rng(0).integers(steps.VALUES, size=(300, 16))) < 0.02
 
 
