@@ -1,34 +1,75 @@
-"""The classical ranking loss of images and texts: a hinge on negatives of both directions (VSE++, arXiv 1707.05612)."""
+"""The classical ranking loss of images and texts: a hinge on negatives (arXiv 1601.03478; VSE++, arXiv 1707.05612)."""
 
 import dataclasses
 
-from pretrain.objectives.edges import Pairs
+import jax
+import jax.numpy as jnp
+
+from pretrain.objectives.contrastive import DIRECTIONS
+from pretrain.objectives.edges import Pairs, together
 from pretrain.ops.pairs import triplet_losses
 
-NEGATIVES = ("all", "hardest")
+NEGATIVES = ("all", "sum", "hardest", "random")
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective(Pairs):
     """relu(margin + s_ij − s_ii), of rows and of columns, s the cosine similarities of the global batch.
 
-    negatives: the mean over `all` j, or the `hardest`. From fresh weights the hardest is unstable: start such a run
-    from one that was trained on `all` (config.init).
-    block: as in `contrastive`.
+    negatives: the mean over `all` j, their `sum`, the `hardest`, or one at `random`, drawn anew every step. From fresh
+    weights the hardest is unstable: start such a run from one that was trained on `all` (config.init).
+    directions: the `sum` of both, their `mean`, `forward` with negatives b alone (anchor a), `backward` with negatives
+    a alone.
+    block: as in `contrastive`; one random negative needs none.
     """
 
     margin: float = 0.2
     negatives: str = "all"
+    directions: str = "sum"
     block: int = 0
 
     def __post_init__(self):
         super().__post_init__()
-        if self.negatives not in NEGATIVES:
-            self.fail("negatives", f"must be one of {', '.join(NEGATIVES)}")
+        for key, allowed in (("negatives", NEGATIVES), ("directions", DIRECTIONS)):
+            if getattr(self, key) not in allowed:
+                self.fail(key, f"must be one of {', '.join(allowed)}")
         if not self.margin > 0:
             self.fail("margin", "must be positive")
 
+    def view(self, batch, keys):
+        """As in Embedding; for `random`, numbers `[B]` whose order says who is whose negative: alike on all hosts."""
+        view = super().view(batch, keys)
+        if self.negatives != "random":
+            return view
+        # A number that no modality has: thinning folds those in.
+        return view | {"draw": jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 3000)))(keys)}
+
+    def embed(self, model, own, view, keys, early=None):
+        z = super().embed(model, own, view, keys, early)
+        return {m: v | {"draw": view["draw"]} for m, v in z.items()} if "draw" in view else z
+
+    def pair(self, own, z):
+        if self.negatives != "random":
+            return super().pair(own, z)
+        return {e.name: self._random(z[e.a], z[e.b]) for e in self.edges}
+
     def compare(self, own, a, b, present):
         hardest = self.negatives == "hardest"
-        forward, backward = triplet_losses(a, b, present, self.margin, hardest=hardest, block=self.block)
-        return (forward + backward).sum()
+        losses = triplet_losses(a, b, present, self.margin, hardest=hardest, block=self.block)
+        many = jnp.maximum(present.sum() - 1, 0) if self.negatives == "sum" else 1
+        return many * self._joined(*losses)
+
+    def _random(self, a, b):
+        """In the order of the draws every present example's negative is the next one; the last one's is the first."""
+        present = together(a, b)
+        order = jnp.argsort(jnp.where(present, a["draw"], jnp.inf))
+        after = jnp.argsort(order) + 1
+        negative = order[jnp.where(after < present.sum(), after, 0)]
+        x, y = (jnp.where(present[:, None], v["z"].astype(jnp.float32), 0.0) for v in (a, b))
+        ways = ((p * (q[negative] - q)).sum(1) for p, q in ((x, y), (y, x)))
+        counted = present & (present.sum() > 1)
+        return self._joined(*(jnp.where(counted, jax.nn.relu(self.margin + way), 0.0) for way in ways))
+
+    def _joined(self, forward, backward):
+        w_forward, w_backward = DIRECTIONS[self.directions]
+        return (w_forward * forward + w_backward * backward).sum()

@@ -30,15 +30,17 @@ def soft(**kw):
 MADE = {
     "contrastive": lambda: soft(),
     "contrastive in blocks": lambda: soft(block=2, label_smoothing=0.1),
-    "sigmoid": lambda: sigmoid.Objective(Context(MODALITIES), edges=EDGES),
-    "sigmoid in a ring": lambda: sigmoid.Objective(Context(MODALITIES), edges=EDGES, chunk=2),
-    "triplet": lambda: triplet.Objective(Context(MODALITIES), edges=EDGES),
-    "hardest triplet": lambda: triplet.Objective(Context(MODALITIES), edges=EDGES, negatives="hardest", block=2),
-    "uniformity": lambda: uniformity.Objective(Context(MODALITIES), edges=EDGES, cross=0.5),
+    "sigmoid": lambda: sigmoid.Objective(SPACE, edges=EDGES),
+    "sigmoid in a ring": lambda: sigmoid.Objective(SPACE, edges=EDGES, chunk=2),
+    "triplet": lambda: triplet.Objective(SPACE, edges=EDGES),
+    "hardest triplet": lambda: triplet.Objective(SPACE, edges=EDGES, negatives="hardest", block=2),
+    "summed triplet": lambda: triplet.Objective(SPACE, EDGES, negatives="sum", directions="backward"),
+    "random triplet": lambda: triplet.Objective(SPACE, EDGES, negatives="random", directions="forward"),
+    "uniformity": lambda: uniformity.Objective(SPACE, edges=EDGES, cross=0.5),
     "symile": lambda: symile.Objective(SPACE, group=TRIPLE),
     "symile, missing learned": lambda: symile.Objective(SPACE, group=TRIPLE, missing="learn", block=2),
     "symile of all pairs": lambda: symile.Objective(SPACE, group=TRIPLE, negatives="n2"),
-    "matryoshka": lambda: matryoshka.Objective(Context(MODALITIES), base=soft(), widths=(2, 4)),
+    "matryoshka": lambda: matryoshka.Objective(SPACE, base=soft(), widths=(2, 4)),
     "2D matryoshka": lambda: matryoshka.Objective(
         Context(MODALITIES), base=soft(), widths=(2, 4), layers=True, align=1.0
     ),
@@ -87,7 +89,10 @@ def close(a, b, tolerance):
 
 
 # Forms of one loss that differ in memory alone pair what they are given in the same order: one of each is enough.
-@pytest.mark.parametrize("name", [n for n in MADE if n not in ("contrastive in blocks", "sigmoid", "hardest triplet")])
+TWINS = ("contrastive in blocks", "sigmoid", "hardest triplet", "summed triplet")
+
+
+@pytest.mark.parametrize("name", [n for n in MADE if n not in TWINS])
 def test_accumulation_changes_nothing(name):
     loss, grads = loss_and_grads(name)
     assert np.isfinite(loss) and loss != 0
@@ -162,17 +167,34 @@ def test_sigmoid_equals_numpy():
         np.testing.assert_allclose(one.pair(own, z)[edge.name], want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["triplet", "hardest triplet"])
+@pytest.mark.parametrize("name", ["triplet", "hardest triplet", "summed triplet"])
 def test_triplet_equals_numpy(name):
     one, own, z = embedded(name)
+    over = {"triplet": np.mean, "hardest triplet": np.max, "summed triplet": np.sum}[name]
     for edge in EDGES:
         a, b = arrays(z, edge.a, edge.b)
         s, total = a @ b.T, 0.0
         for i in range(len(s)):
-            for scores in (s[i], s[:, i]):
-                hinge = np.delete(np.maximum(0.2 + scores - s[i, i], 0), i)
-                total += hinge.max() if "hardest" in name else hinge.mean()
+            for scores in (s[:, i],) if name == "summed triplet" else (s[i], s[:, i]):  # backward: columns alone
+                total += over(np.delete(np.maximum(0.2 + scores - s[i, i], 0), i))
         np.testing.assert_allclose(one.pair(own, z)[edge.name], total, rtol=1e-5)
+
+
+def test_a_random_negative_is_another_present_example_and_every_one_is_used_once():
+    one, own, z = embedded("random triplet")
+    draw = np.random.default_rng(5).random(B)
+    z = {m: v | {"draw": jnp.float32(draw)} for m, v in z.items()}
+    for edge in EDGES:
+        present = np.asarray(z[edge.a]["present"] * z[edge.b]["present"]) > 0
+        assert 2 < present.sum() < B
+        ring = [i for i in np.argsort(draw) if present[i]]
+        a, b = (np.asarray(z[n]["z"], np.float64) for n in (edge.a, edge.b))
+        total = sum(max(0.0, 0.2 + a[i] @ b[j] - a[i] @ b[i]) for i, j in zip(ring, ring[1:] + ring[:1]))
+        np.testing.assert_allclose(one.pair(own, z)[edge.name], total, rtol=1e-5)
+    alone = {m: v | {"present": jnp.arange(B) == 4} for m, v in z.items()}
+    assert not any(one.pair(own, alone).values())
+    draws = [one.view(tiny.batch(B), example_keys(0, step, B))["draw"] for step in (0, 1)]
+    assert len(np.unique(draws)) == 2 * B
 
 
 def test_uniformity_equals_numpy():
@@ -266,18 +288,19 @@ def test_2d_matryoshka_draws_one_width_and_one_layer_a_step():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: sigmoid.Objective(Context(MODALITIES), EDGES, temperature=0.0), "objectives.sigmoid.temperature=0.0"),
-        (lambda: sigmoid.Objective(Context(MODALITIES), EDGES, chunk=-1), "objectives.sigmoid.chunk=-1"),
-        (lambda: triplet.Objective(Context(MODALITIES), EDGES, negatives="some"), "must be one of all, hardest"),
-        (lambda: triplet.Objective(Context(MODALITIES), EDGES, margin=0.0), "objectives.triplet.margin=0.0"),
+        (lambda: sigmoid.Objective(SPACE, EDGES, temperature=0.0), "objectives.sigmoid.temperature=0.0"),
+        (lambda: sigmoid.Objective(SPACE, EDGES, chunk=-1), "objectives.sigmoid.chunk=-1"),
+        (lambda: triplet.Objective(SPACE, EDGES, negatives="some"), "must be one of all, sum, hardest, random"),
+        (lambda: triplet.Objective(SPACE, EDGES, directions="up"), "directions='up': must be one of mean, sum"),
+        (lambda: triplet.Objective(SPACE, EDGES, margin=0.0), "objectives.triplet.margin=0.0"),
         (lambda: uniformity.Objective(SPACE, EDGES, align=0.0, uniform=0.0), "all three coefficients are 0"),
         (lambda: symile.Objective(SPACE, TRIPLE[:1]), "at least two modalities"),
         (lambda: symile.Objective(SPACE, (*TRIPLE, "sound")), "no modality 'sound'"),
         (lambda: symile.Objective(SPACE, TRIPLE[:2], negatives="n2"), "n2 needs a group of three"),
         (lambda: symile.Objective(SPACE, TRIPLE, missing="zero"), "must be one of drop, learn"),
-        (lambda: matryoshka.Objective(Context(MODALITIES), soft(), ()), "list positive widths"),
-        (lambda: matryoshka.Objective(Context(MODALITIES), MADE["matryoshka"](), (2,)), "and not nested"),
-        (lambda: matryoshka.Objective(Context(MODALITIES), soft(), (2,), align=1.0), "needs layers=True"),
+        (lambda: matryoshka.Objective(SPACE, soft(), ()), "list positive widths"),
+        (lambda: matryoshka.Objective(SPACE, MADE["matryoshka"](), (2,)), "and not nested"),
+        (lambda: matryoshka.Objective(SPACE, soft(), (2,), align=1.0), "needs layers=True"),
     ],
 )  # fmt: skip
 def test_config_errors(make, message):

@@ -1,4 +1,14 @@
-"""What the experiments share: the trainer's own objectives, network, optimizer and step, on data held in memory."""
+"""What the experiments share: the trainer's own objectives, network, optimizer and step, on data held in memory; how a
+result is judged by gates that were fixed beforehand, and written to `results/NAME.json`.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +22,8 @@ from pretrain.models.tokens import dense_rows, whole
 from pretrain.parameters import path_str
 from pretrain.restore import init_function
 from pretrain.step import init_state, make_train_step
+
+RESULTS = Path(__file__).parent / "results"
 
 
 class Experiment:
@@ -112,8 +124,13 @@ def latent_views(seed: int, noise: float, sizes=(4096, 512), latent=12, width=64
 
 def recall_at_1(a, b) -> float:
     """R@1 among all examples, the mean of a→b and b→a; a, b `[n, D]`, compared by cosine."""
+    return sum(directed_recall_at_1(a, b)) / 2
+
+
+def directed_recall_at_1(a, b) -> tuple[float, float]:
+    """R@1 of a→b and of b→a."""
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
-    return (recall(a @ b.T, 1) + recall(b @ a.T, 1)) / 2
+    return recall(a @ b.T, 1), recall(b @ a.T, 1)
 
 
 def cut(z, width: int):
@@ -125,6 +142,84 @@ def mean_sd(values) -> str:
     """ "Mean ± standard deviation" over seeds."""
     values = np.asarray(values, float)
     return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" if len(values) > 1 else f"{values.mean():.3f}"
+
+
+VERDICTS = ("holds", "weak", "refuted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """What a claim foretells: over seeds, sign · (metric of `condition` − that of `control`) exceeds `bound`.
+
+    control: "" compares with 0. A `bound` below 0 allows that much loss.
+    """
+
+    says: str
+    metric: str
+    condition: str
+    control: str = ""
+    sign: int = 1
+    bound: float = 0.0
+
+    def judge(self, results: dict) -> dict:
+        """`holds` if the mean passes by more than two standard errors over seeds, `weak` if by less, else `refuted`."""
+        of = lambda name: np.asarray([run[self.metric] for run in results[name]], float) if name else 0.0
+        passed = self.sign * (of(self.condition) - of(self.control)) - self.bound
+        error = passed.std(ddof=1) / len(passed) ** 0.5 if len(passed) > 1 else np.inf
+        verdict = "refuted" if not passed.mean() > 0 else "holds" if passed.mean() > 2 * error else "weak"
+        mean = passed.mean() + self.bound
+        found = dict(mean=round(float(mean), 6), standard_error=round(float(error), 6) if np.isfinite(error) else None)
+        return dataclasses.asdict(self) | found | dict(verdict=verdict)
+
+
+def options(doc: str, argv, sizes: dict, **more):
+    """An experiment's arguments. sizes: {name: (usual, for --smoke, meaning)}; more: {name: keywords of argparse}."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", help="where the result is written as JSON (default: tools/experiments/results)")
+    parser.add_argument("--smoke", action="store_true", help="the smallest size that runs: it shows nothing of a claim")
+    for name, (usual, smoke, meaning) in sizes.items():
+        default = smoke if "--smoke" in argv else usual
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{meaning} (default {usual})")
+    for name, keywords in more.items():
+        parser.add_argument(f"--{name}", **keywords)
+    args = parser.parse_args(argv)
+    args.argv = argv
+    return args
+
+
+def finish(name: str, args, title: str, results: dict, *, systems, control: str, gates, variant: str = "") -> dict:
+    """Judges, prints and writes a result; what is of --smoke size is written only where --out says.
+
+    results: {condition: [{metric: value} of every seed]}; systems: the numbers of those whose claim this tests
+    (`tools/systems.json`); control: the condition that the others are compared with; variant: of an experiment that
+    has several results, each in a file of its own.
+    """
+    report(title, results)
+    judged = [gate.judge(results) for gate in gates if {gate.condition, gate.control} <= {*results, ""}]
+    for gate in judged:
+        print(f"{gate['verdict']}: {gate['says']}: {gate['mean']:.3f}, standard error {gate['standard_error']}")
+    verdict = max((gate["verdict"] for gate in judged), key=VERDICTS.index, default="no gate")
+    given = [a for i, a in enumerate(args.argv) if not a.startswith("--out") and args.argv[i - 1 : i] != ["--out"]]
+    quoted = [f'"{a}"' if " " in a else a for a in given]
+    record = dict(
+        systems=list(systems), command=" ".join([f"python -m tools.experiments.{name}", *quoted]),
+        title=title, seeds=list(range(len(next(iter(results.values()))))), control=control,
+        conditions={
+            condition: {metric: [round(float(run[metric]), 6) for run in runs] for metric in runs[0]}
+            for condition, runs in results.items()
+        },
+        gates=judged, verdict=verdict,
+        machine=dict(
+            backend=jax.default_backend(), cpus=os.cpu_count(), jax=jax.__version__, python=platform.python_version()
+        ),
+    )  # fmt: skip
+    file = "_".join(filter(None, (name, variant)))
+    if args.out or not args.smoke:
+        out = Path(args.out or RESULTS / f"{file}.json")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return record
 
 
 def report(title: str, results: dict):

@@ -8,28 +8,21 @@ config's argument of that name says. Top-1 and top-5 accuracy on the 270 held-ou
 kept, the head, and the order of the examples.
 """
 
+import importlib
+
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 
 from pretrain.inherit import fill
 from pretrain.initialize import start_from
 from pretrain.parameters import path_str
 from pretrain.restore import restore
-from tools.experiments.common import Experiment, encoded, report
+from tools.experiments.common import Experiment, Gate, encoded, finish, options
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/finetune_emoji.py", "The recipe of `scratch` and `full`.")
-OTHERS = {  # condition: config.adapt and more of it, as `configs/finetune_emoji.py` has them
-    name: config_flags.DEFINE_config_file(name, f"configs/finetune_emoji.py:{name}", f"The recipe of `{name}`.")
-    for name in ("last", "lora", "adapter", "prompt", "probe")
-}
-TOKENS = flags.DEFINE_string("tokens", None, "The token store.", required=True)
-INIT = flags.DEFINE_string("init", None, "The workdir of the pretrained model.", required=True)
-STEPS = flags.DEFINE_integer("steps", 120, "Of training with all labels; half of them with 5 a class.")
-SEEDS = flags.DEFINE_integer("seeds", 3, "How many.")
-RATES = flags.DEFINE_list("rates", ["3e-3", "6e-3"], "Learning rates that `scratch` may choose from.")
-ONLY = flags.DEFINE_multi_enum("condition", ["scratch", "full"], ["scratch", "full", *OTHERS], "Which of them.")
+CONDITIONS = ("scratch", "full", "last", "lora", "adapter", "prompt", "probe")
+SIZES = dict(
+    steps=(120, 2, "of training with all labels; half of them with 5 a class"), seeds=(3, 1, "how many")
+)  # fmt: skip
 FEW = 5
 
 
@@ -92,19 +85,29 @@ def measure(configs, held, steps=120, seeds=3, rates=(3e-3, 6e-3), conditions=("
     return results
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    held = restore(INIT.value)
-    configs = {}
-    for name in ONLY.value:
-        config = (OTHERS[name] if name in OTHERS else CONFIG).value
-        config.init, config.data.path = INIT.value, TOKENS.value
+GATES = tuple(
+    Gate(f"fine-tuning beats training from scratch with {kept} labels", "top-1", f"full, {kept}", f"scratch, {kept}")
+    for kept in (f"{FEW} a class", "all")
+)
+
+
+def main(argv=None):
+    args = options(
+        __doc__, argv, SIZES,
+        tokens=dict(required=True, help="the token store"),
+        init=dict(required=True, help="the workdir of the pretrained model"),
+        rates=dict(nargs="+", type=float, default=(3e-3, 6e-3), help="learning rates that `scratch` may choose from"),
+        conditions=dict(nargs="+", choices=CONDITIONS, default=CONDITIONS[:2]),
+    )  # fmt: skip
+    held, configs = restore(args.init), {}
+    for name in args.conditions:
+        config = importlib.import_module("configs.finetune_emoji").get_config("full" if name == "scratch" else name)
+        config.init, config.data.path = args.init, args.tokens
         configs[name] = fill(config.to_dict(), held.run)
-    rates = tuple(map(float, RATES.value))
-    results = measure(configs, held, STEPS.value, SEEDS.value, rates, tuple(ONLY.value))
-    report(f"{STEPS.value} steps", results)
+    results = measure(configs, held, args.steps, args.seeds, args.rates, args.conditions)
+    control = f"scratch, {FEW} a class"
+    finish("finetune", args, f"{args.steps} steps", results, systems=[], control=control, gates=GATES)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

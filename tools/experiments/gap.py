@@ -8,11 +8,19 @@ uniformity; the mean cosine of pairs; R@1, and what each seed gained over the fi
 of two designers, pixels under towers of their own, which see 24 random patches of 64 in training and all in retrieval.
 """
 
-import argparse
-
 import numpy as np
 
-from tools.experiments.common import Experiment, latent_views, pairs, pictures, recall_at_1, report, split
+from tools.experiments.common import (
+    Experiment,
+    Gate,
+    finish,
+    latent_views,
+    options,
+    pairs,
+    pictures,
+    recall_at_1,
+    split,
+)
 
 CONDITIONS = {
     "CLIP": None,
@@ -75,17 +83,24 @@ def measure(data="synthetic", steps=400, batch=128, seeds=5, temperature=0.01, c
     return results
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=("synthetic", "emoji"), default="synthetic")
-    parser.add_argument("--steps", type=int, default=400, help="of training (default 400)")
-    parser.add_argument("--batch", type=int, default=128, help="examples a step (default 128)")
-    parser.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
-    parser.add_argument("--temperature", type=float, default=0.01, help="of the softmax, fixed (default 0.01)")
-    parser.add_argument("--conditions", nargs="+", choices=tuple(CONDITIONS), default=tuple(CONDITIONS))
-    args = parser.parse_args()
+SIZES = dict(steps=(400, 4, "of training"), batch=(128, 16, "examples a step"), seeds=(5, 2, "how many"))
+GATES = (
+    Gate("U + A bring the means of the modalities nearer", "gap", "CLIP + U + A", "CLIP", sign=-1),
+    Gate("U + A lose at most a point of R@1", "R@1", "CLIP + U + A", "CLIP", bound=-0.01),
+)
+
+
+def main(argv=None):
+    args = options(
+        __doc__, argv, SIZES,
+        data=dict(choices=("synthetic", "emoji"), default="synthetic"),
+        temperature=dict(type=float, default=0.01, help="of the softmax, fixed (default 0.01)"),
+        conditions=dict(nargs="+", choices=tuple(CONDITIONS), default=tuple(CONDITIONS)),
+    )  # fmt: skip
+    results = measure(args.data, args.steps, args.batch, args.seeds, args.temperature, args.conditions)
     title = f"{args.data}, {args.steps} steps of {args.batch}, temperature {args.temperature}"
-    report(title, measure(**vars(args)))
+    variant = "" if args.data == "synthetic" else args.data
+    finish("gap", args, title, results, systems=[42], control="CLIP", gates=GATES, variant=variant)
 
 
 if __name__ == "__main__":

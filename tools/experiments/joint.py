@@ -7,26 +7,18 @@ Noto and caption given the 3D picture whole. DIR: a token store of `tools.tokeni
 """
 
 import copy
-
-from absl import app, flags
-from ml_collections import config_flags
+import importlib
 
 from pretrain.evals import losses, nll, retrieval
 from pretrain.evals.base import Context
-from tools.experiments.common import Experiment, encoded, report
+from tools.experiments.common import Experiment, encoded, finish, options
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji.py", "A run with objectives masked and contrastive.")
-TOKENS = flags.DEFINE_string("tokens", None, "The token store.")
-STEPS = flags.DEFINE_integer("steps", 150, "Of training.")
-BATCH = flags.DEFINE_integer("batch", 64, "Examples a step.")
-SEEDS = flags.DEFINE_integer("seeds", 1, "How many.")
 CONDITIONS = {
     "joint": ("masked", "contrastive"),
     "masked alone": ("masked",),
     "contrastive alone": ("contrastive",),
 }
-ONLY = flags.DEFINE_multi_enum("condition", list(CONDITIONS), list(CONDITIONS), "Which of them.")
-flags.mark_flags_as_required(["tokens"])
+SIZES = dict(steps=(150, 2, "of training"), batch=(64, 8, "examples a step"), seeds=(1, 1, "how many"))
 PICTURE, OTHER = "render3d", "noto"
 
 
@@ -56,13 +48,18 @@ def measure(config, steps=150, batch=64, seeds=1, conditions=tuple(CONDITIONS)) 
     return results
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    CONFIG.value.data.path = TOKENS.value
-    title = f"emoji tokens, {STEPS.value} steps of {BATCH.value}"
-    report(title, measure(CONFIG.value.to_dict(), STEPS.value, BATCH.value, SEEDS.value, ONLY.value))
+def main(argv=None):
+    args = options(
+        __doc__, argv, SIZES,
+        tokens=dict(required=True, help="the token store"),
+        conditions=dict(nargs="+", choices=tuple(CONDITIONS), default=tuple(CONDITIONS)),
+    )  # fmt: skip
+    config = importlib.import_module("configs.emoji").get_config()
+    config.data.path = args.tokens
+    results = measure(config.to_dict(), args.steps, args.batch, args.seeds, args.conditions)
+    title = f"emoji tokens, {args.steps} steps of {args.batch}"
+    finish("joint", args, title, results, systems=[], control=args.conditions[-1], gates=())
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

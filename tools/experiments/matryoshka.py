@@ -7,9 +7,18 @@ numbers, normalised again, and of the first layers under the same norm, pool and
 pictures of two designers (3D, Noto), pixels under one tower, embeddings of 128, 270 candidates.
 """
 
-import argparse
-
-from tools.experiments.common import Experiment, cut, latent_views, pairs, pictures, recall_at_1, report, split
+from tools.experiments.common import (
+    Experiment,
+    Gate,
+    cut,
+    finish,
+    latent_views,
+    options,
+    pairs,
+    pictures,
+    recall_at_1,
+    split,
+)
 
 DEPTH, EMBED_DIM = 4, dict(synthetic=64, emoji=128)
 CONDITIONS = ("CLIP", "Matryoshka", "2D Matryoshka")
@@ -47,15 +56,23 @@ def measure(data="synthetic", steps=400, batch=128, seeds=3, conditions=CONDITIO
     return results
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=tuple(EMBED_DIM), default="synthetic")
-    parser.add_argument("--steps", type=int, default=400, help="of training (default 400)")
-    parser.add_argument("--batch", type=int, default=128, help="examples a step (default 128)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many (default 3)")
-    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS)
-    args = parser.parse_args()
-    report(f"R@1, {args.data}, {args.steps} steps of {args.batch}", measure(**vars(args)))
+SIZES = dict(steps=(400, 4, "of training"), batch=(128, 16, "examples a step"), seeds=(3, 2, "how many"))
+GATES = (
+    Gate("the first layer gains at least 20 points of R@1", "layer 1", "2D Matryoshka", "CLIP", bound=0.2),
+    Gate("the last layer loses at most 3", "all numbers", "2D Matryoshka", "CLIP", bound=-0.03),
+)
+
+
+def main(argv=None):
+    args = options(
+        __doc__, argv, SIZES,
+        data=dict(choices=tuple(EMBED_DIM), default="synthetic"),
+        conditions=dict(nargs="+", choices=CONDITIONS, default=CONDITIONS),
+    )  # fmt: skip
+    results = measure(args.data, args.steps, args.batch, args.seeds, args.conditions)
+    title = f"R@1, {args.data}, {args.steps} steps of {args.batch}"
+    variant = "" if args.data == "synthetic" else args.data
+    finish("matryoshka", args, title, results, systems=[43], control="CLIP", gates=GATES, variant=variant)
 
 
 if __name__ == "__main__":

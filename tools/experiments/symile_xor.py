@@ -6,11 +6,9 @@ candidates for c: Symile (arXiv 2411.01053, section 5.1) ranks them by ⟨z_a �
 edges by ⟨z_a, z_c⟩ + ⟨z_b, z_c⟩. Accuracies are exact, over all (a, b).
 """
 
-import argparse
-
 import numpy as np
 
-from tools.experiments.common import Experiment, report, vectors
+from tools.experiments.common import Experiment, Gate, finish, options, vectors
 
 NAMES = ("a", "b", "c")
 EDGES = [dict(a="a", b="b"), dict(a="a", b="c"), dict(a="b", b="c")]
@@ -75,19 +73,24 @@ def measure(bits=5, steps=500, batch=256, seeds=3, quarters=(4, 3, 2)) -> dict:
     return results
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for key, default, meaning in (
-        ("bits", 5, "of each modality"), ("steps", 500, "of training"), ("batch", 256, "examples a step"),
-        ("seeds", 3, "how many"),
-    ):  # fmt: skip
-        parser.add_argument(f"--{key}", type=int, default=default, help=f"{meaning} (default {default})")
-    args = parser.parse_args()
+SIZES = dict(
+    bits=(5, 2, "of each modality"), steps=(500, 4, "of training"), batch=(256, 16, "examples a step"),
+    seeds=(3, 2, "how many"),
+)  # fmt: skip
+GATES = (
+    Gate("Symile retrieves c of XOR alone", "XOR share 1.0", "Symile", bound=0.99),
+    Gate("pairwise CLIP stays below twice chance", "XOR share 1.0", "pairwise CLIP", sign=-1, bound=-2 / 32),
+)
+
+
+def main(argv=None):
+    args = options(__doc__, argv, SIZES)
     results = measure(args.bits, args.steps, args.batch, args.seeds)
-    report(f"accuracy of retrieving c of {2**args.bits}; {args.steps} steps of {args.batch}", results)
     for share in (1.0, 0.75, 0.5):
         limits = ", ".join(f"{n} {v:.3f}" for n, v in ceilings(args.bits, share).items())
         print(f"ceilings at an XOR share of {share}: {limits}")
+    title = f"accuracy of retrieving c of {2**args.bits}; {args.steps} steps of {args.batch}"
+    finish("symile_xor", args, title, results, systems=[41], control="pairwise CLIP", gates=GATES)
 
 
 if __name__ == "__main__":
