@@ -145,7 +145,7 @@ def test_a_run_takes_the_network_from_its_workdir_and_leaves_it_alone(eyes, tmp_
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(workdir="nowhere"), r"config.objectives.reconstruction.network.workdir='nowhere': .*no config.json"),
+        (dict(workdir="nowhere"), r"network.workdir='nowhere': .*no config.json"),
         (dict(modality="text"), r"network.modality='text': must be one of image \(network.workdir="),
         (dict(layers=(2,)), r"network.layers=\(2,\): that network has blocks 0 … 1"),
         (dict(layer=1), r"config.objectives.reconstruction.network.layer=1: unknown key; did you mean 'layers'"),
