@@ -6,7 +6,8 @@ import time
 import jax
 import numpy as np
 
-from data_pipeline.pipeline import check_labels, train_batches
+from data_pipeline.checks import check_labels
+from data_pipeline.pipeline import train_batches
 from data_pipeline.plan import describe_data
 from pretrain import build, metrics, runtime, sharding
 from pretrain.checkpoint import Checkpointer, has_checkpoint, newest_sound, read_info

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_pipeline import mixture
-from data_pipeline.pipeline import check_fields, eval_batches
+from data_pipeline.checks import check_fields
+from data_pipeline.pipeline import eval_batches
 from data_pipeline.sources.tokens import read_manifest
 from pretrain import build, runtime
 from pretrain.data import token_stores

@@ -7,8 +7,9 @@ import importlib.metadata
 import jax
 import numpy as np
 
+from data_pipeline.checks import check_fields
 from data_pipeline.image import NO_LABEL
-from data_pipeline.pipeline import Encoder, check_fields, eval_batches
+from data_pipeline.pipeline import Encoder, eval_batches
 from data_pipeline.spec import Modality
 from data_pipeline.text import TextTokenizer
 from pretrain import build

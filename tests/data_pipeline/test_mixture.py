@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from data_pipeline.checks import check_fields
 from data_pipeline.mixture import Part, Source
-from data_pipeline.pipeline import Encoder, check_fields, eval_batches, train_batches
+from data_pipeline.pipeline import Encoder, eval_batches, train_batches
 from data_pipeline.plan import describe_data
 from data_pipeline.spec import Modality
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from data_pipeline.pipeline import Encoder, check_labels, eval_batches, train_batches
+from data_pipeline.checks import check_labels
+from data_pipeline.pipeline import Encoder, eval_batches, train_batches
 from data_pipeline.spec import Modality, check_modalities
 
 MODALITIES = (

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from data_pipeline.checks import check_fields
 from data_pipeline.image import apply_crop, crop_settings
-from data_pipeline.pipeline import Encoder, check_fields
+from data_pipeline.pipeline import Encoder
 from data_pipeline.sources import emoji, files, moving_emoji
 from data_pipeline.spec import Modality
 

@@ -11,7 +11,8 @@ import pytest
 from tars import add, encode, picture, write_tar
 
 from data_pipeline import tar
-from data_pipeline.pipeline import Encoder, check_fields, train_batches
+from data_pipeline.checks import check_fields
+from data_pipeline.pipeline import Encoder, train_batches
 from data_pipeline.shards import expand_braces, find_shards
 from data_pipeline.sources.webdataset import Source
 from data_pipeline.spec import Modality

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from tars import write_tar
 
+from data_pipeline.checks import check_labels
 from data_pipeline.decoding import decode
 from data_pipeline.image import palettes
-from data_pipeline.pipeline import Encoder, check_labels, train_batches
+from data_pipeline.pipeline import Encoder, train_batches
 from data_pipeline.sources import files, parquet, tar_tree, webdataset
 from data_pipeline.spec import Modality
 from data_pipeline.stored import as_picture, numbers

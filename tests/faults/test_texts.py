@@ -8,9 +8,10 @@ import pytest
 from small_sources import SOURCES, write
 from tars import write_tar
 
+from data_pipeline.checks import check_labels
 from data_pipeline.mixture import Part
 from data_pipeline.mixture import Source as Mixture
-from data_pipeline.pipeline import Encoder, check_labels, eval_batches, train_batches
+from data_pipeline.pipeline import Encoder, eval_batches, train_batches
 from data_pipeline.plain_text import NESTED, as_text, parse_json, well_formed
 from data_pipeline.sources import tokens
 from data_pipeline.sources.files import Source

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from data_pipeline.pipeline import check_fields
+from data_pipeline.checks import check_fields
 from data_pipeline.plain_text import parse_json
 from data_pipeline.plan import describe_split
 from pretrain import build
