@@ -289,7 +289,8 @@ def evaluators(specs: dict, context, key: str = "evals") -> dict:
 
     key: of the config, whose specs they are.
     """
-    out = {}
+    # Of any class of a context: evaluators ask for the first of them.
+    out, given = {}, dict.fromkeys(type(context).__mro__[:-1], context) | {Reader: read_network}
     for name, values in specs.items():
         where = f"config.{key}.{name}"
         if not isinstance(values, dict):
@@ -298,8 +299,7 @@ def evaluators(specs: dict, context, key: str = "evals") -> dict:
         every = cast(values.pop("every", 0), int, f"{where}.every")
         if every < 0:
             raise ValueError(f"{where}.every={every}: must be at least 0, which is at the end alone")
-        made = from_file(values, EVALUATORS, where, {type(context): context, Reader: read_network}, name)
-        out[name] = every, made
+        out[name] = every, from_file(values, EVALUATORS, where, given, name)
     return out
 
 

@@ -83,7 +83,7 @@ def _read_transformers(source, workdir):
     objectives = {}
     for name, objective in held.objectives.items():
         objectives[name] = dataclasses.asdict(objective)
-        del objectives[name]["modalities"]
+        del objectives[name]["context"]
     _save(workdir, _config("models.multimodal", held, (image, text), objectives), held.params, held.report)
     tokenizer_json.copy(source, workdir)
 
