@@ -116,7 +116,10 @@ class Writer:
 
             # What a run had written of the steps that it repeats is hidden.
             purge = dict(purge_step=start + 1) if start else {}
-            self._tensorboard = tensorboardX.SummaryWriter(str(folder / "tensorboard"), **purge)
+            # Its files bear the second in which they are begun: of two starts in one the later would overwrite.
+            self._tensorboard = tensorboardX.SummaryWriter(
+                str(folder / "tensorboard"), filename_suffix=f".{start}", **purge
+            )
         if log.wandb:
             try:
                 import wandb
