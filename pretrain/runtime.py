@@ -126,7 +126,7 @@ def on_first(work) -> int:
         except ValueError as e:
             error = str(e)
     if jax.process_count() > 1:
-        found, failed = multihost_utils.broadcast_one_to_all(np.array([found or 0, bool(error)]))
+        found, failed = multihost_utils.broadcast_one_to_all(np.asarray([found or 0, bool(error)], np.int32))
         error = error or ("process 0 refused the workdir, see there" if failed else "")
     if error:
         raise ValueError(error)
