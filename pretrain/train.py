@@ -163,7 +163,10 @@ def check_data(config, workdir, source):
 
     Others in the same place are said, others in another place a ValueError.
     """
-    then = read_info(workdir).get("source", repr(source))
+    sound = newest_sound(workdir)  # what is damaged is set aside when the workdir is ours
+    if sound is None:
+        return
+    then = read_info(workdir, sound).get("source", repr(source))
     if then == repr(source):
         return
     changed = f"{then} then, {source!r} now"

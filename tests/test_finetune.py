@@ -75,7 +75,10 @@ def test_the_base_keeps_every_bit_and_is_not_saved(arg, config, pretrained, tmp_
         assert ours == {"model/registers"} and after["model/registers"].shape == (16, 32)
     elif arg == "adapter":
         assert ours == {
-            f"model/encoder/adapter{i}/{a}/{b}" for i in (1, 2) for a in ("down", "up") for b in ("bias", "kernel")
+            f"model/encoder/adapters/{i}/{a}/{b}"
+            for i in ("attn", "mlp")
+            for a in ("down", "up")
+            for b in ("bias", "kernel")
         }
         assert all(own[p].any() for p in ours)
     elif arg == "last":
