@@ -83,7 +83,7 @@ class Config:
 
     @property
     def states(self) -> States:
-        return States(self.embed_dim, self.dim, self.encoder_depth, self.probes, predicts=self.decoder_depth > 0)
+        return States(self.embed_dim, self.dim, self.encoder_depth, self.probes)
 
 
 class Encoded(NamedTuple):

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import subprocess
+import time
 
 import jax
 import jax.numpy as jnp
@@ -216,3 +217,17 @@ def test_the_list_is_that_of_sha256sum(workdir):
     folder = workdir / "checkpoints" / "2"
     assert subprocess.run(["sha256sum", "--quiet", "-c", digests.FILE], cwd=folder).returncode == 0
     assert "data/position.json" in digests.read(folder)
+
+
+def test_a_file_is_read_once_a_process_until_it_is_written_again(tmp_path, monkeypatch):
+    read, sha256 = [], digests._sha256
+    monkeypatch.setattr(digests, "_sha256", lambda file: read.append(file.name) or sha256(file))
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    digests.write(tmp_path)
+    read.clear()
+    assert digests.check(tmp_path) == digests.check(tmp_path) == [] and sorted(read) == ["a", "b"]
+    time.sleep(0.02)  # longer than the clock of a file system
+    (tmp_path / "a").write_text("c")
+    found = digests.check(tmp_path)
+    assert len(found) == 1 and "a has another sha256" in found[0] and digests.check(tmp_path) == found
