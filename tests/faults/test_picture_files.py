@@ -123,8 +123,8 @@ def test_what_lies_left_of_a_window_is_not_seen():
 # -- Metadata and damage ---------------------------------------------------------------------------------------------
 
 
-def jpeg_with(segment: bytes, marker=0xE1) -> bytes:
-    data = encoded(format="JPEG")
+def jpeg_with(segment: bytes, marker=0xE1, data=b"") -> bytes:
+    data = data or encoded(format="JPEG")
     return data[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(segment) + 2) + segment + data[2:]
 
 
@@ -171,6 +171,15 @@ def test_whole_pixels_are_read_whatever_lies_around_them(kind):
 )
 def test_whole_jpegs_are_read_whatever_lies_around_them(data):
     assert np.array_equal(read(data), read(encoded(format="JPEG")))
+
+
+def test_a_jpeg_of_red_green_and_blue_keeps_its_colours_without_its_broken_profile():
+    """Adobe's segment says that they are no brightness and chroma, for which the numbers 1, 2 and 3 else are taken."""
+    whole = bytearray(encoded(format="JPEG", keep_rgb=True))
+    frame, scan = whole.index(b"\xff\xc0") + 10, whole.index(b"\xff\xda") + 5
+    whole[frame : frame + 9 : 3] = whole[scan : scan + 6 : 2] = b"\1\2\3"
+    assert b"Adobe" in whole and np.abs(read(bytes(whole)).astype(int) - NOISE).mean() < 30
+    assert np.array_equal(read(jpeg_with(b"ICC_PROFILE\0\x05", 0xE2, bytes(whole))), read(bytes(whole)))
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
