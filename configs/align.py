@@ -6,11 +6,12 @@ towers are an EfficientNet-L2 and BERT-Large: here they are a ViT-L/17 (289 = 17
 size, mean and class token pooled. `:tiny` runs on the emoji corpus.
 """
 
-from configs.contrastive_common import base, check_arg, image, text, tiny
+from configs.common import check_arg, image, text
+from configs.contrastive_common import base, tiny
 
 
 def get_config(arg=""):
-    check_arg(arg, "align")
+    check_arg(arg, __file__)
     size = dict(dim=1024, heads=16, depth=24)
     towers = [
         dict(name="image", modalities=("image",), pool="mean", **size),
@@ -23,7 +24,7 @@ def get_config(arg=""):
     c = base(
         [image(289, 17), text(64, 30522, "tokenizers/bert.json")], towers, dict(contrastive=objective), embed_dim=640,
         batch_size=65536, steps=300_000,
-        optim=dict(lr=2e-3, warmup=40_000, weight_decay=1e-5, b1=0.9, b2=0.999, eps=1e-6, trust_ratio=True),
+        optim=dict(lr=2e-3, warmup=40_000, weight_decay=1e-5, b2=0.999, eps=1e-6, trust_ratio=True),
     )  # fmt: skip
     if not arg:
         return c

@@ -4,11 +4,12 @@ config.data.path: a folder of image-text files; the tokenizer is CLIP's own, `to
 `tokenizer.json` of any CLIP folder on Hugging Face). `:tiny` runs on the emoji corpus.
 """
 
-from configs.contrastive_common import CLIP_MEAN, CLIP_STD, base, check_arg, image, text, tiny
+from configs.common import check_arg, image, text
+from configs.contrastive_common import CLIP_MEAN, CLIP_STD, base, tiny
 
 
 def get_config(arg=""):
-    check_arg(arg, "clip_b16")
+    check_arg(arg, __file__)
     common = dict(activation="quick_gelu", eps=1e-5)
     towers = [
         dict(
@@ -19,8 +20,8 @@ def get_config(arg=""):
     ]  # fmt: skip
     c = base(
         [image(224, 16, CLIP_MEAN, CLIP_STD), text(77, 49408, "tokenizers/clip.json")], towers,
-        dict(contrastive=dict(edges=[dict(a="image", b="text")], temperature=0.07, max_scale=100.0)),
+        dict(contrastive=dict(edges=[dict(a="image", b="text")])),
         embed_dim=512, batch_size=32768, steps=32 * 400_000_000 // 32768,
-        optim=dict(lr=5e-4, warmup=2000, weight_decay=0.2, b1=0.9, b2=0.98, eps=1e-6),
+        optim=dict(lr=5e-4, warmup=2000, weight_decay=0.2, b2=0.98, eps=1e-6),
     )  # fmt: skip
     return tiny(c, dict(image="render3d", text="name:en")) if arg else c

@@ -6,6 +6,8 @@ vocabulary. `:tiny` is the same in a few seconds, for tests.
 
 from ml_collections import ConfigDict
 
+from configs.common import check_arg, text, tiny
+
 STYLES = {
     **dict.fromkeys(("render3d", "flat", "noto"), "rgb"),
     **dict.fromkeys(("line", "mono", "mask", "edges"), "gray"),
@@ -39,38 +41,27 @@ def modalities():
              fourm=FOURM.get(n, ""))
         for n, t in STYLES.items()
     ]  # fmt: skip
-    texts = [
-        dict(name=n, kind="sequence", shape=(length,), field=field, vocab="text", vocab_size=8000, tokenizer="text",
-             fourm=FOURM.get(n, ""))
-        for n, (field, length) in TEXTS.items()
-    ]  # fmt: skip
+    texts = [text(length, name=n, field=field) | dict(fourm=FOURM.get(n, "")) for n, (field, length) in TEXTS.items()]
     return grids + texts
 
 
 def get_config(arg=""):
-    if arg not in ("", "tiny"):
-        raise ValueError(f"configs/emoji.py:{arg}: the argument must be empty or `tiny`")
+    check_arg(arg, __file__)
     names = [*STYLES, *TEXTS]
     c = ConfigDict()
-    c.seed = 0
-    c.mesh = "ddp"
-    c.accum = 1
-    c.steps = 640
-    c.batch_size = 128
-    c.data = dict(source="tokens", path="runs/quickstart/tokens", train="train")
+    c.steps, c.batch_size = 640, 128
+    c.data = dict(source="tokens", path="runs/quickstart/tokens")
     c.modalities = modalities()
     # A CPU without AMX multiplies bfloat16 more slowly than float32. Its kernels take an MLP's width of 352 faster than
     # the 341 of a ratio of 4.
     c.model = dict(
-        model="models.encdec", dim=128, heads=4, encoder_depth=2, decoder_depth=2, mlp_ratio=4.125, gated=True,
-        bias=False, embed_dim=128, probes=8, table_std=0.1, waves=(0.35, 8.0), slopes=(64.0, 16.0, 4.0, 0.0),
-        mimetic=True, dtype="float32", remat="none", attention="xla", unroll=True,
+        dim=128, heads=4, encoder_depth=2, decoder_depth=2, mlp_ratio=4.125, embed_dim=128, pool_queries=8,
+        table_std=0.1, waves=(0.35, 8.0), slopes=(64.0, 16.0, 4.0, 0.0), mimetic=True, dtype="float32", unroll=True,
     )  # fmt: skip
-    c.init = ""
     c.objectives = dict(
         masked=dict(
             # A mean over modalities would give each of the four pictures, which have most to learn, a thirteenth.
-            coef=1.0, loss="token_mean", input_tokens=(32, 64), target_tokens=(48, 48),
+            loss="token_mean", input_tokens=(32, 64), target_tokens=(48, 48),
             # Near half of the examples are pictures alone: what one says of a place is what another learns most from.
             mixture=[
                 # Often one picture and part of another: what is made from a picture must agree with itself, too.
@@ -80,7 +71,7 @@ def get_config(arg=""):
                 # A caption is so short that it is hardly ever all there is, unless it is asked for. Its few tokens also
                 # show the model what little input looks like, which guidance and `none` go by: with fewer of these what
                 # it says where nothing is shown is worse than token frequencies.
-                dict(inputs=dict(caption=1.0), targets=dict.fromkeys(PICTURES, 1.0), weight=1.0),
+                dict(inputs=dict(caption=1.0), targets=dict.fromkeys(PICTURES, 1.0)),
                 # Words have few tokens in a mean over tokens: some examples ask for nothing else.
                 dict(
                     inputs=dict.fromkeys(PICTURES, 0.05), targets=dict.fromkeys(TEXTS, 0.3) | {"caption": 1.0},
@@ -89,7 +80,7 @@ def get_config(arg=""):
             ],
         ),
         contrastive=dict(
-            coef=0.8, temperature=0.07, grid_tokens=16,
+            coef=0.8, grid_tokens=16,
             edges=[
                 dict(a="render3d", b="noto", weight=4.0), dict(a="flat", b="noto"),
                 dict(a="render3d", b="caption", weight=0.1), dict(a="noto", b="caption", weight=0.1),
@@ -98,35 +89,30 @@ def get_config(arg=""):
     )  # fmt: skip
     c.optim = dict(lr=4.5e-3, warmup=50, weight_decay=0.4, clip=1.0, moments="muon", muon_rms=1.2)
     c.ema = 0.99
-    c.checkpoint = dict(every=320, keep=2, best="val/loss")
-    c.log = dict(every=25, wandb="", profile="")
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=320))
+    c.checkpoint = dict(every=320, best="val/loss")
+    c.log = dict(every=25)
+    c.evals = dict(val=dict(evaluator="losses", batch_size=32, every=320))
     pairs = [("render3d", "flat"), ("render3d", "noto"), ("render3d", "caption"), ("noto", "caption")]
     c.final_evals = dict(
         zero_shot=dict(text="caption", modalities=["render3d", "noto"], labels=["group"], names=GROUPS),
         retrieval=dict(pairs=[*pairs, ("noto+caption", "render3d"), ("noto>flat", "render3d>flat")], label="subgroup"),
         knn=dict(modalities=["render3d", "noto", "line"], labels=["group", "subgroup"]),
         linear_probe=dict(modalities=["noto"], labels=["group"]),
-        few_shot=dict(modalities=["render3d", "noto"], labels=["group"], shots=[1, 5]),
+        few_shot=dict(modalities=["render3d", "noto"], labels=["group"]),
         similarity=dict(modalities=["caption"], overlap="keywords"),
         robustness=dict(inputs=["render3d", "caption"], labels=["group"]),
         diagnostics=dict(pairs=pairs, reference="keywords"),
         nll=dict(inputs=["render3d", "noto", "line", "caption", "subgroup"], targets=names),
         generation=dict(
-            pairs=[
-                ("flat", "render3d", "l1"),
-                ("render3d", "group", "exact"),
-                ("render3d", "palette", "colours"),
-            ],
+            pairs=[("flat", "render3d", "l1"), ("render3d", "group", "exact"), ("render3d", "palette", "colours")],
             examples=32,
         ),
     )
-    if arg == "tiny":
-        c.steps, c.batch_size, c.optim.warmup = 6, 8, 2
+    if arg:
         # An MLP of 85, which `tensor` does not split: where it did, JAX 0.10's collectives waited for ever on 8 fake
         # devices of 2 cores.
         c.model.update(dict(dim=32, mlp_ratio=4.0, encoder_depth=2, decoder_depth=1, embed_dim=16, unroll=False))
         c.optim.moments = "float32"  # Muon's iterations take a quarter longer to compile
-        c.log.every, c.checkpoint.every = 2, 2
-        c.evals.val.update(dict(batch_size=8, every=2))
+        c.evals.val.batch_size = 8
+        tiny(c, steps=6, batch_size=8, warmup=2, every=2, log=2)
     return c

@@ -7,6 +7,8 @@ the encoder too, for another quantizer of the same ten bits a patch, `:rgb-fsq-c
 
 from ml_collections import ConfigDict
 
+from configs.common import wrong_arg
+
 STYLES = {"rgb": (("render3d", "flat", "noto"), 3), "gray": (("line", "mono", "mask", "edges:render3d"), 1)}
 # {name: (quantizer, what its codes are multiplied by, further terms of the loss, the objective `code_entropy`)}
 # A stronger commitment than this draws codes into the few directions in which patches differ most, such as brightness.
@@ -33,20 +35,17 @@ def get_config(arg="rgb"):
     style, name = [*parts, *("rgb", "kmeans")[len(parts) :]][:2]
     network = parts[2] if len(parts) > 2 else "linear" if name == "kmeans" else "patches"
     if len(parts) > 3 or style not in STYLES or name not in QUANTIZERS or network not in NETWORKS:
-        raise ValueError(
-            f"configs/emoji_tokenizer.py:{arg}: must be one of {', '.join(STYLES)}, alone, as in rgb-fsq with one of "
-            f"{', '.join(QUANTIZERS)}, or as in rgb-fsq-conv with one of {', '.join(NETWORKS)} too"
-        )
+        raise wrong_arg(
+            arg, __file__, f"one of {', '.join(STYLES)}, alone, as in rgb-fsq with one of {', '.join(QUANTIZERS)}, or "
+            f"as in rgb-fsq-conv with one of {', '.join(NETWORKS)} too",
+        )  # fmt: skip
     encoder, decoder = NETWORKS[network]
     quantizer, code_scale, terms, entropy = QUANTIZERS[name]
     fields, channels = STYLES[style]
     c = ConfigDict()
-    c.seed = 0
-    c.mesh = "ddp"
-    c.accum = 1
     c.steps = 700
     c.batch_size = {"rgb": 3, "gray": 2}[style]  # examples; every style of them is an image
-    c.data = dict(source="emoji", train="train")
+    c.data = dict(source="emoji")
     c.modalities = [dict(name=f.split(":")[0], kind="pixels", shape=(64, 64, channels), field=f) for f in fields]
     c.model = dict(
         model="tokenizers.autoencoder", code_scale=code_scale, fixed_encoder=network == "linear", dtype="float32",
@@ -58,9 +57,9 @@ def get_config(arg="rgb"):
     c.optim = dict(lr=4e-3, warmup=50, b2=0.99, weight_decay=0.0, clip=1.0, moments="muon")
     c.ema = 0.99
     c.checkpoint = dict(every=350, keep=1)
-    c.log = dict(every=100, wandb="", profile="")
+    c.log = dict(every=100)
     c.evals = dict(
-        val=dict(evaluator="losses", split="val", batch_size=32, repeats=1, every=350),
-        codes=dict(evaluator="reconstruction", split="val", batch_size=32),
+        val=dict(evaluator="losses", batch_size=32, every=350),
+        codes=dict(evaluator="reconstruction", batch_size=32),
     )
     return c

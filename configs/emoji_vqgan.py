@@ -5,17 +5,17 @@ trained; for another set `--config.objectives.adversarial.network.workdir` and `
 """
 
 from configs import emoji_tokenizer
+from configs.common import check_arg
 
 
 def get_config(arg=""):
-    if arg:
-        raise ValueError(f"configs/emoji_vqgan.py:{arg}: it takes no argument")
+    check_arg(arg, __file__, ())
     c = emoji_tokenizer.get_config("rgb-vq-conv")
     c.steps = 1400  # half of them before the discriminator has a say
     c.objectives = dict(
         adversarial=dict(
             terms=dict(l1=1.0, commitment=0.02, perceptual=0.5), network=dict(workdir="runs/siglip", layers=(0, 1)),
-            weight=0.05, start=700, width=32, layers=3,
+            weight=0.05, start=700, width=32,
         )
     )  # fmt: skip
     c.evals.codes.network = dict(workdir="runs/siglip")

@@ -1,6 +1,6 @@
 """NYUv2 depth (4M, arXiv 2312.06647, table of its fine-tuning appendix; `:B`, `:L`, `:XL`).
 
-    python -m pretrain.finetune --config=configs/finetune_nyuv2.py:B --workdir=DIR --config.init=WORKDIR_OF_4M \
+    python -m pretrain.finetune --config=configs/finetune_nyuv2.py:B --workdir=DIR --config.load=WORKDIR_OF_4M \
         --config.data.path=FOLDER
 
 FOLDER: `train.jsonl` and `val.jsonl` with lines {"rgb": "x.jpg", "depth": "x.png"}; a depth map holds millimetres in 16
@@ -14,12 +14,12 @@ from configs.finetune_common import by_size, lora, recipe
 def get_config(arg=""):
     # From the paper, as all below unless said otherwise.
     v = by_size(
-        arg, "finetune_nyuv2", lr=(1e-4, 1e-4, 5e-5), batch_size=(128, 128, 16), decay=(0.75, 0.85, 0.9),
+        arg, __file__, lr=(1e-4, 1e-4, 5e-5), batch_size=(128, 128, 16), decay=(0.75, 0.85, 0.9),
         rank=(0, 0, 8),
     )  # fmt: skip
     size = 256
     c = recipe(
-        path="", epochs=1000, warmup=100,
+        epochs=1000, warmup=100,
         images=795,  # of the labelled training set
         batch_size=v["batch_size"], lr=v["lr"], layer_decay=v["decay"], weight_decay=1e-4, b2=0.999,  # b2: ours
         shape=(size, size, 3),
@@ -29,9 +29,10 @@ def get_config(arg=""):
         ),
         objectives=dict(
             # The head: the defaults of `dense`, MultiMAE's, as is its loss berHu.
-            dense=dict(inputs=["rgb@224"], grid="rgb@224", label="depth", loss="berhu", unit=0.001)
+            dense=dict(inputs=["rgb@224"], grid="rgb@224", label="depth", loss="berhu")
         ),
     )  # fmt: skip
-    c.data.min_scale = 0.5  # crops: ours
-    c.adapt = lora(v["rank"]) if v["rank"] else []
+    c.data.transforms = [dict(transform="crop", min_scale=0.5, flip=0.5)]  # ours
+    if v["rank"]:
+        c.train = lora(v["rank"])
     return c

@@ -1,11 +1,13 @@
 """What the 4M configs share: the named sizes, the optimizer as published, and how steps follow from tokens.
 
 Sources: arXiv 2312.06647 (4M-7), 2406.09406 (4M-21), and the released configs of apple/ml-4m; where they differ the
-released config is followed and the config here says what the paper says.
+released config is followed and the config here says what the paper says. Weight decay .05 and Adam's .9 and .95 are
+the defaults of `pretrain.optim`.
 """
 
 from ml_collections import ConfigDict
 
+from configs.common import wrong_arg
 from data_pipeline.fourm import modalities
 
 # name: width, heads, layers of the encoder and of the decoder. A head is 64 wide, an MLP four times the width. The tiny
@@ -19,8 +21,8 @@ SIZES = {
 }
 BLOCKS = {
     "gelu": dict(gated=False, bias=True),
-    "swiglu_nobias": dict(gated=True, bias=False),
-    "swiglu_qknorm_nobias": dict(gated=True, bias=False, qk_norm=True),
+    "swiglu_nobias": dict(),
+    "swiglu_qknorm_nobias": dict(qk_norm=True),
 }
 
 
@@ -34,43 +36,36 @@ def parse_arg(arg, file, default="B"):
     size, _, blocks = (arg or default).partition(",")
     blocks = blocks or "swiglu_nobias"
     if size not in SIZES or blocks not in BLOCKS:
-        raise ValueError(
-            f"configs/{file}.py:{arg}: write SIZE or SIZE,BLOCKS with SIZE one of {', '.join(SIZES)} and BLOCKS one of "
-            f"{', '.join(BLOCKS)}"
-        )
+        raise wrong_arg(
+            arg, file, f"empty, SIZE or SIZE,BLOCKS with SIZE one of {', '.join(SIZES)} and BLOCKS one of "
+            f"{', '.join(BLOCKS)}",
+        )  # fmt: skip
     return size, SIZES[size] | BLOCKS[blocks]
 
 
-def base(names, model, *, batch_size, inputs, targets, tokens, warmup_tokens, blr, clip=0.0):
-    """A 4M run over modalities `names`; inputs and targets are (smallest, largest) token budgets.
+def masked(specs, model, *, steps, batch_size, inputs, targets, **optim):
+    """A run of 4M's network and objective over specs; inputs and targets are (smallest, largest) token budgets."""
+    return ConfigDict(
+        dict(
+            steps=steps, batch_size=batch_size, data=dict(source="tokens"), modalities=specs,
+            model=dict(model, tables="split"), objectives=dict(masked=dict(input_tokens=inputs, target_tokens=targets)),
+            optim=optim, evals=dict(val=dict(evaluator="losses", batch_size=256, every=2000)),
+        )
+    )  # fmt: skip
+
+
+def base(names, model, *, batch_size, inputs, targets, tokens, warmup_tokens, blr, **optim):
+    """A published 4M run over modalities `names`.
 
     4M counts a sample as its full budgets, filled or not: steps = tokens / (batch · (inputs + targets)); its learning
     rate is blr · batch / 256 (released configs).
     """
     per_step = batch_size * (inputs[1] + targets[1])
-    c = ConfigDict()
-    c.seed = 0
+    c = masked(
+        modalities(names), model, steps=round(tokens / per_step), batch_size=batch_size, inputs=inputs, targets=targets,
+        lr=blr * batch_size / 256, warmup=round(warmup_tokens / per_step), **optim,
+    )  # fmt: skip
     c.mesh = "fsdp"
-    c.accum = 1
-    c.steps = round(tokens / per_step)
-    c.batch_size = batch_size
-    c.data = dict(source="tokens", path="", train="train")
-    c.modalities = modalities(names)
-    c.model = dict(model="models.encdec", **model, tables="split", dtype="bfloat16", remat="none", attention="xla")
-    c.objectives = dict(
-        masked=dict(
-            coef=1.0, loss="modality_mean", fill="full", input_tokens=inputs, target_tokens=targets, mixture=[],
-        )
-    )  # fmt: skip
-    c.init = ""
-    c.optim = dict(
-        lr=blr * batch_size / 256, warmup=round(warmup_tokens / per_step), weight_decay=0.05, b1=0.9, b2=0.95,
-        clip=clip, moments="float32",
-    )  # fmt: skip
-    c.ema = 0.0
-    c.checkpoint = dict(every=2000, keep=2, best="")
-    c.log = dict(every=50, wandb="", profile="")
-    c.evals = dict(val=dict(evaluator="losses", split="val", batch_size=256, repeats=1, every=2000))
     return c
 
 

@@ -1,7 +1,7 @@
 """4M-21: 19 input and 17 output modalities (arXiv 2406.09406; `4m-*_mod21_500b`), started from a 4M-7 model.
 
 `:B`, `:L`, `:XL` (or any size and blocks of fourm_common). The released configs train on a batch of 4096; the paper's
-Table 6 says 8192. Set `--config.init` to the workdir of the 4M-7 model.
+Table 6 says 8192. Set `--config.load` to the workdir of the 4M-7 model.
 """
 
 from configs.fourm_common import base, component, parse_arg, rates
@@ -9,7 +9,7 @@ from data_pipeline.fourm import MOD21
 
 
 def get_config(arg=""):
-    size, model = parse_arg(arg, "fourm_mod21")
+    size, model = parse_arg(arg, __file__)
     c = base(
         MOD21, model, batch_size=4096, inputs=(256, 256), targets=(256, 256), tokens=500e9, warmup_tokens=10e9,
         **rates(size),

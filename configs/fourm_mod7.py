@@ -9,7 +9,7 @@ from data_pipeline.fourm import MOD7
 
 
 def get_config(arg=""):
-    size, model = parse_arg(arg, "fourm_mod7")
+    size, model = parse_arg(arg, __file__)
     c = base(
         MOD7, model, batch_size=8192, inputs=(128, 128), targets=(128, 128), tokens=500e9, warmup_tokens=10e9,
         **rates(size),

@@ -5,7 +5,7 @@ from data_pipeline.fourm import MOD7, SIZE_448
 
 
 def get_config(arg=""):
-    _, model = parse_arg(arg, "fourm_sr448", default="L")
+    _, model = parse_arg(arg, __file__, default="L")
     names = (*MOD7, *SIZE_448)
     c = base(
         names, model, batch_size=4096, inputs=(64, 1024), targets=(1024, 1024), tokens=100e9, warmup_tokens=5e9,

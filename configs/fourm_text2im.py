@@ -5,7 +5,7 @@ from data_pipeline.fourm import MOD7
 
 
 def get_config(arg=""):
-    size, model = parse_arg(arg, "fourm_text2im")
+    size, model = parse_arg(arg, __file__)
     c = base(
         MOD7, model, batch_size=4096, inputs=(64, 256), targets=(256, 256), tokens=100e9, warmup_tokens=10e9,
         **rates(size),

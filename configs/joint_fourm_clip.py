@@ -7,20 +7,16 @@ quickstart's token store or another (config.data.path).
 """
 
 from configs import emoji, fourm_mod7
-from configs.contrastive_common import check_arg
+from configs.common import check_arg, tiny
 
 
 def get_config(arg=""):
-    check_arg(arg, "joint_fourm_clip")
+    check_arg(arg, __file__)
     if arg:
-        c = emoji.get_config("tiny")
-        c.steps, c.batch_size, c.optim.warmup, c.log.every, c.checkpoint.every = 60, 32, 10, 10, 30
-        c.evals.val.every = 30
-        return c
+        return tiny(emoji.get_config("tiny"), batch_size=32)
     c = fourm_mod7.get_config("B")
     c.objectives.contrastive = dict(
-        coef=1.0, edges=[dict(a="tok_rgb@224", b="caption"), dict(a="rgb@224", b="caption")], temperature=0.07,
-        max_scale=100.0, grid_tokens=64, block=256,
-    )  # fmt: skip
+        edges=[dict(a="tok_rgb@224", b="caption"), dict(a="rgb@224", b="caption")], grid_tokens=64, block=256
+    )
     c.final_evals = dict(retrieval=dict(pairs=[("rgb@224", "caption"), ("tok_rgb@224", "caption")]))
     return c

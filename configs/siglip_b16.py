@@ -7,21 +7,22 @@ warm-up of 20,000 steps is ours. The tokenizer is the checkpoint's, `tokenizers/
 on the emoji corpus.
 """
 
-from configs.contrastive_common import base, check_arg, image, text, tiny
+from configs.common import check_arg, image, text
+from configs.contrastive_common import base, tiny
 
 
 def get_config(arg=""):
-    check_arg(arg, "siglip_b16")
-    common = dict(dim=768, heads=12, depth=12, activation="gelu_tanh", eps=1e-6)
+    check_arg(arg, __file__)
+    common = dict(dim=768, heads=12, depth=12, activation="gelu_tanh")
     towers = [
         dict(name="image", modalities=("image",), pool="map", project=False, **common),
         dict(name="text", modalities=("text",), pool="last", pad_id=1, project_bias=True, **common),
     ]
     c = base(
         [image(224, 16), text(64, 32000, "tokenizers/siglip.json")], towers,
-        dict(sigmoid=dict(edges=[dict(a="image", b="text")], temperature=0.1, bias=-10.0, chunk=256)),
+        dict(sigmoid=dict(edges=[dict(a="image", b="text")], chunk=256)),
         embed_dim=768, batch_size=32768, steps=40_000_000_000 // 32768,
-        optim=dict(lr=1e-3, warmup=20_000, weight_decay=1e-4, b1=0.9, b2=0.95, clip=1.0),
+        optim=dict(lr=1e-3, warmup=20_000, weight_decay=1e-4, clip=1.0),
     )  # fmt: skip
     if not arg:
         return c

@@ -7,19 +7,20 @@ width, batch and rate are ours. `:tiny` contrasts the pictures of two designers 
 corpus, with towers that learn.
 """
 
-from configs.contrastive_common import base, check_arg, image, text, tiny
+from configs.common import check_arg, image, text
+from configs.contrastive_common import base, tiny
 
 WIDTHS = {"audio": 1280, "image": 1024, "text": 1024}
 
 
 def get_config(arg=""):
-    check_arg(arg, "symile")
+    check_arg(arg, __file__)
     modalities = [dict(name=n, kind="vectors", shape=(1, w), field=n, targets=False) for n, w in WIDTHS.items()]
     towers = [
         dict(name=n, modalities=(n,), dim=w, heads=1, depth=0, positions="none", project_bias=True)
         for n, w in WIDTHS.items()
     ]
-    objective = dict(group=tuple(WIDTHS), temperature=0.07, negatives="n", missing="learn", block=256)
+    objective = dict(group=tuple(WIDTHS), missing="learn", block=256)
     optim = dict(lr=1e-3, warmup=500, weight_decay=0.01)
     if not arg:
         return base(
@@ -30,7 +31,7 @@ def get_config(arg=""):
         dict(name="image", modalities=("image", "other"), pool="ggem"),
         dict(name="text", modalities=("text",), pool="last", causal=True),
     ]
-    modalities = [image(64, 8), image(64, 8, name="other"), text(16, 8000, "text")]
+    modalities = [image(64, 8), image(64, 8, name="other"), text(16)]
     objective |= dict(group=tuple(names), block=8)
     c = base(modalities, towers, dict(symile=objective), embed_dim=64, batch_size=64, steps=60, optim=optim)
     return tiny(c, names)

@@ -1,4 +1,4 @@
-"""Image transforms that stay aligned over modalities: crops, and the edges and colour palettes drawn from pixels."""
+"""Images cropped and resized, and the edges and colour palettes drawn from their pixels."""
 
 import math
 import re
@@ -22,95 +22,6 @@ UNREAD_SUFFIXES = (
 )  # fmt: skip
 MAX_COLOURS = 7  # of a palette, as in 4M-21
 NO_LABEL = 255  # of a pixel of a label map that no class is said of, as in PASCAL VOC
-
-
-def crop_settings(
-    rng: np.random.Generator,
-    count: int,
-    size: int | tuple[int, int],
-    *,
-    min_scale: float = 0.8,
-    ratio: tuple[float, float] = (1.0, 1.0),
-    flip: float = 0.0,
-    aspect: float = 1.0,
-) -> np.ndarray:
-    """Draws crops that every modality of an example shares, in the layout of 4M's `crop_settings.npy`.
-
-    Args:
-      rng: source of the random crops.
-      count: number of crops, >= 1.
-      size: pixels of the uncropped image, a side or (height, width).
-      min_scale: least share of the area of the largest crop that a random crop keeps, in (0, 1].
-      ratio: least and greatest factor on the aspect of a random crop, drawn log-uniformly; (1, 1) leaves it.
-      flip: probability that a random crop is mirrored.
-      aspect: width / height of the crops before `ratio`: 1 for squares.
-
-    Returns:
-      int64[count, 5] of (top, left, height, width, flip). Row 0 is the largest crop at the centre, not mirrored:
-      for a square image all of it. The others are random.
-
-    Raises:
-      ValueError: an argument out of its range.
-    """
-    if count < 1:
-        raise ValueError(f"count={count} must be at least 1: row 0 is always the centre crop.")
-    if not 0 < min_scale <= 1:
-        raise ValueError(f"min_scale={min_scale} must be in (0, 1], a share of the area.")
-    if not 0 < ratio[0] <= ratio[1]:
-        raise ValueError(f"ratio={ratio} must be (least, greatest), both above 0: (3/4, 4/3) is usual.")
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip={flip} must be in [0, 1], a probability.")
-    height, width = (int(side) for side in np.broadcast_to(size, 2))
-
-    def largest(aspect):
-        return min(height, width / aspect), min(width, height * aspect)
-
-    settings = np.empty((count, 5), np.int64)
-    rows, columns = (max(1, round(side)) for side in largest(aspect))
-    settings[0] = (height - rows) // 2, (width - columns) // 2, rows, columns, 0
-    for row in settings[1:]:
-        scale = math.sqrt(rng.uniform(min_scale, 1))
-        # Nothing is drawn for (1, 1): a run without it keeps the crops that it had before there was a ratio.
-        factor = math.exp(rng.uniform(*np.log(ratio))) if tuple(ratio) != (1, 1) else 1
-        rows, columns = (max(1, round(side * scale)) for side in largest(aspect * factor))
-        top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-        row[:] = top, left, rows, columns, rng.random() < flip
-    return settings
-
-
-def jitter_setting(
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    scales: tuple[float, float],
-    *,
-    flip: float = 0.0,
-    aspect: float = 1.0,
-) -> np.ndarray:
-    """Large-scale jittering (arXiv 2012.07177, section 3): one window of a picture that is made larger or smaller.
-
-    Args:
-      rng: source of the random window.
-      size: (height, width) of the picture in pixels.
-      scales: least and greatest factor on the size at which the picture just fits into the result. Above 1 the window
-        is at a random place; below 1 the picture lies in its upper left corner and the rest is to be filled.
-      flip: probability that the window is mirrored.
-      aspect: width / height of the window.
-
-    Returns:
-      int64[5] of (top, left, height, width, flip) for `apply_crop` with a `fill`, in pixels of the picture.
-
-    Raises:
-      ValueError: an argument out of its range.
-    """
-    if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
-        raise ValueError(f"jitter={scales} must be (least, greatest), both above 0: (0.1, 2.0) is usual.")
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip={flip} must be in [0, 1], a probability.")
-    (height, width), scale = size, rng.uniform(*scales)
-    rows = max(height, width / aspect) / scale
-    rows, columns = max(1, round(rows)), max(1, round(rows * aspect))
-    top, left = (int(rng.integers(max(n - part, 0) + 1)) for n, part in ((height, rows), (width, columns)))
-    return np.asarray([top, left, rows, columns, rng.random() < flip], np.int64)
 
 
 def apply_crop(

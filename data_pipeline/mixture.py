@@ -129,7 +129,14 @@ class Source:
 
     def stream(self, seed: int) -> grain.MapDataset:
         """Numbers of examples, endlessly; a part shows all of its own, in another order each time, before one again."""
-        streams = [shuffled(part, seed + number, part.start) for number, part in enumerate(self.parts)]
+        return self.mix(self.streams(seed), seed)
+
+    def streams(self, seed: int) -> list[grain.MapDataset]:
+        """The numbers of each part's examples, endlessly."""
+        return [shuffled(part, seed + number, part.start) for number, part in enumerate(self.parts)]
+
+    def mix(self, streams, seed: int) -> grain.MapDataset:
+        """What is there of each part, in turns by their weights."""
         return grain.MapDataset.mix(streams, self._turns).seed(seed)
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from data_pipeline import kinds
 from data_pipeline.image import BICUBIC, NEAREST, NO_LABEL, apply_crop, as_channels, centre_crop, edges
 from data_pipeline.spec import Modality
 from data_pipeline.stored import Picture, as_picture, describe, numbers
@@ -29,11 +30,6 @@ def common_frame(shapes: dict, where: str) -> tuple[int, int]:
     return height, width
 
 
-def size_of(m: Modality, value: np.ndarray) -> tuple[int, ...]:
-    """(height, width) of an image or a clip, with or without an axis of channels."""
-    return value.shape[1:3] if m.kind == "video" else value.shape[:2]
-
-
 def read_pictures(example: dict, m: Modality, setting, frame, start: float = 0.0, fill=None):
     """What `pixels` or a `video` are of a raw example, uint8 of their shape; None if it lacks them.
 
@@ -41,25 +37,16 @@ def read_pictures(example: dict, m: Modality, setting, frame, start: float = 0.0
     leaves its frames begin, 0 … 1.
     """
     resample = {"bicubic": BICUBIC, "nearest": NEAREST}[m.resample]
-    base = m.field.rpartition(":")[2]
+    (base,) = m.fields
     given = example.get(base)
     if given is None:
         return None
-    if m.kind == "video":
-        if given.dtype != np.uint8 or given.ndim != 4 or len(given) < m.shape[0]:
-            raise ValueError(
-                f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {given.dtype}{list(given.shape)}: "
-                f"it must be uint8[T, H, W, C], T at least {m.shape[0]}"
-            )
-        first = int(start * (len(given) - m.shape[0] + 1))
-        images = given[first : first + m.shape[0]]
-    else:
-        images = [_bytes(example, m, given)]
+    images = kinds.of(m).images(m, example, given, start)
     made = [read_image({base: image}, m.field, setting, m.shape[-3:-1], resample, frame, fill) for image in images]
     made = [as_channels(image, m.shape[-1]) for image in made]
     if made[0].shape != m.shape[-3:]:
         raise ValueError(f"modality {m.name!r}: shape={m.shape}, but row {example['row']} has {made[0].shape}")
-    return np.stack(made) if m.kind == "video" else made[0]
+    return np.stack(made).reshape(m.shape)
 
 
 def read_image(
@@ -85,7 +72,7 @@ def read_image(
     return edges(image)
 
 
-def _bytes(example: dict, m: Modality, image: np.ndarray) -> np.ndarray:
+def as_bytes(example: dict, m: Modality, image: np.ndarray) -> np.ndarray:
     """uint8[H, W, C] of an image, by the kind of the modality: classes, a continuous map, or how it looks."""
     if m.vocab_size:
         return classes(m, example)

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
-# kind: how many sizes its shape has
-KINDS = {"grid": 2, "sequence": 1, "set": 1, "pixels": 3, "video": 4, "vectors": 2, "labels": 1}
-SPANS = ("sequence", "vectors")  # what is masked by spans, the others token by token
-PICTURES = ("pixels", "video")  # what is made of images; `shape` ends with height, width and channels
-DENSE = (*PICTURES, "vectors")  # what has no ids: the encoder projects it, the decoder never predicts it
+from data_pipeline import kinds
 
 
 @dataclasses.dataclass(frozen=True)
 class Modality:
     """What one modality is and how it becomes tokens.
 
-    kind:
-      `grid`      tokens of a learned tokenizer on a 2-D grid; `shape` is (rows, columns).
-      `sequence`  text-like tokens with sentinels; `shape` is (max_len,), `[EOS]` included.
-      `set`       always the same few tokens, each with a learned position; `shape` is (tokens,).
-      `pixels`    raw images, cut into patches; `shape` is (height, width, channels). Input only for the trunk.
-      `video`     clips; `shape` is (frames, height, width, channels). Only tokenizers read them.
-      `vectors`   continuous embeddings; `shape` is (max_len, width). Input only.
-      `labels`    the class of an example, which only objectives read; `shape` is (1,).
+    kind: a file of data_pipeline/kinds, which says what `shape` means and all else that differs from kind to kind:
+      `grid` and `set` tokens of learned tokenizers, `sequence` texts, `pixels`, `video`, `vectors`, and `labels`, which
+      only objectives read.
     field: which field of an example it is made from; `name:en` is field `name` in form `en`.
     vocab_size: also the number of classes of labels and of label maps (`pixels` among a run's labels, 255: no label).
     vocab: modalities of the same vocab share one embedding table, hence one `vocab_size`.
@@ -71,49 +61,16 @@ class Modality:
         def fail(key, value, remedy):
             raise ValueError(f"modality {self.name!r}: {key}={value!r}: {remedy}")
 
-        if self.kind not in KINDS:
-            fail("kind", self.kind, f"must be one of {', '.join(KINDS)}")
-        rank = KINDS[self.kind]
-        if len(self.shape) != rank or min(self.shape) < 1:
-            fail("shape", self.shape, f"a {self.kind} modality needs {rank} positive sizes")
+        if self.kind not in kinds.names():
+            fail("kind", self.kind, f"must be one of {', '.join(kinds.names())}")
+        kind = kinds.of(self)
+        if len(self.shape) != kind.rank or min(self.shape) < 1:
+            fail("shape", self.shape, f"a {self.kind} modality needs {kind.rank} positive sizes")
         if self.trained_grid and (len(self.trained_grid) != 2 or not self.grid):
             fail("trained_grid", self.trained_grid, "must be (rows, columns), and only a grid or pixels has it")
         if self.resample not in ("bicubic", "nearest"):
             fail("resample", self.resample, "must be bicubic, or nearest for label maps")
-        if self.kind == "pixels" and (self.vocab_size > 256 or (self.vocab_size and ":" in self.field)):
-            fail("vocab_size", self.vocab_size, "at most 256 classes of a map that is read: its pixels are bytes")
-        if self.range:
-            ascending = len(self.range) == 2 and -math.inf < self.range[0] < self.range[1] < math.inf
-            if not ascending or self.kind != "pixels" or self.vocab_size or ":" in self.field:
-                fail("range", self.range, "must be (least, greatest) of a continuous map: pixels without vocab_size")
-            if self.shape[2] != 1 and (self.shape[2] != 3 or self.resample != "nearest"):
-                fail("range", self.range, "needs one channel, or three, its digits, with resample='nearest'")
-        if self.kind == "video" and (self.vocab_size or self.patch):
-            fail("vocab_size, patch", (self.vocab_size, self.patch), "must be 0: only tokenizers read clips")
-        if self.kind in DENSE:
-            if self.targets and (self.patch or self.kind == "vectors"):
-                fail("targets", True, f"{self.kind} can only be input: set targets=False")
-            if self.patch and (self.kind != "pixels" or self.shape[0] % self.patch or self.shape[1] % self.patch):
-                fail("patch", self.patch, f"must divide the height and width of pixels of shape {self.shape}")
-            for key in ("mean", "std"):
-                if self.patch and len(getattr(self, key)) != self.shape[-1]:
-                    fail(key, getattr(self, key), f"give one number for each of the {self.shape[-1]} channels")
-        elif self.kind == "labels":
-            if self.shape != (1,) or self.vocab_size < 1:
-                fail("shape, vocab_size", (self.shape, self.vocab_size), "must be (1,) and the number of classes")
-            if self.classes and len(set(self.classes)) != self.vocab_size:
-                fail(
-                    "classes", f"{len(set(self.classes))} names", f"must be vocab_size={self.vocab_size} different ones"
-                )
-        elif self.chunk < 1 or (self.chunk > 1 and self.kind != "sequence"):
-            fail("chunk", self.chunk, "must be at least 1, and 1 for all but sequences")
-        else:
-            if not self.tokenizer:
-                fail("tokenizer", self.tokenizer, "name the tokenizer that makes its ids (`text` for SentencePiece)")
-            if not self.vocab or self.vocab_size < 1:
-                fail("vocab", (self.vocab, self.vocab_size), "name a vocabulary and give its size")
-            if self.code_std < 0 or (self.code_std and self.kind not in ("grid", "set")):
-                fail("code_std", self.code_std, "must not be negative, and only a grid or a set has codes")
+        kind.check(self, fail)
 
     @functools.cached_property
     def numbers(self) -> dict[str, int]:
@@ -121,33 +78,78 @@ class Modality:
         return {name: i for i, name in enumerate(self.classes)}
 
     @property
-    def readable(self) -> bool:
-        """Whether a transformer can read it as it is."""
-        return self.kind != "video" and (self.kind != "pixels" or self.patch > 0)
-
-    @property
     def length(self) -> int:
         """Tokens at most: L of `ids [B, L]`."""
-        return math.prod(self.grid) if self.grid else self.shape[0]
+        return kinds.of(self).length(self)
 
     @property
     def grid(self) -> tuple[int, ...]:
         """(rows, columns) of the tokens of `grid` and `pixels`; () for the others."""
-        if self.kind == "pixels":
-            return tuple(n // max(self.patch, 1) for n in self.shape[:2])
-        return self.shape if self.kind == "grid" else ()
+        return kinds.of(self).grid(self)
 
     @property
     def width(self) -> int:
         """Numbers in one token of `pixels` or `vectors`: what the encoder projects."""
-        return self.patch**2 * self.shape[2] if self.kind == "pixels" else self.shape[1]
+        return kinds.of(self).width(self)
 
     @property
     def dtype(self) -> str:
-        """The smallest integer type that holds the vocabulary; token ids travel in it."""
-        if self.kind in DENSE:
-            return "uint8" if self.kind in PICTURES else "float32"
-        return "int16" if self.vocab_size <= 2**15 else "int32"
+        """The type in which its values travel: the smallest integers that hold the vocabulary, bytes or floats."""
+        return kinds.of(self).dtype(self)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of an example, any of which may be what it is made from; first the one that `field` names."""
+        return kinds.of(self).fields(self)
+
+    @property
+    def form(self) -> str:
+        """What a batch calls its values, beside `valid`: `ids`, `pixels` or `vectors`."""
+        return kinds.of(self).form
+
+    def rows(self, values):
+        """What a batch holds of a dense modality → `[B, L, width]`, what the encoder projects; NumPy or JAX."""
+        return kinds.of(self).rows(self, values)
+
+    @property
+    def readable(self) -> bool:
+        """Whether a transformer can read it as it is."""
+        return kinds.of(self).readable(self)
+
+    @property
+    def dense(self) -> bool:
+        """Whether it has no ids: the encoder projects it, the decoder never predicts it."""
+        return kinds.of(self).dense
+
+    @property
+    def pictures(self) -> bool:
+        """Whether it is made of images; `shape` then ends with height, width and channels."""
+        return kinds.of(self).pictures
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether an example has all of its tokens or none."""
+        return kinds.of(self).fixed_length
+
+    @property
+    def spans(self) -> bool:
+        """Whether it is masked by spans, not token by token."""
+        return kinds.of(self).spans
+
+    @property
+    def autoregressive(self) -> bool:
+        """Whether its tokens are predicted one after another, not in any order."""
+        return kinds.of(self).autoregressive
+
+    @property
+    def text(self) -> bool:
+        """Whether a tokenizer of texts writes it."""
+        return kinds.of(self).text
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether each of its tokens has a learned position; others have those of their grid or row."""
+        return kinds.of(self).learned_positions
 
 
 def check_modalities(modalities) -> tuple[Modality, ...]:
@@ -160,7 +162,7 @@ def check_modalities(modalities) -> tuple[Modality, ...]:
             raise ValueError(f"modalities: the name {m.name!r} occurs twice; give each modality its own name")
         seen.add(m.name)
         ours = (m.vocab_size, m.code_std)
-        if m.kind not in (*DENSE, "labels") and vocabs.setdefault(m.vocab, ours) != ours:
+        if m.vocab and vocabs.setdefault(m.vocab, ours) != ours:
             raise ValueError(
                 f"modality {m.name!r}: vocab_size, code_std = {ours}, but vocabulary {m.vocab!r} has {vocabs[m.vocab]} "
                 "elsewhere; modalities that share a vocabulary share both"

@@ -158,6 +158,12 @@ def render(field: str, example: dict, rng: np.random.Generator | None = None) ->
         ) from e
 
 
+def made_of(field: str) -> str:
+    """The field of an example that `render` reads for one that it is asked for."""
+    kind = field.partition(":")[0]
+    return {"palette": "palettes"}.get(kind, kind) if field in FIELDS else field
+
+
 def list_texts(field: str, value) -> list[str]:
     """One text or a list of them, numbers as they are written, without what says nothing."""
     values = value.tolist() if isinstance(value, np.ndarray | np.generic) else value

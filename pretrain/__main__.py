@@ -37,11 +37,18 @@ def run(config):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file; `--verbosity=0` shows it
     from pretrain import runtime
+    from pretrain.phases import train_phases
     from pretrain.train import train
 
     runtime.join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, INIT_TIMEOUT.value)
-    state = train(config, os.path.expanduser(WORKDIR.value), EXECUTABLE.value)
-    if int(state.step) < config.steps:
+    workdir = os.path.expanduser(WORKDIR.value)
+    if "phases" in config:
+        if EXECUTABLE.value:
+            raise app.UsageError("--executable: it is one step, and the phases of this config have one each")
+        finished = train_phases(config, workdir)
+    else:
+        finished = int(train(config, workdir, EXECUTABLE.value).step) >= config.steps
+    if not finished:
         sys.exit(runtime.STOPPED)
 
 

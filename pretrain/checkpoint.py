@@ -16,7 +16,7 @@ from orbax.checkpoint.experimental.v1.training import preservation_policies as k
 
 from pretrain import digests
 from pretrain.runtime import on_first, say
-from pretrain.step import TrainState
+from pretrain.step import AVERAGE, TrainState
 from pretrain.storage import locate, read_config, write
 
 METRIC = "metric"
@@ -252,15 +252,19 @@ def _find(workdir, step: int | None) -> epath.Path:
 def load_params(workdir, step: int | None = None, *, ema: bool = True) -> dict:
     """The parameters of a checkpoint as a plain dict on one device, their moving average if there is one and `ema`.
 
-    Of a run that trains a part of a network (`config.adapt`) that part alone; `restore.restore` gives the whole.
+    Of a run that trains a part of a network (`config.train`) that part alone; `restore.restore` gives the whole.
     """
     path = _find(workdir, step)
     with _reading(path):
         saved = ocp.metadata(path, checkpointable_name="state").metadata
-        which = "ema" if ema and saved["ema"] is not None else "params"
+        averaged = ema and AVERAGE in (saved["references"] or {})
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved[which])
+        found = saved["references"][AVERAGE] if averaged else saved["params"]
+        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), found)
         context = ocp.Context()
         context.pytree.loading.partial_load = True  # the optimizer's state stays where it is
         with context:
-            return ocp.load(path, {which: wanted}, checkpointable_name="state")[which]
+            if averaged:
+                wanted = {"references": {AVERAGE: wanted}}
+                return ocp.load(path, wanted, checkpointable_name="state")["references"][AVERAGE]
+            return ocp.load(path, {"params": wanted}, checkpointable_name="state")["params"]

@@ -2,9 +2,13 @@
 
 import dataclasses
 import math
+from typing import Annotated
 
-from data_pipeline.randaugment import RandAugment
+from data_pipeline.orders import shuffle
+from data_pipeline.orders.base import ORDER, Order
 from data_pipeline.sources import tokens
+from data_pipeline.transforms import crop
+from data_pipeline.transforms.base import TRANSFORM, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +39,8 @@ class Data:
     path: the folder that it reads, if it does; options: what its Source takes beside path and split, such as `outside`,
     whether files may lie out of that folder (`data_pipeline.folders`).
     sources, temperature: several instead of one, mixed by their weights or by size^(1 / temperature).
-    min_scale, ratio, flip: random crops of `pixels`, aligned over an example: the least share of the area that one
-    keeps, the least and greatest factor on its aspect, the probability that it is mirrored.
-    jitter, randaugment: large-scale jittering in place of the first two, and RandAugment (`pipeline.Encoder`).
+    transforms: what is done to an example, in order: each a file of data_pipeline/transforms and its settings.
+    order: in which examples are read: a file of data_pipeline/orders and its settings.
     """
 
     source: str = ""
@@ -47,11 +50,8 @@ class Data:
     temperature: float = 1.0
     train: str = "train"
     workers: int = 0
-    min_scale: float = 0.8
-    ratio: tuple[float, float] = (1.0, 1.0)
-    flip: float = 0.0
-    jitter: tuple[float, ...] = ()
-    randaugment: RandAugment = RandAugment()
+    transforms: tuple[Annotated[Transform, TRANSFORM], ...] = (crop.Transform(),)
+    order: Annotated[Order, ORDER] = shuffle.Order()
 
     def __post_init__(self):
         if bool(self.source) == bool(self.sources):
@@ -81,7 +81,7 @@ def check_tokens(run):
             )
         tokenizers, only = tokens.read_manifest(part.path)["tokenizers"], getattr(part, "modalities", ())
         for m in run.modalities:
-            if m.kind not in ("grid", "set") or (only and m.name not in only):
+            if not m.fixed_length or (only and m.name not in only):
                 continue
             _check_made(m, getattr(part, "fields", {}).get(m.field, m.field), part.path, tokenizers)
             digest, other = digests.setdefault(m.tokenizer, (tokenizers[m.tokenizer]["digest"], part.path))

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from pretrain.models.passes import ONLINE
 from pretrain.ops.keys import named
 from pretrain.parameters import path_str
 
@@ -24,12 +25,13 @@ def data_init(program, codes: dict, source, encode):
     process found is taken by all. ValueError if there are too few examples for k-means.
     """
     run = program.run
-    kmeans = getattr(nnx.merge(program.graph, program.params["model"]), "kmeans", 0)
+    network = nnx.merge(program.graphs[ONLINE], program.params["model"])
+    kmeans = network.autoencoder.kmeans if "autoencoder" in network.states else 0
     if not codes and not kmeans:
         return None
     found = {}
     if kmeans:
-        model = nnx.merge(program.graph, jax.device_get(jax.jit(program.init)())["model"])
+        model = nnx.merge(program.graphs[ONLINE], jax.device_get(jax.jit(program.init)())["model"]).autoencoder
         z, tokens = latents(model, run, source, encode)
         if len(z) < model.quantizer.vocab_size:
             raise ValueError(
@@ -39,8 +41,8 @@ def data_init(program, codes: dict, source, encode):
         chosen = np.random.default_rng(run.seed).permutation(len(z))[:kmeans]
         start = model.quantizer.start(z[chosen], run.batch_size * len(run.modalities) * tokens)
         kernel, bias = standardised(model.from_code.kernel[...], z[chosen] * model.code_scale)
-        found |= {f"model/quantizer/{name}": value for name, value in jax.device_get(start).items()}
-        found |= {"model/from_code/kernel": kernel, "model/from_code/bias": bias}
+        found |= {f"model/autoencoder/quantizer/{name}": value for name, value in jax.device_get(start).items()}
+        found |= {"model/autoencoder/from_code/kernel": kernel, "model/autoencoder/from_code/bias": bias}
     for path, leaf in jax.tree_util.tree_leaves_with_path(program.params):
         path = path_str(path)
         if (vocab := program.roles[path].vocab) in codes:
@@ -63,7 +65,7 @@ def latents(model, run, source, encode):
         examples = [encode(source[int(i)], rng) for i in chosen[start : start + CHUNK]]
         for m in run.modalities:
             own = [e[m.name] for e in examples]
-            raw = np.stack([x["vectors" if m.kind == "vectors" else "pixels"] for x in own])
+            raw = np.stack([x[m.form] for x in own])
             z = np.asarray(function(params, raw), np.float32)
             rows.append(z[[np.all(x["valid"]) for x in own]])
     rows = np.concatenate(rows)

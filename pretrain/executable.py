@@ -11,6 +11,7 @@ import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
+from pretrain.chips import chip_of
 from pretrain.storage import write
 
 
@@ -34,7 +35,10 @@ def compile_afresh(lowered):
 def save(path, lowered, compiled) -> str:
     """Keeps what `compile_afresh(lowered)` gave; returns what `load` takes, FILE@SHA256."""
     payload, _, _ = serialize_executable.serialize(compiled)
-    head = json.dumps({"digest": digest(lowered), "jax": jax.__version__}).encode()
+    devices = jax.tree.leaves(compiled.input_shardings)[0].device_set
+    head = json.dumps(
+        {"digest": digest(lowered), "jax": jax.__version__, "device": next(iter(devices)).device_kind}
+    ).encode()
     held = head + b"\n" + payload
     write(path, held)
     return f"{path}@{hashlib.sha256(held).hexdigest()}"
@@ -62,13 +66,19 @@ def load(given, lowered, devices):
     head, _, payload = held.partition(b"\n")
     try:
         about = json.loads(head)
-        about["digest"], about["jax"]
+        about["digest"], about["jax"], about["device"]
     except (ValueError, TypeError, KeyError) as e:
         raise ValueError(f"--executable={path}: no compiled step; write one with `python -m tools.plan --save`") from e
     if about["digest"] != digest(lowered):
         raise ValueError(
             f"--executable={path}: made by JAX {about['jax']} for another config, mesh, number of devices or version "
             "of this code: plan again with exactly these, or leave it out"
+        )
+    here = devices[0].device_kind
+    if chip_of(here) != chip_of(about["device"]):
+        raise ValueError(
+            f"--executable={path}: made for {about['device']!r}, and this is {here!r}: plan again for it, "
+            "or leave it out"
         )
     return serialize_executable.deserialize_and_load(
         payload, lowered.in_tree, lowered.out_tree, execution_devices=devices

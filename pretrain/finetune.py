@@ -1,7 +1,7 @@
-"""python -m pretrain.finetune --config=configs/finetune_x.py --workdir=DIR --config.init=WORKDIR [--config.a.b=value …]
+"""python -m pretrain.finetune --config=configs/finetune_x.py --workdir=DIR --config.load=WORKDIR [--config.a.b=value …]
 
 A training like any other (`python -m pretrain`, same step, same checkpoints), whose config need not repeat what the
-workdir in `init` knows: the network, and the specs of modalities that it names. What of that model was loaded, is new,
+workdir in `load` knows: the network, and the specs of modalities that it names. What of that model was loaded, is new,
 was dropped or resized is printed before the first step.
 """
 

@@ -7,9 +7,12 @@ import jax
 from jax.extend import core
 
 from pretrain import build
-from pretrain.objectives.base import is_cross_example
+from pretrain.models.parts.base import SCORES
+from pretrain.models.passes import Call, draw, ordered, read
 from pretrain.restore import init_function
 from pretrain.step import evaluate_objectives, example_keys
+
+PLAIN = {"remat": "none", "attention": "xla"}
 
 
 def matmul_flops(jaxpr, loops: float = 0.0) -> float:
@@ -49,31 +52,39 @@ def model_flops(run: build.Run, example) -> float:
     appendix B). Of the targets of a masked objective, whose vocabularies only the data tell, every modality is taken
     to have the same share. example: one of the pipeline, arrays or shapes.
     """
-    run = dataclasses.replace(run, accum=1, model=_without_remat(run.model))
+    run = dataclasses.replace(run, accum=1, model=_plain(run.model))
     objectives = build.objectives(run)
-    graph, init = init_function(build.model(run, objectives), objectives, run.seed)
-
-    def loss(params, batch):
-        keys = example_keys(0, 0, run.batch_size)
-        return evaluate_objectives(graph, params, objectives, batch, keys, train=True)[0]
-
+    graphs, init = init_function(build.models(run, objectives), objectives, run.seed)
     params = jax.eval_shape(init)
+    split = build.split(run, params, init.roles)
+
+    def loss(trained, base, batch):
+        keys = example_keys(0, 0, run.batch_size)
+        return evaluate_objectives(graphs, split.compose(trained, base), objectives, batch, keys, train=True)[0]
+
+    trained, base = jax.eval_shape(lambda p: (split.trained(p, 0), split.base(p)), params)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((run.batch_size, *x.shape), x.dtype), example)
-    traced = matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, batch))
-    heads = [_head_flops(run, o) for o in objectives.values() if not is_cross_example(o)]
-    return traced + sum(heads)
+    traced = matmul_flops(jax.make_jaxpr(jax.grad(loss))(trained, base, batch))
+    return traced + sum(_head_flops(run, o, batch) for o in objectives.values())
 
 
-def _without_remat(model: dict) -> dict:
-    return {k: "none" if k == "remat" else _without_remat(v) if isinstance(v, dict) else v for k, v in model.items()}
+def _plain(model: dict) -> dict:
+    """Nothing computed twice, and no kernel, whose products are not in the program."""
+    return {
+        k: _plain(v) if isinstance(v, dict) else PLAIN[k] if k in PLAIN and isinstance(v, str) else v
+        for k, v in model.items()
+    }
 
 
-def _head_flops(run, objective) -> float:
+def _head_flops(run, objective, batch) -> float:
     """Logits of the targets and their gradients: their loops over tiles have no length in the program."""
-    if not hasattr(objective, "target_tokens"):
-        return 0.0
+    network, total = build.states(run), 0.0
     vocabs = [m.vocab_size for m in run.modalities if m.targets]
-    config = build.model_config(run)[1]
-    width = getattr(config, "trunk", config).dim  # whoever predicts tokens has a trunk, or is one
-    # One product forward, two backward; that the backward pass makes the logits again does not count.
-    return 3 * 2.0 * width * run.batch_size * objective.target_tokens[1] * sum(vocabs) / len(vocabs)
+    keys = jax.eval_shape(lambda: example_keys(0, 0, run.batch_size))
+    for node in ordered(objective.passes(train=True).values()):
+        if isinstance(node, Call) and network[node.part].gives == SCORES:
+            decoder, labels = node.args
+            tokens = jax.eval_shape(lambda b, k, leaf=labels: read(leaf, draw((leaf,), b, k)), batch, keys).size
+            # One product forward, two backward; that the backward pass makes the logits again does not count.
+            total += 3 * 2.0 * network[decoder.part].dim * tokens * sum(vocabs) / len(vocabs)
+    return total

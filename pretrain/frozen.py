@@ -1,4 +1,4 @@
-"""From plain dicts to frozen dataclasses, strictly, without a rule about any one class. The only importlib.
+"""From plain dicts to frozen dataclasses, strictly, without a rule about any one class.
 
 An unknown, missing or mistyped key fails here with the key, the value and what was allowed.
 """
@@ -6,23 +6,10 @@ An unknown, missing or mistyped key fails here with the key, the value and what 
 import dataclasses
 import difflib
 import functools
-import importlib
-import pkgutil
 import types
 import typing
 
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """Annotates a field whose value says a file of a package: dict(KEY=FILE, …what the class there takes).
-
-    holds: the class: a dataclass of those keys; or one that takes a `Config` of them, which stands beside it, and the
-    field gets what makes it of the rest.
-    """
-
-    package: str
-    holds: str
-    key: str
+from data_pipeline.discover import Files, load
 
 
 def from_dict(cls, values, where: str, given: dict | None = None):
@@ -44,7 +31,13 @@ def from_dict(cls, values, where: str, given: dict | None = None):
     for name, f in fields.items():
         if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise ValueError(f"{where}.{name}: missing; {cls.__name__} needs it")
-    return cls(**{k: cast(v, hints[k], f"{where}.{k}", given) for k, v in values.items()}, **own)
+    values = {k: cast(v, hints[k], f"{where}.{k}", given) for k, v in values.items()}
+    try:
+        return cls(**values, **own)
+    except ValueError as e:  # a class that serves several keys cannot know which of them it is
+        if where.removeprefix("config.") in str(e):
+            raise
+        raise type(e)(f"{where}: {e}") from e
 
 
 def _is_given(hint, given) -> bool:
@@ -61,6 +54,10 @@ def cast(value, hint, where: str, given: dict | None = None):
             return None
         (hint,) = (a for a in args if a is not type(None))
         origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType and isinstance(value, dict):  # of which one may be a dataclass
+        hint = next((a for a in args if dataclasses.is_dataclass(a)), hint)
+    elif origin is types.UnionType and float in args and type(value) is int:
+        return float(value)
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, where, given)
     if origin is tuple:
@@ -70,11 +67,18 @@ def cast(value, hint, where: str, given: dict | None = None):
         if len(kinds) != len(value):
             raise TypeError(f"{where}={value!r}: expected {len(kinds)} values")
         return tuple(cast(v, k, f"{where}[{i}]", given) for i, (v, k) in enumerate(zip(value, kinds)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise TypeError(f"{where}={value!r}: expected a dict")
+        return {cast(k, args[0], where, given): cast(v, args[1], f"{where}.{k}", given) for k, v in value.items()}
     if hint is float and type(value) is int:
         return float(value)
     expected = hint if isinstance(hint, (type, types.UnionType)) else object
     if not isinstance(value, expected) or (expected in (int, float) and isinstance(value, bool)):
-        raise TypeError(f"{where}={value!r}: expected {getattr(hint, '__name__', hint)}, got {type(value).__name__}")
+        quoted = f"; as a flag with both quotes, '\"{value}\"'" if hint is str and type(value) in (int, float) else ""
+        raise TypeError(
+            f"{where}={value!r}: expected {getattr(hint, '__name__', hint)}, got {type(value).__name__}{quoted}"
+        )
     return value
 
 
@@ -90,12 +94,25 @@ def from_file(value, files: Files, where: str, given: dict | None = None, defaul
     return functools.partial(held, from_dict(module.Config, rest, where, given))
 
 
-def load(package: str, name: str, key: str, holds: str):
-    """The file `package.name`, which has a class `holds`; a typo lists the files that have one."""
-    folder = importlib.import_module(package)
-    files = [m.name for m in pkgutil.iter_modules(folder.__path__) if m.name not in ("base", "__main__")]
-    module = importlib.import_module(f"{package}.{name}") if name in files else None
-    if not hasattr(module, holds):
-        known = [f for f in files if hasattr(importlib.import_module(f"{package}.{f}"), holds)]
-        raise ValueError(f"{key}={name!r}: there is no {package}.{name}; there are: {', '.join(known)}")
-    return module
+def to_dict(value, left_out=()) -> dict:
+    """The dict that `from_dict` reads as this dataclass; left_out: types of fields that it is given."""
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    names = [f.name for f in dataclasses.fields(value) if not _is_given(hints[f.name], left_out)]
+    return {name: _plain(getattr(value, name), hints[name], left_out) for name in names}
+
+
+def _plain(value, hint, left_out):
+    if typing.get_origin(hint) is typing.Annotated:
+        held, rest = (value.func, value.args[0]) if isinstance(value, functools.partial) else (type(value), value)
+        return {hint.__metadata__[0].key: held.__module__.rpartition(".")[2]} | to_dict(rest, left_out)
+    if dataclasses.is_dataclass(value):
+        return to_dict(value, left_out)
+    args = typing.get_args(hint)
+    if isinstance(value, dict):
+        inner = args[1] if len(args) == 2 else None
+        return {key: _plain(v, inner, left_out) for key, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        alike = args[:1] * len(value) or [None] * len(value)
+        hints = args if len(args) == len(value) and Ellipsis not in args else alike
+        return [_plain(v, h, left_out) for v, h in zip(value, hints)]
+    return value

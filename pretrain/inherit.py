@@ -3,6 +3,7 @@
 import json
 
 from pretrain import build
+from pretrain.initialize import as_loads
 from pretrain.storage import locate
 
 
@@ -17,7 +18,7 @@ def fill(config: dict, held: build.Run) -> dict:
         theirs = specs.get(given.get("name"))
         if theirs is None and "kind" not in given:
             raise ValueError(
-                f"config.modalities: {given.get('name')!r}: the model in config.init={config['init']!r} has no such "
+                f"config.modalities: {given.get('name')!r}: the model in config.load={config['load']!r} has no such "
                 f"modality, but {', '.join(specs)}; name one of these, or give a whole spec to add one"
             )
         if theirs is not None:
@@ -30,9 +31,12 @@ def fill(config: dict, held: build.Run) -> dict:
 
 
 def read(config, workdir):
-    """The filled config: from the workdir itself if a run there has begun, else from `init`."""
-    if not config.init:
-        raise ValueError("config.init='': fine-tuning starts from a model: give its workdir, --config.init=WORKDIR")
+    """The filled config: from the workdir itself if a run there has begun, else from the first whole network that it
+    loads."""
+    values = config.to_dict()
+    whole = [given["workdir"] for given in as_loads(values.get("load", "")) if not given.get("parts")]
+    if not whole:
+        raise ValueError("config.load=[]: fine-tuning starts from a model: give its workdir, --config.load=WORKDIR")
     begun = (locate(workdir) / "config.json").exists()
-    filled = fill(config.to_dict(), build.read_run(workdir if begun else config.init))
+    filled = fill(values, build.read_run(workdir if begun else whole[0]))
     return build.from_json(json.dumps(filled))

@@ -1,4 +1,4 @@
-"""AdamW (arXiv 1711.05101), Adafactor or Muon with warm-up, cosine decay, clipping and path rules: one optax chain."""
+"""AdamW (arXiv 1711.05101), Adafactor, Muon, SGD with warm-up, cosine decay, clipping, path rules: one optax chain."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ import optax.contrib
 
 from pretrain.parameters import Roles, path_str
 
-MOMENTS = ("float32", "bfloat16", "factored", "muon")
+MOMENTS = ("float32", "bfloat16", "factored", "muon", "sgd")
 # optax factors the two longest dimensions if both reach this: of a stack `[depth, d_in, d_out]` never the depth, which
 # is less; its norms and biases `[depth, d]` and small matrices keep their own second moments.
 MIN_FACTORED = 128
@@ -21,7 +21,8 @@ MIN_FACTORED = 128
 class Rule:
     """Parameters whose path matches `pattern` (re.search) train with lr · lr_scale.
 
-    0 freezes them: they are saved, but the optimizer keeps nothing of them. What `config.adapt` freezes is not saved.
+    0 holds them where they start: they are saved, but the optimizer keeps nothing of them. What `config.train` leaves
+    out is the base's, and not saved.
     """
 
     pattern: str
@@ -44,6 +45,7 @@ class Config:
         2 bytes and a little.
       `muon`: of the network's kernels m alone, 4 bytes, and their step is the orthogonal matrix nearest to it (Muon as
         in arXiv 2502.16982, section 2.2); of everything else Adam's two.
+      `sgd`: m ← b1 m + g, 4 bytes, and the step is m, whose size is that of gradients (PyTorch's SGD with momentum).
     muon_rms: of such a step, in units of lr. 0.2 is about that of Adam's, so that its lr and weight_decay serve.
     """
 
@@ -87,6 +89,8 @@ def scale_by_moments(config: Config, roles: Roles) -> list[optax.GradientTransfo
     """
     if config.moments == "muon":
         return [_muon(config, roles)]
+    if config.moments == "sgd":
+        return [optax.trace(config.b1)]
     if config.moments == "float32":
         return [optax.scale_by_adam(config.b1, config.b2, config.eps)]
     # Not a Python number, which would take on the type of what it multiplies: 0.9 is 0.8984 in bfloat16.
@@ -139,9 +143,7 @@ def make_optimizer(config: Config, params, steps: int, roles: Roles) -> optax.Gr
 
         held = [p for p in paths if re.search(rule.pattern, p) and p in roles.still]
         if held and rule.lr_scale:
-            raise ValueError(
-                f"optim.rules: {rule.pattern!r} trains {held[0]}, which the model freezes; set frozen=False there"
-            )
+            raise ValueError(f"optim.rules: {rule.pattern!r} trains {held[0]}, which no gradient changes; leave it out")
     scale = {p: next((r.lr_scale for r in config.rules if re.search(r.pattern, p)), 1.0) for p in paths}
     still = {p for p in paths if p in roles.still or not scale[p]}
     if config.layer_decay < 1:
@@ -185,7 +187,8 @@ def apply(chain, grads, state, params, finite):
         updates, inner = chain.update(grads, state.inner_state, params)
         return optax.apply_updates(params, updates), inner
 
-    params, inner = jax.lax.cond(finite, step, lambda: (params, state.inner_state))
+    with jax.named_scope("optimizer"):
+        params, inner = jax.lax.cond(finite, step, lambda: (params, state.inner_state))
     bad = 1 - finite.astype(jnp.int32)
     skipped = bad * (state.notfinite_count + 1), finite, state.total_notfinite + bad
     return params, optax.ApplyIfFiniteState(*skipped, inner)

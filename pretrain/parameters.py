@@ -23,7 +23,9 @@ class Role:
     stacked: it has a leading axis, one entry a block.
     depth: how many blocks lie between it and the output, itself included, where `optim.layer_decay` counts them: of
       what is stacked, of the first block; 0 for what is not scaled.
-    fixed: it never learns, and must be given; statistics: no gradient changes it, but an objective's `update`.
+    fixed: it never learns; statistics: no gradient changes it, but an objective's `update`.
+    anew: it starts anew where a model that is loaded has none, such as an adapter or one more expert, or one of another
+      size, such as a projection.
     """
 
     decay: bool = True
@@ -36,6 +38,7 @@ class Role:
     depth: int = 0
     fixed: bool = False
     statistics: bool = False
+    anew: bool = False
 
 
 def param(value, **role) -> nnx.Param:
@@ -75,6 +78,11 @@ def path_str(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def parts_called(name: str, parts) -> tuple[str, ...]:
+    """The parts that a config means by a name: the one called so, or those of a tower, `NAME_embed` and the like."""
+    return (name,) if name in parts else tuple(p for p in parts if p.rpartition("_")[0] == name)
+
+
 class Roles:
     """{path: Role} of the parameters of a run, `{"model", "objective"}`."""
 
@@ -85,10 +93,7 @@ class Roles:
         self._shapes = {path_str(path): p.shape for path, p in flat}
 
     def __getitem__(self, path: str) -> Role:
-        """Of a parameter, or of what a low-rank update puts in its place: then it is no matrix of its own."""
-        if path in self._roles:
-            return self._roles[path]
-        return dataclasses.replace(self._roles[path.rpartition("/")[0]], matrix=False)
+        return self._roles[path]
 
     def items(self):
         return self._roles.items()
@@ -110,8 +115,3 @@ class Roles:
     def still(self) -> frozenset:
         """The paths of what no optimizer changes."""
         return frozenset(path for path, role in self.items() if role.fixed or role.statistics)
-
-    @property
-    def fixed(self) -> frozenset:
-        """The paths of what never learns."""
-        return frozenset(path for path, role in self.items() if role.fixed)

@@ -4,12 +4,12 @@ The trainer runs it, `tools.plan` compiles the same for machines that are not he
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 from pretrain import build, optim, sharding
-from pretrain.adapt import Split
 from pretrain.restore import init_function
 from pretrain.step import TrainState, init_state, make_train_step
 
@@ -20,23 +20,20 @@ class Program:
     def __init__(self, run: build.Run, devices=None):
         config = sharding.parse_mesh(run.mesh)
         self.run, self.mesh = run, sharding.make_mesh(config, devices)
-        build.check_batch(run, self.mesh)
-        self.objectives = build.objectives(run)
-        self.graph, self.init = init_function(build.model(run, self.objectives), self.objectives, run.seed)
+        check_batch(run, self.mesh)
+        self.objectives, self.references = build.objectives(run), build.references(run)
+        self.graphs, self.init = init_function(build.models(run, self.objectives), self.objectives, run.seed)
         self.params, self.roles = jax.eval_shape(self.init), self.init.roles
-        self.split = Split(run.adapt, self.params)
-        own, base = jax.eval_shape(lambda p: (self.split.own(p, run.seed), self.split.base(p)), self.params)
-        # What must be given by the run that this one starts from: it never learns, or not all of it is saved.
-        self.frozen = self.roles.fixed | self.split.fixed
-        build.check_frozen(run)
-        self.optimizer = optim.make_optimizer(run.optim, own, run.steps, self.roles)
+        self.split = split = build.split(run, self.params, self.roles)
+        trained, base = jax.eval_shape(lambda p: (split.trained(p, run.seed), split.base(p)), self.params)
+        self.optimizer = optim.make_optimizer(run.optim, trained, run.steps, split.roles)
         self.state = jax.eval_shape(self.fresh)
-        self.layout = sharding.state_sharding(self.state, self.roles, self.mesh)
-        self.base = (base,) if run.adapt else ()  # what the step takes beside state and batch
-        self.base_layout = sharding.state_sharding(self.base, self.roles, self.mesh)
-        self.report = sharding.report(self.state, self.roles, self.mesh, strict=config.strict)
-        if run.adapt:
-            self.report += f"\n{self.split.describe(self.params)}, {sharding.report(base, self.roles, self.mesh)}"
+        self.layout = sharding.state_sharding(self.state, split.roles, self.mesh)
+        self.base = () if split.all else (base,)  # what the step takes beside state and batch
+        self.base_layout = sharding.state_sharding(self.base, split.base_roles, self.mesh)
+        self.report = sharding.report(self.state, split.roles, self.mesh, strict=config.strict)
+        if self.base:
+            self.report += f"\n{split.describe(self.params)}, {sharding.report(base, split.base_roles, self.mesh)}"
 
     def fresh(self) -> TrainState:
         return self.from_params(self.init())
@@ -44,8 +41,8 @@ class Program:
     def from_params(self, params) -> TrainState:
         """params: of the whole network."""
         # Copies: the step donates them, and must not write into what they were read from.
-        own = self.split.own(jax.tree.map(jnp.copy, params), self.run.seed)
-        return init_state(own, self.optimizer, ema=self.run.ema > 0)
+        trained = self.split.trained(jax.tree.map(jnp.copy, params), self.run.seed)
+        return init_state(trained, self.optimizer, self.references)
 
     def place(self, make, *args) -> TrainState:
         """The state that `make(*args)` gives, laid out on the mesh."""
@@ -62,20 +59,20 @@ class Program:
 
     def whole(self, state: TrainState, base):
         """All parameters of the network, the averaged ones if there are."""
-        own = state.params if state.ema is None else state.ema
-        return self._compose(own, *base) if base else own
+        trained = state.evaluated
+        return self._compose(trained, *base) if base else trained
 
     @functools.cached_property
     def _compose(self):
-        return jax.jit(self.split.compose, out_shardings=sharding.state_sharding(self.params, self.roles, self.mesh))
+        return jax.jit(self.split.whole, out_shardings=sharding.state_sharding(self.params, self.roles, self.mesh))
 
     @functools.cached_property
     def step(self):
         """jitted step(state, batch, *base) → (state, metrics), the state donated."""
         run = self.run
         step = make_train_step(
-            self.graph, self.objectives, self.optimizer, seed=run.seed, accum=run.accum, ema=run.ema,
-            compose=self.split.compose,
+            self.graphs, self.objectives, self.optimizer, seed=run.seed, accum=run.accum, references=self.references,
+            steps=run.steps, split=self.split,
         )  # fmt: skip
         return jax.jit(
             step, donate_argnums=0,
@@ -88,3 +85,14 @@ class Program:
         with jax.set_mesh(self.mesh):
             batch = sharding.batch_shapes(example, self.run.batch_size, self.mesh)
             return self.step.lower(self.state, batch, *self.base)
+
+
+def check_batch(run: build.Run, mesh):
+    """The batch must split evenly over the devices that share it, at every microbatch."""
+    ways = math.prod(mesh.shape[a] for a in sharding.BATCH)
+    micro = run.batch_size // run.accum
+    if micro % ways:
+        raise ValueError(
+            f"config.batch_size={run.batch_size}: batch_size / accum = {micro} must be divisible by "
+            f"slice × data × fsdp = {ways} of the mesh"
+        )

@@ -4,26 +4,29 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import jax
 import numpy as np
 from flax import nnx
 
 from pretrain import build
-from pretrain.adapt import Split
 from pretrain.checkpoint import load_params, read_info, steps
-from pretrain.initialize import Origin, start
+from pretrain.initialize import Source, start
+from pretrain.models.passes import ONLINE
 from pretrain.ops.keys import named
-from pretrain.parameters import Roles, values, variables
+from pretrain.parameters import Roles, path_str, values, variables
 from pretrain.tokenizers.autoencoder import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Init:
-    """init() → {"model": …, "objective": {name: …}} of fp32 arrays, the same on any mesh; key: in the seed's place."""
+    """init() → {"model": …, "objective": {name: …}} of fp32 arrays, the same on any mesh; key: in the seed's place.
 
-    make_model: Callable
+    make: {name: make(rngs)} of the models (`build.models`): others than what learns first are in `models`.
+    """
+
+    make: dict[str, Callable]
     objectives: dict
     seed: int
 
@@ -36,21 +39,28 @@ class Init:
         return Roles(jax.eval_shape(lambda: self._make(jax.random.key(self.seed))))
 
     def _make(self, key):
-        own = {name: o.init(named(key, name)) for name, o in self.objectives.items()}
-        return {"model": variables(self.make_model(nnx.Rngs(key))), "objective": own}
+        heads = {name: o.init(named(key, name)) for name, o in self.objectives.items()}
+        made = {"model": variables(self.make[ONLINE](nnx.Rngs(key))), "objective": heads}
+        others = {n: variables(m(nnx.Rngs(named(key, "models", n)))) for n, m in self.make.items() if n != ONLINE}
+        return made | {"models": others} if others else made
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """run: the frozen config; graph and params: `nnx.merge(graph, params["model"])` is the network; init: what its
-    parameters started as; step: of which."""
+    """run: the frozen config; graphs: of its models, by name; params: their parameters and those of objectives; init:
+    what these started as; step: of which."""
 
     run: build.Run
     objectives: dict
-    graph: Any
+    graphs: dict
     params: dict
     init: Init
     step: int = 0
+
+    @property
+    def graph(self):
+        """Of the network: `nnx.merge(graph, params["model"])`."""
+        return self.graphs[ONLINE]
 
     @property
     def model(self):
@@ -64,79 +74,73 @@ class Restored:
 def restore(workdir, step: int | None = None, *, ema: bool = True) -> Restored:
     """Opens a workdir at a step (None: the newest), with the moving average of its parameters if it has one.
 
-    Of a run that trained a part of a network, the rest comes from the workdir that it started from.
+    Of a run that trained a part of a network, the rest comes from the workdirs that it started from.
     """
     run = build.read_run(workdir)
     objectives = build.objectives(run)
-    graph, init = init_function(build.model(run, objectives), objectives, run.seed)
+    graphs, init = init_function(build.models(run, objectives), objectives, run.seed)
     step = max(steps(workdir), default=None) if step is None else step
     params = load_params(workdir, step, ema=ema)
-    if run.adapt:
-        split = Split(run.adapt, jax.eval_shape(init))
-        origin = read_origin(run, read_info(workdir, step)["base"])
-        full, _ = start(origin, jax.jit(init)(), init.roles, split.fixed)
-        params = jax.jit(split.compose)(params, split.base(full))
-    return Restored(run, objectives, graph, params, init, step)
+    shapes = jax.eval_shape(init)
+    split = build.split(run, shapes, init.roles)
+    if not split.all:
+        sources = read_sources(run, tuple(shapes["model"]), read_info(workdir, step)["base"])
+        full, _ = start(sources, jax.jit(init)(), init.roles)
+        params = jax.jit(split.whole)(params, split.base(full))
+    return Restored(run, objectives, graphs, params, init, step)
 
 
-def read_origin(run: build.Run, base: dict | None = None) -> Origin | None:
-    """What a run starts from, None if from nothing. base: what `describe_base` said of it, so that it is the same."""
-    loads = build.tower_loads(run)
-    if not run.init and not loads:
-        return None
-    try:
-        whole = restore(run.init, base and base["step"]) if run.init else None
-    except (FileNotFoundError, ValueError) as e:
-        if not base:
-            raise
-        raise type(e)(f"config.init={run.init!r}: the rest of this run's network was read there: {e}") from e
-    if base and digest(whole.params) != base["digest"]:
-        raise ValueError(
-            f"config.init={run.init!r}: step {base['step']} there is not what this run was trained beside (its sha256 "
-            f"was {base['digest'][:12]}…): bring that workdir back"
-        )
-    return Origin(whole, {name: restore(path) for name, path in loads.items()})
+def read_sources(run: build.Run, ours: tuple[str, ...], base: list | None = None) -> list[Source]:
+    """What a run whose network has these parts starts from: `config.load`, and the networks of its objectives.
+
+    base: what `describe_base` said of them, so that they are the same.
+    """
+    wanted = [(f"config.load: {c.workdir!r}", c.workdir, partial(c.names, ours=ours)) for c in run.load]
+    for into, (said, workdir) in build.networks(run).items():
+        wanted.append((f"{said}: workdir={workdir!r}", workdir, lambda theirs, into=into: {"model": into}))
+    sources = []
+    for (said, workdir, names), then in zip(wanted, base or [None] * len(wanted), strict=True):
+        try:
+            held = restore(workdir, then and then["step"])
+        except (FileNotFoundError, ValueError) as e:
+            raise type(e)(f"{said}: {'the rest of this run was read there: ' if then else ''}{e}") from e
+        if then and digest(held.params) != then["digest"]:
+            raise ValueError(
+                f"{said}: step {then['step']} there is not what this run was trained beside (its sha256 was "
+                f"{then['digest'][:12]}…): bring that workdir back"
+            )
+        sources.append(Source(said, held, names(tuple(held.params["model"]))))
+    return sources
 
 
-def read_networks(run: build.Run) -> dict[str, Restored]:
-    """{objective: what it compares pictures by}, of the workdirs that the config names."""
-    return {name: restore(workdir) for name, workdir in build.networks(run).items()}
-
-
-def with_networks(params: dict, networks: dict[str, Restored]) -> dict:
-    """Parameters of a run with those of its objectives' networks in their places, as host arrays."""
-    own = dict(params["objective"])
-    for name, held in networks.items():
-        own[name] = own[name] | {"network": jax.device_get(held.params["model"])}
-    return params | {"objective": own}
-
-
-def describe_base(run: build.Run, origin: Origin) -> dict:
-    """What a run that saves only its own part says of where the rest is; the origin was just read."""
-    return {"init": run.init, "step": origin.whole.step, "digest": digest(origin.whole.params)}
+def describe_base(sources) -> list[dict]:
+    """What a run that saves only its own part says of where the rest is; the sources were just read."""
+    return [{"said": s.said, "step": s.held.step, "digest": digest(s.held.params)} for s in sources]
 
 
 def untrained(restored: Restored, seed: int = 1) -> Restored:
     """The same network with fresh parameters: the baseline that shows what training gave."""
     init = dataclasses.replace(restored.init, seed=seed)
-    params, held = jax.jit(init)(), restored.params["objective"]
-    for name in build.networks(restored.run):  # what pictures are compared by is no part of what was trained
-        params["objective"][name]["network"] = held[name]["network"]
+    fixed = tuple(f"{into}/" for into in build.networks(restored.run))  # no part of what was trained
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, new, held: held if path_str(path).startswith(fixed) else new, jax.jit(init)(), restored.params
+    )
     return dataclasses.replace(restored, params=params)
 
 
-def init_function(make_model, objectives: dict, seed: int):
-    """(graph, `Init`) of a run."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
-    return graph, Init(make_model, objectives, seed)
+def init_function(make: dict, objectives: dict, seed: int):
+    """({name: graph} of the models, `Init`) of a run; make: of `build.models`."""
+    graphs = {name: nnx.split(nnx.eval_shape(lambda m=m: m(nnx.Rngs(0))))[0] for name, m in make.items()}
+    return graphs, Init(make, objectives, seed)
 
 
 def load_tokenizer(workdir) -> Tokenizer:
     """The image tokenizer that a workdir trained."""
     restored = restore(workdir)
-    if not hasattr(restored.model, "tokenize"):
-        raise ValueError(f"{workdir} trained {restored.run.model['model']!r}, which is no tokenizer")
-    return Tokenizer(restored.model, digest(restored.params["model"]))
+    model = restored.model
+    if "autoencoder" not in model.states:
+        raise ValueError(f"{workdir} trained {build.model_file(restored.run)!r}, which is no tokenizer")
+    return Tokenizer(model.autoencoder, digest(restored.params["model"]["autoencoder"]))
 
 
 def digest(params) -> str:

@@ -134,9 +134,10 @@ def on_first(work) -> int:
 
 
 @contextlib.contextmanager
-def claim_workdir(workdir, config_json: str):
+def claim_workdir(workdir, config_json: str, whole=dict):
     """Locks the workdir and writes the config into it; gives True if an earlier run of the same config is continued.
 
+    whole: a config → the same with its defaults, so that one which says them is the same as one that does not.
     ValueError if another program trains there, or with the difference if it belongs to another config.
     """
     with contextlib.ExitStack() as held:
@@ -145,7 +146,7 @@ def claim_workdir(workdir, config_json: str):
             try:
                 locate(workdir).mkdir(parents=True, exist_ok=True)
                 held.enter_context(Lock(workdir))
-                return _claim(workdir, config_json)
+                return _claim(workdir, config_json, whole)
             except OSError as e:
                 raise ValueError(
                     f"workdir={workdir}: cannot be written ({e}); does the disk or bucket exist, and may this user "
@@ -155,13 +156,12 @@ def claim_workdir(workdir, config_json: str):
         yield bool(on_first(claim))
 
 
-def _claim(workdir, config_json: str) -> bool:
+def _claim(workdir, config_json: str, whole) -> bool:
     file = locate(workdir) / "config.json"
     found = file.exists()
     if not found and (file.parent / "checkpoints").exists():
         raise ValueError(f"{workdir} holds checkpoints but no config.json; choose another --workdir")
-    ours, theirs = (_fixed(values) for values in (json.loads(config_json), read_config(workdir) if found else {}))
-    if found and ours != theirs:
+    if found and (ours := _fixed(whole(json.loads(config_json)))) != (theirs := _fixed(whole(read_config(workdir)))):
         diff = "\n".join(difflib.unified_diff(theirs, ours, "the workdir's config", "this config", lineterm="", n=2))
         raise ValueError(
             f"workdir={workdir} belongs to a run of another config; take another --workdir or that config:\n{diff}"
@@ -177,6 +177,12 @@ def _fixed(values: dict) -> list[str]:
         kept["data"] = {k: v for k, v in kept["data"].items() if k not in FREE_DATA_KEYS}
         parts = kept["data"].get("sources") or ()
         kept["data"] |= {"sources": [{k: v for k, v in p.items() if k != "path"} for p in parts]} if parts else {}
+    # What lies there is known by its digest where the run still needs it (`restore.describe_base`).
+    kept["load"] = [{k: v for k, v in entry.items() if k != "workdir"} for entry in kept.get("load") or ()]
+    kept["references"] = {
+        name: {k: v for k, v in entry.items() if k != "workdir"}
+        for name, entry in (kept.get("references") or {}).items()
+    }
     if (kept.get("optim") or {}).get("final_lr") == 1.0:  # no step's learning rate hangs on how many there are
         kept.pop("steps", None)
     return json.dumps(kept, indent=1, sort_keys=True).splitlines()

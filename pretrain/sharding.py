@@ -122,6 +122,17 @@ def constrain(x):
     return jax.lax.with_sharding_constraint(x, P(BATCH))
 
 
+def over_batch(fn):
+    """fn, of arrays `[B, …]` to such arrays, one example at a time: on a mesh each device runs it on its own examples.
+
+    Left to itself XLA runs a `while` over all examples in step, with a word from every device in every round.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return fn
+    return jax.shard_map(fn, mesh=mesh, in_specs=P(BATCH), out_specs=P(BATCH), check_vma=False)
+
+
 def gather_rows(table):
     """A table `[V, D]` whole along D, for looking rows up: `fsdp` is gathered, a vocabulary split over `tensor` stays.
 
@@ -132,6 +143,29 @@ def gather_rows(table):
         return table
     split = len(table) % mesh.shape[TENSOR] == 0
     return jax.lax.with_sharding_constraint(table, P(TENSOR if split else None))
+
+
+def gather_matrix(w, split: int):
+    """A kernel `[d_in, d_out]` whole over `fsdp`, for a product; the dimension `split` stays split over `tensor`.
+
+    Left to itself XLA may turn a product with a part of a kernel into a ring of small ones, which costs a TPU more than
+    it hides.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return w
+    spec = [None] * w.ndim
+    if split and w.shape[split] % mesh.shape[TENSOR] == 0:
+        spec[split] = TENSOR
+    return jax.lax.with_sharding_constraint(w, P(*spec))
+
+
+def scatter_matrix(dw, split: int):
+    """The gradient of such a kernel, split as the kernel lies."""
+    mesh = current_mesh()
+    if mesh is None:
+        return dw
+    return jax.lax.with_sharding_constraint(dw, param_layout(Role(split=split), dw.shape, mesh).spec)
 
 
 class Layout(NamedTuple):

@@ -20,7 +20,7 @@ from pretrain.executable import load as load_executable
 from pretrain.flops import model_flops
 from pretrain.initialize import check_start, start
 from pretrain.program import Program
-from pretrain.restore import describe_base, read_networks, read_origin, with_networks
+from pretrain.restore import describe_base, read_sources
 from pretrain.step import TrainState
 from pretrain.storage import read_config
 
@@ -43,17 +43,17 @@ def train(config, workdir, executable: str = "") -> TrainState:
     encode = build.encoder(run, train=True)
     iterator = iter(
         train_batches(
-            source, encode, batch_size=run.batch_size, seed=run.seed, workers=run.data.workers, rows=rows
+            source, encode, batch_size=run.batch_size, seed=run.seed, workers=run.data.workers, rows=rows,
+            order=run.data.order,
         )
     )  # fmt: skip
-    context = Context(run, program.graph, objectives)
+    context = Context(run, program.graphs, objectives)
     evals = During(context, run.checkpoint.best)
     for split in dict.fromkeys((run.data.train, *evals.splits)) if run.labels else ():
         check_labels(run.labels, context.source(split))
-    origin, base_info = find_origin(run, workdir)
-    codes = {} if origin or has_checkpoint(workdir) else read_codes(run)
-    networks = {} if has_checkpoint(workdir) else read_networks(run)
-    report = check_start(origin, program.params, program.roles, program.frozen) if origin else ""
+    sources, base_info = find_sources(program, workdir)
+    codes = {} if run.load or has_checkpoint(workdir) else read_codes(run)
+    report = check_start(sources, program.params, program.roles, program.split.stays)
     example = encode(source[0], np.random.default_rng(0))
     lowered = program.lower(example)
     step_fn = load_executable(executable, lowered, list(mesh.devices.flat)) if executable else None
@@ -61,9 +61,9 @@ def train(config, workdir, executable: str = "") -> TrainState:
         check_data(config, workdir, source)
 
     with contextlib.ExitStack() as stack:
-        resumed = stack.enter_context(runtime.claim_workdir(workdir, build.to_json(config)))
+        resumed = stack.enter_context(runtime.claim_workdir(workdir, build.to_json(config), build.whole))
         runtime.say(f"{runtime.describe()}, {len(rows)} of {run.batch_size} rows of a batch here\n{program.report}")
-        runtime.say(describe_data(source, run.modalities, run.batch_size, run.steps))
+        runtime.say(describe_data(source, run.modalities, run.batch_size, run.steps, run.data.transforms))
         stack.enter_context(jax.set_mesh(mesh))
         preemption = stack.enter_context(runtime.Preemption())
         checkpointer = stack.enter_context(
@@ -75,15 +75,12 @@ def train(config, workdir, executable: str = "") -> TrainState:
 
         # -- State: fresh, or where the last run of this workdir stopped ----------------------------------------------
         base, first = (), checkpointer.latest() or 0
-        if origin:
-            params = start(origin, program.place_params(), program.roles)[0]
-            origin = None  # nothing else holds that model
-        else:
-            params = None if first else data_init(program, codes, source, encode)
-        if networks:
-            params = with_networks(program.place_params() if params is None else params, networks)
-            runtime.say(f"pictures are compared by the networks of {', '.join(build.networks(run).values())}")
-        if params is None:
+        params = None if first or run.load else data_init(program, codes, source, encode)
+        if sources:
+            started_from = ", ".join(s.said for s in sources)
+            params = start(sources, program.place_params() if params is None else params, program.roles)[0]
+            sources = None  # nothing else holds those models
+        if params is None and not program.base:
             state = program.place(program.fresh)
         else:
             params = program.place_params(params)
@@ -92,9 +89,8 @@ def train(config, workdir, executable: str = "") -> TrainState:
         if first:
             state = checkpointer.restore(state, iterator)
             runtime.say(f"resuming {workdir} from step {first} of {run.steps}")
-        elif report:
-            names = filter(None, (run.init, *build.tower_loads(run).values()))
-            runtime.say(f"starting from {', '.join(names)}: {report}")
+        elif sources is None:
+            runtime.say(f"starting from {started_from}: {report}")
         elif resumed:
             runtime.say(f"{workdir} has no complete checkpoint yet: starting from step 0")
 
@@ -173,7 +169,7 @@ def check_data(config, workdir, source):
     if runtime.places(read_config(workdir)) != runtime.places(config.to_dict()):
         raise ValueError(
             f"config.data: other data than those of the last checkpoint in {workdir}: {changed}: give the same, which "
-            "may lie elsewhere, or take another --workdir (with --config.init its weights go on)"
+            "may lie elsewhere, or take another --workdir (with --config.load its weights go on)"
         )
     runtime.say(
         f"WARNING: the data changed since that checkpoint: {changed}: from here on this is not what an uninterrupted "
@@ -181,17 +177,17 @@ def check_data(config, workdir, source):
     )
 
 
-def find_origin(run, workdir):
-    """(what the run starts from or None, {"base": where that is} of a run that saves only its own part).
+def find_sources(program: Program, workdir):
+    """(what the run starts from, {"base": where that is} of a run that saves only its own part).
 
-    A run that saves everything needs it no more once it has a checkpoint.
+    A run that saves everything needs them no more once it has a checkpoint.
     """
-    saved = has_checkpoint(workdir)
-    if saved and not run.adapt:
-        return None, {}
+    saved, run, parts = has_checkpoint(workdir), program.run, tuple(program.params["model"])
+    if not program.base:
+        return [] if saved else read_sources(run, parts), {}
     base = read_info(workdir, newest_sound(workdir))["base"] if saved else None
-    origin = read_origin(run, base)
-    return origin, {"base": base or describe_base(run, origin)} if run.adapt else {}
+    sources = read_sources(run, parts, base)
+    return sources, {"base": base or describe_base(sources)}
 
 
 def checkpoint_info(run) -> dict:
@@ -206,7 +202,7 @@ def checkpoint_info(run) -> dict:
 def stop_if_diverged(last: dict, limit: int, workdir, saved: int):
     """Ends a run in which skipping does not end; saved: the step of its last checkpoint, 0 for none."""
     if last.get("skipped_in_a_row", 0) >= limit:
-        init = f", from the weights of step {saved} with --config.init={workdir}" if saved else ""
+        init = f", from the weights of step {saved} with --config.load={workdir}" if saved else ""
         raise FloatingPointError(
             f"{limit} steps in a row were not finite (optim.max_skipped={limit}): train in another --workdir with a "
             f"lower optim.lr, or with optim.clip{init}"

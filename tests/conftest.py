@@ -7,6 +7,8 @@ import os
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know it
     QUICK += " --xla_cpu_use_fusion_emitters=false"  # a train step compiles in half the time
+# Eight devices on a busy core or two meet late: XLA kills a process that waits for 40 s.
+QUICK += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK} --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(".cache/jax"))

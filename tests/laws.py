@@ -87,22 +87,28 @@ class Built:
     def __init__(self, config):
         self.run = build.parse(config)
         self.objectives = build.objectives(self.run)
-        self.graph, init = init_function(build.model(self.run, self.objectives), self.objectives, self.run.seed)
+        self.graphs, init = init_function(build.models(self.run, self.objectives), self.objectives, self.run.seed)
         self.params, self.roles = jax.jit(init)(), init.roles
         self.optimizer = optim.make_optimizer(self.run.optim, self.params, self.run.steps, self.roles)
 
-    def batch(self):
+    @property
+    def graph(self):
+        return self.graphs["online"]
+
+    def batch(self, apart: int = 1):
+        """apart: how far examples lie from each other in the source."""
         source = build.source(self.run.data, "train")
         encode = build.encoder(self.run, train=True)
-        rows = [encode(source[i], np.random.default_rng(i)) for i in range(self.run.batch_size)]
+        rows = [encode(source[apart * i], np.random.default_rng(i)) for i in range(self.run.batch_size)]
         return jax.tree.map(lambda *x: np.stack(x), *rows)
 
     def step(self, batch, steps=1):
         """(state, metrics) after some steps on one batch."""
         step = make_train_step(
-            self.graph, self.objectives, self.optimizer, seed=self.run.seed, accum=self.run.accum, ema=self.run.ema
-        )
-        step, state = jax.jit(step), init_state(self.params, self.optimizer, ema=self.run.ema > 0)
+            self.graphs, self.objectives, self.optimizer, seed=self.run.seed, accum=self.run.accum,
+            references=(references := build.references(self.run)), steps=self.run.steps,
+        )  # fmt: skip
+        step, state = jax.jit(step), init_state(self.params, self.optimizer, references)
         for _ in range(steps):
             state, metrics = step(state, batch)
         return state, metrics

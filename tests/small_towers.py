@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-from flax import nnx
 
 from configs import clip_b16, siglip_b16
 from pretrain import build
@@ -17,9 +16,9 @@ def make_runs() -> dict:
     for kind, config in CONFIGS.items():
         run = build.parse(config.get_config("tiny"))
         objectives = build.objectives(run)
-        graph, init = init_function(build.model(run, objectives), objectives, 0)
+        _, init = init_function(build.models(run, objectives), objectives, 0)
         rng = np.random.default_rng(0)
         params = jax.tree.map(lambda s, r=rng: r.normal(size=s.shape).astype(s.dtype), jax.eval_shape(init))
         params["objective"] = jax.tree.map(np.asarray, params["objective"])  # a scalar is no array of NumPy
-        out[kind] = nnx.merge(graph, params["model"]).config, run.modalities, objectives, params
+        out[kind] = build.model_config(run), run.modalities, objectives, params
     return out

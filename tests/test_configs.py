@@ -1,33 +1,48 @@
 """Every config is parsed whole; what the 4M configs say follows from the published numbers."""
 
+import dataclasses
 import importlib
+import json
 from pathlib import Path
 
 import jax
 import pytest
 from flax import nnx
+from toy_run import write_first
 
 from data_pipeline.fourm import MOD7, MOD21, MODALITIES
+from data_pipeline.transforms import crop, jitter, randaugment
 from pretrain import build
-from pretrain.adapt import Split
 from pretrain.inherit import fill
 from pretrain.parameters import Roles, variables
+from pretrain.phases import stages
 from pretrain.restore import init_function
 
-FILES = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+RUN_FILES = [p for p in sorted((ROOT / "configs").rglob("*.py")) if p.stem != "__init__" and "common" not in p.stem]
 
 
-def config(name, arg=""):
-    return importlib.import_module(f"configs.{name}").get_config(arg)
+def config(name, *arg):
+    return importlib.import_module(f"configs.{name}").get_config(*arg)
 
 
-RUNS = [f for f in FILES if f != "__init__" and not f.endswith("_common")]
+def dotted(path) -> str:
+    return ".".join(path.relative_to(ROOT / "configs").with_suffix("").parts)
 
 
-@pytest.mark.parametrize("name", [f for f in RUNS if not f.startswith("finetune")])
-def test_configs_parse_and_make_their_objectives(name):
-    run = build.parse(config(name, "rgb" if name == "emoji_tokenizer" else ""))
-    assert build.objectives(run)
+@pytest.mark.parametrize("path", [p for p in RUN_FILES if not p.stem.startswith("finetune")], ids=dotted)
+def test_configs_parse_and_make_their_objectives(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_first(importlib.import_module(f"configs.{dotted(path)}"), "", tmp_path)
+    for _, c in stages(config(dotted(path))):
+        run = build.parse(c)
+        objectives = build.objectives(run)
+        assert objectives
+        # And what they are may be written down and read again.
+        files = {name: {"objective": type(o).__module__.rpartition(".")[2]} for name, o in objectives.items()}
+        told = {name: json.loads(json.dumps(files[name] | build.keys_of(o))) for name, o in objectives.items()}
+        again = build.objectives(dataclasses.replace(run, objectives=told))
+        assert {name: files[name] | build.keys_of(o) for name, o in again.items()} == told
 
 
 # Steps by epochs, pictures and batch; layer decay, drop-path and learning rate of the paper's table.
@@ -43,7 +58,7 @@ def test_configs_parse_and_make_their_objectives(name):
 )  # fmt: skip
 def test_finetuning_recipes_build_on_4m(name, size, steps, lr, layer_decay, rate, rank):
     c = config(f"finetune_{name}", size)
-    c.init = "pretrained"
+    c.load = "pretrained"
     run = build.parse(fill(c.to_dict(), build.parse(config("fourm_mod7", size.partition(",")[0]))))
     if name == "imagenet":
         first = size.endswith("in21k")
@@ -53,26 +68,36 @@ def test_finetuning_recipes_build_on_4m(name, size, steps, lr, layer_decay, rate
     assert run.optim.lr == pytest.approx(lr)
     assert run.modalities[0].trained_grid == (() if name == "imagenet" else (14, 14))
     encoder = build.encoder(run, train=True)
-    assert (encoder.randaugment.ops, encoder.randaugment.magnitude, encoder.randaugment.std) == (
-        (2, 9.0, 0.5) if name == "imagenet" else (0, 9.0, 0.5)
+    assert (
+        encoder.transforms
+        == {
+            "imagenet": (
+                crop.Transform(0.08, (3 / 4, 4 / 3), 0.5),
+                randaugment.Transform(ops=2, magnitude=9.0, std=0.5),
+            ),
+            "ade20k": (jitter.Transform((0.1, 2.0), 0.5),),
+            "nyuv2": (crop.Transform(0.5, (1.0, 1.0), 0.5),),
+        }[name]
     )
-    assert encoder.jitter == ((0.1, 2.0) if name == "ade20k" else ())
     ((_, objective),) = build.objectives(run).items()
     assert objective.drop_path == rate
-    shapes = jax.eval_shape(init_function(build.model(run, {"": objective}), {"": objective}, 0)[1])
-    split = Split(run.adapt, shapes)
-    assert {r.rank for r in split.ways.values() if r.how == "lora"} == ({rank} if rank else set())
-    own = jax.eval_shape(lambda: split.own(jax.tree.map(lambda s: jax.numpy.zeros(s.shape), shapes), 0))
+    init = init_function(build.models(run, {"": objective}), {"": objective}, 0)[1]
+    shapes = jax.eval_shape(init)
+    split = build.split(run, shapes, init.roles)
+    assert {w.rule.rank for w in split.ways.values() if w.rule.how == "lora"} == ({rank} if rank else set())
+    own = jax.eval_shape(lambda: split.trained(jax.tree.map(lambda s: jax.numpy.zeros(s.shape), shapes), 0))
     share = sum(x.size for x in jax.tree.leaves(own["model"])) / sum(x.size for x in jax.tree.leaves(shapes["model"]))
     assert share < 0.06 if rank else share == 1
 
 
-@pytest.mark.parametrize("arg", ["full", "last", "lora", "prompt", "adapter", "probe", "added"])
+@pytest.mark.parametrize("arg", ["full", "last", "lora", "dora", "prompt", "adapter", "probe", "added"])
 def test_finetuning_on_emoji_builds_on_the_quickstart(arg):
     c = config("finetune_emoji", arg)
-    c.init = "pretrained"
+    c.load = "pretrained"
     run = build.parse(fill(c.to_dict(), build.parse(config("emoji"))))
     ((name, objective),) = build.objectives(run).items()
+    init = init_function(build.models(run, {name: objective}), {name: objective}, 0)[1]
+    assert build.split(run, jax.eval_shape(init), init.roles).all == (arg in ("full", "added"))
     assert name == ("masked" if arg == "added" else "classification") and getattr(objective, "classes", 95) == 95
 
 
@@ -81,7 +106,7 @@ def test_finetuning_on_emoji_builds_on_the_quickstart(arg):
 )
 def test_emoji_tokenizers_have_ten_bits_a_patch(arg):
     run = build.parse(config("emoji_tokenizer", arg))
-    model = nnx.eval_shape(lambda: build.model(run, build.objectives(run))(nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: build.models(run, build.objectives(run))["online"](nnx.Rngs(0))).autoencoder
     assert model.quantizer.vocab_size**model.quantizer.books == 1024
     assert model.grid == (8, 8 * model.quantizer.books) and model.encoder.grid == (8, 8)
     assert {p.rpartition("/")[2] for p, role in Roles(variables(model)).items() if role.statistics} == {
@@ -93,7 +118,8 @@ def test_emoji_tokenizers_have_ten_bits_a_patch(arg):
 @pytest.mark.parametrize("arg", ["blue", "rgb-sfq", "rgb-vq-cnov", "rgb-vq-conv-x"])
 def test_a_wrong_tokenizer_lists_the_parts(arg):
     with pytest.raises(
-        ValueError, match=rf"{arg}: must be one of rgb, gray, alone, .*kmeans, fsq, vq, .*patches, linear, conv"
+        ValueError,
+        match=rf"{arg}: the argument must be one of rgb, gray, alone, .*kmeans, fsq, vq, .*patches, linear, conv",
     ):
         config("emoji_tokenizer", arg)
 
@@ -108,9 +134,9 @@ def test_a_wrong_tokenizer_lists_the_parts(arg):
     ],
 )  # fmt: skip
 def test_published_hyperparameters(name, size, lr, steps, clip):
-    c = config(name, size)
-    assert (c.optim.lr, c.steps, c.optim.clip) == (pytest.approx(lr), steps, clip)
-    assert (c.optim.b2, c.optim.weight_decay) == (0.95, 0.05)
+    run = build.parse(config(name, size))
+    assert (run.optim.lr, run.steps, run.optim.clip) == (pytest.approx(lr), steps, clip)
+    assert (run.optim.b2, run.optim.weight_decay) == (0.95, 0.05)
 
 
 # Parameters of the published models with tied heads, in millions (counted in apple/ml-4m).
@@ -124,7 +150,7 @@ def test_published_hyperparameters(name, size, lr, steps, clip):
 def test_published_sizes(name, size, millions):
     run = build.parse(config(name, size))
     objectives = build.objectives(run)
-    shapes = jax.eval_shape(init_function(build.model(run, objectives), objectives, 0)[1])
+    shapes = jax.eval_shape(init_function(build.models(run, objectives), objectives, 0)[1])
     assert round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6) == millions
 
 
@@ -135,8 +161,32 @@ def test_modalities_are_those_of_the_papers():
     assert sum(places) == 2204
 
 
+@pytest.mark.parametrize("path", RUN_FILES, ids=dotted)
+def test_a_config_is_short_and_says_only_what_differs(path):
+    """No key that `Run` has as well, but for the learning rate, which every run says."""
+    assert len(path.read_text().splitlines()) < 120
+    assert not list(repeated(config(dotted(path)).to_dict(), build.Run))
+
+
+def repeated(values: dict, cls, where=""):
+    """The keys that say what a dataclass has by default."""
+    for field in dataclasses.fields(cls):
+        if (key := f"{where}{field.name}") == "optim.lr" or field.name not in values:
+            continue
+        if dataclasses.is_dataclass(field.type):
+            yield from repeated(values[field.name], field.type, f"{key}.")
+        elif values[field.name] == field.default or (field.default_factory is dict and not values[field.name]):
+            yield key
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=dotted)
+def test_a_wrong_argument_is_named_with_those_that_there_are(path):
+    with pytest.raises(ValueError, match=r"^configs/[a-z_0-9/]+\.py:nonsense: the argument must be [a-zA-Z]+"):
+        config(dotted(path), "nonsense")
+
+
 def test_a_wrong_size_lists_the_sizes():
-    with pytest.raises(ValueError, match=r"finetune_imagenet.py:B,in22k: write SIZE, or SIZE,in21k"):
+    with pytest.raises(ValueError, match=r"finetune_imagenet.py:B,in22k: the argument must be SIZE, or SIZE,in21k"):
         config("finetune_imagenet", "B,in22k")
     with pytest.raises(ValueError, match=r"fourm_mod7.py:huge: .*tiny, small, B, L, XL"):
         config("fourm_mod7", "huge")

@@ -37,19 +37,19 @@ def tokenizer_config(**quantizer):
 def test_codes_start_as_kmeans_of_what_the_encoder_makes():
     program, codes, source, encode = parts(tokenizer_config())
     params = data_init(program, codes, source, encode)
-    model = nnx.merge(program.graph, params["model"])
+    model, own = nnx.merge(program.graphs["online"], params["model"]).autoencoder, params["model"]["autoencoder"]
     z, tokens = latents(model, program.run, source, encode)
     assert tokens == 16 and z.shape == (1300 * 2 * 16, 8)
-    used, distance = scipy.cluster.vq.vq(z, params["model"]["quantizer"]["codebook"])
+    used, distance = scipy.cluster.vq.vq(z, own["quantizer"]["codebook"])
     assert len(set(used)) == 16
     best = scipy.cluster.vq.kmeans2(z.astype(float), 16, seed=0, minit="++")
     assert np.square(distance).mean() < 1.2 * np.square(scipy.cluster.vq.vq(z, best[0])[1]).mean()
-    np.testing.assert_allclose(params["model"]["quantizer"]["counts"].sum(), 8 * 2 * 16, rtol=1e-5)
-    read = z @ params["model"]["from_code"]["kernel"] + params["model"]["from_code"]["bias"]
+    np.testing.assert_allclose(own["quantizer"]["counts"].sum(), 8 * 2 * 16, rtol=1e-5)
+    read = z @ own["from_code"]["kernel"] + own["from_code"]["bias"]
     np.testing.assert_allclose(read.mean(0), 0, atol=0.1)
     np.testing.assert_allclose(read.std(0), 1, atol=0.1)  # of all vectors: k-means saw some of them
-    fresh = jax.jit(program.init)()["model"]
-    jax.tree.map(np.testing.assert_array_equal, params["model"]["encoder"], jax.device_get(fresh["encoder"]))
+    fresh = jax.jit(program.init)()["model"]["autoencoder"]
+    jax.tree.map(np.testing.assert_array_equal, own["encoder"], jax.device_get(fresh["encoder"]))
 
 
 def residual_config():
@@ -86,8 +86,8 @@ def test_tables_start_as_images_of_codes(token_store):
     program, codes, source, encode = parts(c)
     params = data_init(program, codes, source, encode)
     tables, fresh = (
-        params["model"]["tokens"]["tables"],
-        jax.device_get(jax.jit(program.init)())["model"]["tokens"]["tables"],
+        params["model"]["embed"]["tables"],
+        jax.device_get(jax.jit(program.init)())["model"]["embed"]["tables"],
     )
     np.testing.assert_array_equal(tables["text"], fresh["text"])
     np.testing.assert_allclose(tables["rgb"].std(), 0.25, rtol=0.15)

@@ -35,10 +35,10 @@ def pretrained(token_store, tmp_path_factory):
 def config(token_store, pretrained):
     def make(arg, **changes):
         c = finetune_emoji.get_config(arg)
-        c.init, c.data.path, c.evals = str(pretrained), str(token_store), {}
+        c.load, c.data.path, c.evals = str(pretrained), str(token_store), {}
         c.steps, c.batch_size, c.optim.warmup, c.log.every = 2, 8, 0, 1
         if arg != "added":
-            c.objectives.classification.pool = "mean"  # the tiny model learned no probes
+            c.objectives.classification.pool = "mean"  # the tiny model learned no queries
         with c.unlocked():
             c.update(changes)
         return c
@@ -58,11 +58,11 @@ HEAD = {f"objective/classification/{k}" for k in ("bias", "kernel", "norm/bias",
 
 
 @pytest.mark.parametrize(
-    "arg", ["lora", *(pytest.param(a, marks=pytest.mark.slow) for a in ("prompt", "adapter", "last"))]
+    "arg", ["lora", *(pytest.param(a, marks=pytest.mark.slow) for a in ("dora", "prompt", "adapter", "last"))]
 )
 def test_the_base_keeps_every_bit_and_is_not_saved(arg, config, pretrained, tmp_path):
     digest, before = (f(restore.restore(pretrained).params) for f in (restore.digest, flat))
-    before["model/tokens/modality"] = before["model/tokens/modality"][:1]  # the caption is gone
+    before["model/embed/modality"] = before["model/embed/modality"][:1]  # the caption is gone
     run(config(arg, ema=0.5), tmp_path / "run")
     own, after = flat(load_params(tmp_path / "run")), flat(restore.restore(tmp_path / "run").params)
     assert own.keys() >= HEAD and after["objective/classification/bias"].any()
@@ -72,33 +72,36 @@ def test_the_base_keeps_every_bit_and_is_not_saved(arg, config, pretrained, tmp_
             continue
         np.testing.assert_array_equal(after[path], before[path], err_msg=path)
     if arg == "prompt":
-        assert ours == {"model/registers"} and after["model/registers"].shape == (16, 32)
+        assert ours == {"model/encoder/registers"} and after["model/encoder/registers"].shape == (16, 32)
     elif arg == "adapter":
         assert ours == {
-            f"model/encoder/adapters/{i}/{a}/{b}"
+            f"model/encoder/blocks/adapters/{i}/{a}/{b}"
             for i in ("attn", "mlp")
             for a in ("down", "up")
             for b in ("bias", "kernel")
         }
         assert all(own[p].any() for p in ours)
     elif arg == "last":
-        assert "model/encoder_norm/scale" in ours and not any("tokens" in p for p in ours)
-        for path in (p for p in ours if p.startswith("model/encoder/")):
+        assert "model/encoder/norm/scale" in ours and not any("embed" in p for p in ours)
+        for path in (p for p in ours if p.startswith("model/encoder/blocks/")):
             np.testing.assert_array_equal(after[path][:1], before[path][:1])
             np.testing.assert_array_equal(after[path][1:], own[path])
             assert (own[path] != before[path][1:]).any(), path
     else:
         kernels = [p for p in before if re.search("^model/encoder/.*kernel$", p)]
-        assert ours == {f"{k}/lora_{side}" for k in kernels for side in "ab"} and len(kernels) == 5
+        more = {"lora": [], "dora": ["magnitude"]}[arg]
+        assert ours == {f"{k}/{name}" for k in kernels for name in ("lora_a", "lora_b", *more)} and len(kernels) == 5
         for k in kernels:
             delta = np.einsum("lir,lro->lio", own[f"{k}/lora_a"], own[f"{k}/lora_b"]) * 16 / 8
-            assert delta.any()
-            np.testing.assert_allclose(after[k], before[k] + delta, rtol=1e-5, atol=1e-7)
+            v, norm = before[k] + delta, lambda w: np.sqrt((w**2).sum(1, keepdims=True))
+            scale = (norm(before[k]) + own[f"{k}/magnitude"]) / norm(v) if more else 1
+            assert delta.any() and all(own[f"{k}/{name}"].any() for name in more)
+            np.testing.assert_allclose(after[k], scale * v, rtol=1e-5, atol=1e-7)
     assert restore.digest(restore.restore(pretrained).params) == digest
 
 
 @pytest.mark.parametrize(
-    "arg", ["lora", *(pytest.param(a, marks=pytest.mark.slow) for a in ("prompt", "adapter", "last", "full"))]
+    "arg", ["lora", *(pytest.param(a, marks=pytest.mark.slow) for a in ("dora", "prompt", "adapter", "last", "full"))]
 )
 def test_what_was_fine_tuned_goes_to_pytorch(arg, config, tmp_path):
     pytest.importorskip("torch")
@@ -120,10 +123,11 @@ def test_a_run_with_a_base_resumes_bit_for_bit_and_names_a_base_that_is_gone(con
     moments = [x for x in jax.tree.leaves(whole.opt_state) if x.ndim]
     assert sum(x.size for x in moments) == 2 * sum(x.size for x in jax.tree.leaves(whole.params))
     monkeypatch.setattr(restore, "digest", lambda params: "another")
-    with pytest.raises(ValueError, match=r"config.init=.* is not what this run was trained beside"):
+    with pytest.raises(ValueError, match=r"config.load: .* is not what this run was trained beside"):
         restore.restore(tmp_path / "again")
-    with pytest.raises(FileNotFoundError, match=r"config.init='gone': the rest of this run's network was read there"):
-        restore.read_origin(build.parse(inherit.read(c, tmp_path / "again").to_dict() | {"init": "gone"}), {"step": 1})
+    gone = build.parse(inherit.read(c, tmp_path / "again").to_dict() | {"load": "gone"})
+    with pytest.raises(FileNotFoundError, match=r"config.load: 'gone': the rest of this run was read there: "):
+        restore.read_sources(gone, (), [{"step": 1}])
 
 
 @pytest.mark.slow
@@ -146,7 +150,7 @@ def test_a_modality_is_added(config, pretrained, tmp_path, capsys):
     c.objectives.masked.mixture[0]["inputs"] = dict(render3d=1.0)
     run(c, tmp_path / "run")
     out = capsys.readouterr().out
-    assert "1 new: model/tokens/modality/french" in out and "0 dropped" in out and "step 2/2" in out
+    assert "1 new: model/embed/modality/french" in out and "0 dropped" in out and "step 2/2" in out
 
 
 @pytest.mark.parametrize(
@@ -159,11 +163,13 @@ def test_a_modality_is_added(config, pretrained, tmp_path, capsys):
         (dict(modalities=[dict(name="depth")]), r"config.modalities: 'depth': .* has no such modality, but render3d"),
         (dict(objectives=dict(inputs=["caption"])), r"classification.inputs=\('caption',\): must be of the network's"),
         (dict(objectives=dict(label="group")), "classification.label='group': no such labels .*: subgroup"),
-        (dict(adapt=[dict(pattern="registres")]), "config.adapt: 'registres' matches no parameter"),
-        (dict(adapt=[dict(pattern="model", how="last", k=2)]), "k=2: .* has 2 rows; take how='full'"),
-        (dict(adapt=[dict(pattern="model", how="lora")]), "config.adapt: 'model': rank=0: must be positive"),
-        (dict(model=dict(decoder_depth=0, registers=3)), "that model has no model/registers.*how='full'"),
-        (dict(init=""), "config.init='': fine-tuning starts from a model"),
+        (dict(train=[dict(pattern="registres")]), "config.train: .*'registres'.*it is the first rule for no parameter"),
+        (dict(train=[dict(parts=["encodr"])]), "config.train: .*the network has no part or tower 'encodr'"),
+        (dict(train=[dict(how="last", k=2)]), "k=2: .* has 2 blocks; take how='full'"),
+        (dict(train=[dict(how="lora")]), "config.train: the rule how='lora': rank=0: must be positive"),
+        (dict(model=dict(decoder_depth=0, registers=3)), "nothing there gives model/encoder/registers.*how='full'"),
+        (dict(load=""), r"config.load=\[\]: fine-tuning starts from a model"),
+        (dict(load=[dict(workdir="gone", parts=["encoder"])]), r"config.load=\[\]: fine-tuning starts from a model"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named_before_anything_is_written(changes, error, config, tmp_path):
@@ -175,6 +181,8 @@ def test_bad_input_is_named_before_anything_is_written(changes, error, config, t
             elif key == "objectives":
                 c.objectives.classification.update(value)
             else:
+                if key in c:
+                    del c[key]  # it may become another type
                 c[key] = value
     with pytest.raises(ValueError, match=error):
         run(c, tmp_path / "run")
@@ -199,16 +207,16 @@ def test_accumulation_beside_a_base_equals_one_batch(config, tmp_path):
     c.objectives.classification.drop_path = 0.0
     made = Program(build.parse(inherit.read(c, tmp_path / "none")), jax.devices()[:1])
     params = jax.jit(made.init)()
-    own, base = made.split.own(params, 0), made.split.base(params)
+    own, base = made.split.trained(params, 0), made.split.base(params)
     own = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), own)
     whole, keys = (lambda own: made.split.compose(own, base)), example_keys(0, 0, 8)
     batch = laws.Built(inherit.read(c, tmp_path / "none")).batch()
 
     def undivided(own):
-        return evaluate_objectives(made.graph, whole(own), made.objectives, batch, keys, train=True)
+        return evaluate_objectives(made.graphs, whole(own), made.objectives, batch, keys, train=True)
 
     (loss, _), grads = jax.jit(jax.value_and_grad(undivided, has_aux=True))(own)
-    split = jax.jit(lambda own: accumulate(made.graph, own, made.objectives, batch, keys, 2, whole))
+    split = jax.jit(lambda own: accumulate(made.graphs, own, made.objectives, batch, keys, 2, whole))
     loss_2, _, grads_2 = split(own)
     np.testing.assert_allclose(loss_2, loss, rtol=1e-5)
     laws.close_trees(grads, grads_2, 1e-4)
@@ -253,7 +261,7 @@ def test_imagenet_in_two_stages(tmp_path, capsys):
         c.modalities = [dict(name="rgb@224", shape=(32, 32, 3))]
         c.labels = [{**c.labels[0], "field": field, "vocab_size": len(names), "classes": names}]
         c.steps, c.batch_size, c.optim.warmup, c.optim.lr, c.evals = 2, 8, 0, lr, {}
-        c.init = str(tmp_path / before)
+        c.load = str(tmp_path / before)
         capsys.readouterr()
         run(c, tmp_path / field)
         before = field
@@ -268,7 +276,7 @@ def test_imagenet_in_two_stages(tmp_path, capsys):
     for path in (*trunk, "objective/classification/norm/bias"):  # the second learned nothing: its rate was 0
         np.testing.assert_array_equal(two[path], one[path], err_msg=path)
     (moved,) = (v for p, v in flat(restore.restore(tmp_path / "pretrained").params).items() if "dense/rgb" in p)
-    assert (moved != one["model/tokens/dense/rgb@224/kernel"]).any(), "the first did"
+    assert (moved != one["model/embed/dense/rgb@224/kernel"]).any(), "the first did"
 
 
 def test_the_config_is_filled_from_the_pretrained_run(config, pretrained):

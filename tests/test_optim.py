@@ -42,6 +42,19 @@ def test_equals_adamw_and_lamb(trust_ratio):
     assert abs(params[0]["model"]["fc1"]["kernel"] - 1).min() > 1e-3
 
 
+def test_sgd_is_gradients_with_momentum():
+    config = optim.Config(lr=0.1, b1=0.8, weight_decay=0.3, final_lr=1.0, moments="sgd")
+    chain = optim.make_optimizer(config, PARAMS, 10, ROLES)
+    state, params, p, m = chain.init(PARAMS), PARAMS, np.ones((2, 3)), 0.0
+    for step in range(3):
+        grads = jax.tree.map(lambda p, s=step: jnp.cos(jnp.arange(p.size) + s).reshape(p.shape), PARAMS)
+        updates, state = chain.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        m = 0.8 * m + np.cos(np.arange(6.0) + step).reshape(2, 3)
+        p = p - 0.1 * (m + 0.3 * p)
+    np.testing.assert_allclose(params["model"]["fc1"]["kernel"], p, rtol=1e-6)
+
+
 def test_a_rule_scales_the_step_and_a_wrong_one_is_named():
     grads = jax.tree.map(jnp.ones_like, PARAMS)
 
@@ -238,16 +251,13 @@ def test_layer_decay_is_counted_from_the_last_block():
         return {"fc1": {"kernel": mark(kernel, depth=depth), "bias": mark(bias, depth=depth)}}
 
     model = {
-        "encoder": stack(3),
-        "decoder": stack(0),
-        "encoder_norm": {"scale": undecayed(jnp.ones(4))},
-        "tokens": {"modality": param(jnp.ones(4), depth=4)},
+        "encoder": {"blocks": stack(3), "norm": {"scale": undecayed(jnp.ones(4))}},
+        "decoder": {"blocks": stack(0)},
+        "embed": {"modality": param(jnp.ones(4), depth=4)},
+        "a_encoder": {"blocks": {"fc1": param(jnp.ones((2, 4)), stacked=True, depth=2)}},
+        "a_embed": {"positions": param(jnp.ones(4), depth=3)},
     }
-    tower = {
-        "blocks": {"fc1": param(jnp.ones((2, 4)), stacked=True, depth=2)},
-        "positions": param(jnp.ones(4), depth=3),
-    }
-    params, roles = given({"model": model | {"towers": {"a": tower}}})
+    params, roles = given({"model": model})
     rules = (optim.Rule("fc1/bias", 0.5),)
     steps = []
     for more in (dict(), dict(layer_decay=0.5, rules=rules)):
@@ -255,12 +265,12 @@ def test_layer_decay_is_counted_from_the_last_block():
         steps.append(chain.update(jax.tree.map(jnp.ones_like, params), chain.init(params), params)[0]["model"])
     plain, ours = steps
     share = jax.tree.map(lambda a, b: np.asarray(a / b).reshape(len(a), -1)[:, 0], ours, plain)
-    np.testing.assert_allclose(share["encoder"]["fc1"]["kernel"], [0.5**3, 0.5**2, 0.5], rtol=1e-5)
-    np.testing.assert_allclose(share["encoder"]["fc1"]["bias"], [0.5**4, 0.5**3, 0.5**2], rtol=1e-5)
-    np.testing.assert_allclose(share["tokens"]["modality"], 0.5**4, rtol=1e-5)
-    np.testing.assert_allclose(share["towers"]["a"]["blocks"]["fc1"], [0.25, 0.5], rtol=1e-5)
-    np.testing.assert_allclose(share["towers"]["a"]["positions"], 0.5**3, rtol=1e-5)
-    for path in (("encoder_norm", "scale"), ("decoder", "fc1", "kernel")):
+    np.testing.assert_allclose(share["encoder"]["blocks"]["fc1"]["kernel"], [0.5**3, 0.5**2, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(share["encoder"]["blocks"]["fc1"]["bias"], [0.5**4, 0.5**3, 0.5**2], rtol=1e-5)
+    np.testing.assert_allclose(share["embed"]["modality"], 0.5**4, rtol=1e-5)
+    np.testing.assert_allclose(share["a_encoder"]["blocks"]["fc1"], [0.25, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(share["a_embed"]["positions"], 0.5**3, rtol=1e-5)
+    for path in (("encoder", "norm", "scale"), ("decoder", "blocks", "fc1", "kernel")):
         value = share
         for key in path:
             value = value[key]

@@ -12,7 +12,7 @@ from pretrain.models import blocks
 from pretrain.models.blocks.base import Block
 from pretrain.models.stack import make_stack
 from pretrain.ops.keys import named
-from pretrain.parameters import Role, Roles, mark, param, path_str, undecayed, values, variables
+from pretrain.parameters import Role, Roles, mark, param, parts_called, path_str, undecayed, values, variables
 from pretrain.restore import init_function
 
 
@@ -48,22 +48,25 @@ def test_what_the_optimizer_keeps_takes_the_role_of_its_parameter(moments):
     assert {role for (_, shape), roles in found.items() if shape not in ((160, 200), (3,)) for role in roles} <= {None}
 
 
-def test_what_a_low_rank_update_adds_is_no_matrix_of_its_own():
-    roles = Roles({"model": {"kernel": param(jnp.ones((4, 4)), matrix=True, split=-1)}})
-    assert roles["model/kernel/lora_a"] == Role(split=-1) and roles.of("model/kernel/lora_a", (4, 2)) == Role()
-
-
 def test_marks_reach_every_parameter():
     tree = {"a": param(jnp.ones(2)), "b": {"c": undecayed(jnp.ones(2))}}
     for leaf in (tree["a"], tree["b"]["c"]):
         mark(leaf, fixed=True)
-    assert Roles(tree).fixed == Roles(tree).still == {"a", "b/c"} and not Roles(tree)["b/c"].decay
+    assert Roles(tree).still == {"a", "b/c"} and not Roles(tree)["b/c"].decay
+
+
+def test_names_of_parts_and_towers():
+    parts = ("image_embed", "image_encoder", "images_pool", "encoder", "embed")
+    assert parts_called("image", parts) == ("image_embed", "image_encoder") and parts_called("embed", parts) == (
+        "embed",
+    )
+    assert parts_called("image_encoder", parts) == ("image_encoder",) and not parts_called("im", parts)
 
 
 def roles_of(config):
     run = build.parse(config)
     objectives = build.objectives(run)
-    return init_function(build.model(run, objectives), objectives, 0)[1].roles
+    return init_function(build.models(run, objectives), objectives, 0)[1].roles
 
 
 def test_weight_decay_is_that_of_the_published_recipes():
@@ -82,7 +85,7 @@ def test_what_objectives_own_is_known_too():
     config.objectives.adversarial = adversarial | dict(terms=dict(l1=1.0))
     roles = roles_of(config)
     kernels = [p for p, r in roles.items() if p.startswith("objective/adversarial/discriminator/") and r.matrix]
-    assert kernels and roles.still == {f"model/quantizer/{n}" for n in ("codebook", "counts")}
+    assert kernels and roles.still == {f"model/autoencoder/quantizer/{n}" for n in ("codebook", "counts")}
 
 
 def test_keys_of_names():

@@ -56,6 +56,8 @@ def test_operations_agree_with_xla(remat):
     else:
         assert 1.2 < xla / ours < 1.4, "what is computed twice is no work of the model"
     assert ours == model_flops(dataclasses.replace(run, accum=2), example(run))
+    c.model.update(dtype="bfloat16", attention="cudnn")
+    assert ours == model_flops(build.parse(c), example(run)), "the products of a kernel are work as well"
 
 
 def test_chips():

@@ -168,7 +168,7 @@ def test_fsdp_divides_the_state_and_never_gathers_it_all(token_store):
     assert abs(held - ((total - small) / 8 + small)) < 0.02 * total / 8
     # Tables are gathered one by one, and blocks inside the scan over layers: nothing is as large as all blocks.
     model = made.state.params["model"]
-    table, encoder = (sum(x.size for x in jax.tree.leaves(model[k])) for k in ("tokens", "encoder"))
+    table, encoder = (sum(x.size for x in jax.tree.leaves(model[k])) for k in ("embed", "encoder"))
     gathered = [
         np.prod([int(n) for n in dims.split(",")])
         for dims in re.findall(r"\w+\[([\d,]+)\]\S* all-gather(?:-start)?\(", split.as_text())

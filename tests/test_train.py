@@ -1,5 +1,6 @@
 """The train step as a whole on the tiny emoji run, and what the trainer refuses."""
 
+import dataclasses
 import re
 import shutil
 
@@ -15,9 +16,15 @@ from configs import emoji, emoji_tokenizer
 from data_pipeline.sources.emoji import Source
 from pretrain import optim, runtime
 from pretrain.checkpoint import load_params
-from pretrain.models.layers import LayerNorm
-from pretrain.models.tokens import whole
-from pretrain.parameters import Roles, values, variables
+from pretrain.models.network import Config as Composed
+from pretrain.models.network import Network
+from pretrain.models.parts import base
+from pretrain.models.passes import Leaf, call
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import Shown, whole
+from pretrain.objectives.base import EXAMPLE
+from pretrain.objectives.corruptions import Entry
+from pretrain.parameters import Roles, undecayed, values, variables
 from pretrain.step import accumulate, evaluate_objectives, example_keys, init_state, make_train_step
 from pretrain.train import train
 
@@ -35,10 +42,10 @@ def test_accumulation_equals_one_batch(config):
     batch, keys = built.batch(), example_keys(0, 0, config.batch_size)
 
     def undivided(params, batch):
-        return evaluate_objectives(built.graph, params, built.objectives, batch, keys, train=True)
+        return evaluate_objectives(built.graphs, params, built.objectives, batch, keys, train=True)
 
     (loss, terms), grads = jax.jit(jax.value_and_grad(undivided, has_aux=True))(built.params, batch)
-    split = jax.jit(lambda p, batch: accumulate(built.graph, p, built.objectives, batch, keys, 4))
+    split = jax.jit(lambda p, batch: accumulate(built.graphs, p, built.objectives, batch, keys, 4))
     loss_4, (terms_4, _), grads_4 = split(built.params, batch)
     np.testing.assert_allclose(loss_4, loss, rtol=1e-5)
     laws.close_trees(terms, terms_4, 1e-5)
@@ -55,8 +62,8 @@ def test_scan_equals_unrolled_and_remat():
         graph, params = nnx.split(tiny.model(encoder_depth=3, decoder_depth=2, **how))
 
         def loss(params):
-            model = nnx.merge(graph, params)
-            return model.nll(model.decode(model.encode(seen), asked), asked, asked.ids).sum()
+            model = Predictor(nnx.merge(graph, params))
+            return model.nll(model.decode(model.encode(Shown(seen, {})), asked), asked.ids).sum()
 
         return nnx.to_pure_dict(jax.jit(jax.grad(loss))(params))
 
@@ -74,7 +81,7 @@ def test_every_term_has_a_gradient(config):
     batch, keys = built.batch(), example_keys(0, 0, 32)
 
     def terms(params, batch):
-        found = evaluate_objectives(built.graph, params, built.objectives, batch, keys, train=True)[1]
+        found = evaluate_objectives(built.graphs, params, built.objectives, batch, keys, train=True)[1]
         return {name: term.total for name, term in found.items()}
 
     @jax.jit
@@ -85,7 +92,7 @@ def test_every_term_has_a_gradient(config):
     names = list(jax.eval_shape(terms, built.params, batch))
     for name in names:
         g = gradient(built.params, batch, {n: jnp.float32(n == name) for n in names})
-        assert np.abs(g["model"]["encoder"]["attn"]["qkv"]["kernel"]).max() > 0, name
+        assert np.abs(g["model"]["encoder"]["blocks"]["attn"]["qkv"]["kernel"]).max() > 0, name
         total = jax.tree.map(lambda t, x: t + jnp.abs(x), total, g)
     for path, leaf in jax.tree_util.tree_leaves_with_path(total):
         assert leaf.max() > 0, jax.tree_util.keystr(path)
@@ -103,30 +110,51 @@ def test_a_step_that_is_not_finite_is_skipped_and_named(config):
     jax.tree.map(np.testing.assert_array_equal, state.params["model"], broken["model"])
     bad = [name for name, ok in metrics["finite"].items() if not ok]
     assert "loss contrastive/render3d~noto" in bad and not any("masked" in b for b in bad)
-    assert not np.array_equal(before.params["model"]["tokens"]["mask_token"], broken["model"]["tokens"]["mask_token"])
+    assert not np.array_equal(before.params["model"]["embed"]["mask_token"], broken["model"]["embed"]["mask_token"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(base.Config):
+    """A part of a network that is any module."""
+
+    reads: tuple[str, ...] = ()
+    module: type = nnx.Module
+
+    def make(self, build, rngs):
+        return self.module()
 
 
 def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is():
     class Objective:
-        init, view = lambda self, key: {}, lambda self, batch, keys: batch
-        weights, share = lambda self, view: {"a": 1.0}, lambda self, name: 1.0
-        coef = 1.0
+        init, coef, scope = lambda self, key: {}, 1.0, EXAMPLE
+        weights, loss_weight = lambda self, data: {"a": 1.0}, lambda self, name: 1.0
 
-        def totals(self, model, own, view, keys, *, train):
-            return {"a": model.scale[...].sum() + view["offset"].sum()}
+        def passes(self, train):
+            offset = Leaf(Entry("offset"))
+            return {"offset": offset, "sum": call("scale", offset)}
 
-    norm = LayerNorm(3, bias=False)
-    graph, own = nnx.split(norm)[0], {"model": variables(norm), "objective": {"o": {}}}
+        def totals(self, params, outputs, *, train, run):
+            return {"a": outputs["sum"][0] + outputs["offset"].sum()}
+
+    class Scale(nnx.Module):
+        def __init__(self):
+            self.scale = undecayed(jnp.ones(3))
+
+        def __call__(self, x, asked):
+            return jnp.broadcast_to(self.scale[...].sum(), x.shape)
+
+    made = Network(Composed({"scale": Part(module=Scale)}), (), (), nnx.Rngs(0))
+    graph, own = nnx.split(made)[0], {"model": variables(made), "objective": {"o": {}}}
     params, objectives = values(own), {"o": Objective()}
     optimizer = optim.make_optimizer(optim.Config(), params, 10, Roles(own))
-    step = jax.jit(make_train_step(graph, objectives, optimizer, seed=0))
-    state = init_state(params, optimizer, ema=False)
+    step = jax.jit(make_train_step({"online": graph}, objectives, optimizer, seed=0))
+    state = init_state(params, optimizer)
     for offset, skipped, changed in ((np.inf, 1, False), (np.nan, 2, False), (0.0, 0, True)):
         batch = {"row": jnp.arange(2), "offset": jnp.full(2, offset)}
         after, metrics = step(state, batch)
         assert metrics["skipped_in_a_row"] == skipped and metrics["finite"]["loss o/a"] == changed
         assert metrics["finite"]["gradient of model/scale"] and metrics["grad_norm"] == np.float32(3**0.5)
-        assert bool((after.params["model"]["scale"] != 1).any()) == changed
+        assert bool((after.params["model"]["scale"]["scale"] != 1).any()) == changed
         state = after
 
 
@@ -184,10 +212,10 @@ def test_a_run_starts_from_another(token_store, tmp_path, capsys):
         return c
 
     train(small(), tmp_path / "first")
-    second = small(init=str(tmp_path / "first"), seed=5)
+    second = small(load=str(tmp_path / "first"), seed=5)
     second.optim.lr = 0.0
     end = train(second, tmp_path / "second")
-    for held in (end.params, end.ema):
+    for held in (end.params, end.evaluated):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(held), load_params(tmp_path / "first"))
     assert "0 new" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "first")  # a run that has a checkpoint of its own no longer needs it

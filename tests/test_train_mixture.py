@@ -8,6 +8,7 @@ import tiny
 
 from data_pipeline.pipeline import train_batches
 from pretrain import build
+from pretrain.models.passes import leaves
 from pretrain.program import Program
 from pretrain.step import example_keys
 from pretrain.train import train
@@ -35,7 +36,9 @@ def test_each_source_is_masked_by_its_own_components(config):
     run = build.parse(config)
     program, source = Program(run), build.source(run.data, "train")
     batch = next(iter(train_batches(source, build.encoder(run, train=True), batch_size=96, seed=0)))
-    inputs, _, queries, _ = jax.jit(program.objectives["masked"].view)(batch, example_keys(0, 0, 96))
+    (masking,) = {leaf.make for leaf in leaves(program.objectives["masked"].passes(train=True).values())}
+    made = jax.jit(masking)(batch, example_keys(0, 0, 96))
+    inputs, queries = made["inputs"].tokens, made["queries"].tokens
     names = [m.name for m in run.modalities]
     own = np.array([names.index("render3d"), names.index("caption")])[batch["source"]][:, None]
     assert np.bincount(batch["source"]).tolist() == [32, 64]

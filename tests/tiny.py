@@ -8,8 +8,12 @@ import numpy as np
 from flax import nnx
 
 from configs import emoji
-from data_pipeline.spec import DENSE, PICTURES, Modality
+from data_pipeline.spec import Modality
 from pretrain.models import encdec
+from pretrain.models.network import Network, describe
+from pretrain.models.passes import Leaf, draw, evaluate, read
+from pretrain.models.states import States
+from pretrain.models.tokens import Shown, TokenSet
 from pretrain.objectives.base import Context
 from pretrain.tokenizers.quantizers.base import Place
 
@@ -28,9 +32,9 @@ def batch(size: int, seed: int = 0, modalities=MODALITIES, missing: float = 0.25
     rng = np.random.default_rng(seed)
     out = {"row": np.arange(size)}
     for m in modalities:
-        if m.kind in DENSE:
+        if m.dense:
             valid = rng.random(size) >= missing
-            if m.kind in PICTURES:
+            if m.pictures:
                 out[m.name] = {"pixels": rng.integers(256, size=(size, *m.shape), dtype=np.uint8), "valid": valid}
             else:
                 vectors = rng.normal(size=(size, *m.shape)).astype(np.float32)
@@ -40,7 +44,7 @@ def batch(size: int, seed: int = 0, modalities=MODALITIES, missing: float = 0.25
         for b in range(size):
             if rng.random() < missing:
                 continue
-            if m.kind in ("grid", "set"):
+            if m.fixed_length:
                 ids[b], valid[b] = rng.integers(m.vocab_size, size=m.length), True
             else:
                 n = rng.integers(1, m.length + 1)
@@ -50,20 +54,67 @@ def batch(size: int, seed: int = 0, modalities=MODALITIES, missing: float = 0.25
     return out
 
 
-def model(embedded=("image", "caption"), modalities=MODALITIES, seed: int = 0, noise: float = 0.1, **config):
-    """A model of two encoder layers and one decoder layer in fp32, its biases, norms and tables no longer trivial."""
+def config(**changes) -> encdec.Config:
+    """Two encoder layers and one decoder layer in fp32."""
     values = dict(dim=16, heads=2, encoder_depth=2, decoder_depth=1, embed_dim=8, dtype="float32", mlp_ratio=2.0)
-    made = encdec.Model(encdec.Config(**values | config), modalities, embedded, nnx.Rngs(seed))
-    graph, params = nnx.split(made)
+    return encdec.Config(**values | changes)
+
+
+def model(embedded=("image", "caption"), modalities=MODALITIES, seed: int = 0, noise: float = 0.1, **changes):
+    """The network of `config`, its biases, norms and tables no longer trivial."""
+    return perturbed(Network(config(**changes), modalities, embedded, nnx.Rngs(seed)), seed, noise)
+
+
+def noisy(params, seed: int = 0, noise: float = 0.1):
+    """A tree of arrays with noise on every one: nothing of a start is trivial any more."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    leaves = [x + noise * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
-    return nnx.merge(graph, jax.tree.unflatten(tree, leaves))
+    return jax.tree.unflatten(tree, [x + noise * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
 
 
-def context(modalities=MODALITIES) -> Context:
-    """What objectives are given, with the sentinels of these texts."""
-    return Context(modalities, sentinel=SENTINEL, n_sentinels=N_SENTINELS)
+def perturbed(module, seed: int = 0, noise: float = 0.1):
+    """A module with noise on every parameter."""
+    graph, params = nnx.split(module)
+    return nnx.merge(graph, noisy(params, seed, noise))
+
+
+def states(modalities=MODALITIES, **changes) -> States:
+    """What the network of `config` can do, if objectives embed all that it reads."""
+    readable = tuple(m.name for m in modalities if m.readable)
+    return describe(config(**changes).compose(modalities, readable), modalities)
+
+
+def context(modalities=MODALITIES, labels=(), **changes) -> Context:
+    """What objectives of the network of `config` are given, with the sentinels of these texts."""
+    network = states(modalities, **changes)
+    return Context(modalities, labels, network=network, sentinel=SENTINEL, n_sentinels=N_SENTINELS)
+
+
+def data(objective, batch, keys, train: bool = True) -> dict:
+    """{name: value} of what an objective asks for that no network is needed for."""
+    nodes = {name: node for name, node in objective.passes(train).items() if isinstance(node, Leaf)}
+    made = draw(nodes.values(), batch, keys)
+    return {name: read(leaf, made) for name, leaf in nodes.items()}
+
+
+def outputs(objective, network, batch, keys, train: bool = True) -> dict:
+    """{name: value} of all that an objective asks for, of a network."""
+    nodes, (graph, params) = objective.passes(train), nnx.split(network)
+
+    @jax.jit
+    def run(params, batch, keys):
+        made = draw(nodes.values(), batch, keys)
+        values = evaluate(nodes.values(), {"online": nnx.merge(graph, params)}, made, keys)
+        return [values[node] for node in nodes.values()]
+
+    return dict(zip(nodes, run(params, jax.tree.map(jnp.asarray, batch), keys)))
+
+
+def shown(present) -> Shown:
+    """One token of those examples that are present `[B]`."""
+    valid = jnp.asarray(present)[:, None]
+    none = jnp.zeros(valid.shape, jnp.int32)
+    return Shown(TokenSet(none, none, none, valid), {})
 
 
 def place(valid, key: int = 0) -> Place:

@@ -1,5 +1,6 @@
 """A tiny network over made-up examples whose class can be seen in every modality."""
 
+import dataclasses
 import types
 
 import jax
@@ -9,6 +10,7 @@ from flax import nnx
 
 from pretrain import build
 from pretrain.evals.base import Context
+from pretrain.models.passes import call
 
 SIZES = {"train": 48, "val": 24, "test": 24}
 CLASSES = ("ant", "bee", "cat")
@@ -18,14 +20,17 @@ class Toy(Context):
     """A context without a source; `passes` counts how often its splits were read."""
 
     def __init__(self, *, missing: float = 0.0, **model):
-        made = tiny.model(noise=0.3, **model)
+        made, sizes = tiny.model(noise=0.3, **model), {k: v for k, v in model.items() if k not in ("embedded", "seed")}
         graph, params = nnx.split(made)
-        embedded = {"contrastive": types.SimpleNamespace(embedded=made.embedded)}
+        objectives = {
+            "contrastive": types.SimpleNamespace(embedded=made.embedded, passes=lambda train: {}),
+            "masked": types.SimpleNamespace(embedded=(), passes=lambda train: {"nll": call("head")}),
+        }
         run = types.SimpleNamespace(
-            data=build.Data("toy"), modalities=tiny.MODALITIES, model={"model": "models.encdec"}, final_evals={},
-            labels=(),
+            data=build.Data("toy"), modalities=tiny.MODALITIES, final_evals={}, labels=(),
+            model=dataclasses.asdict(tiny.config(**sizes)) | {"model": "models.encdec"},
         )  # fmt: skip
-        super().__init__(run, graph, embedded | {"masked": types.SimpleNamespace(mixture=())})
+        super().__init__(run, {"online": graph}, objectives)
         self.__dict__ |= {"params": {"model": nnx.to_pure_dict(params)}, "missing": missing, "passes": []}
 
     @property

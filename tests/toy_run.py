@@ -1,5 +1,6 @@
 """A workdir of an untrained network, and the tokenizer of the tests' token store, for tools that open both."""
 
+import importlib
 import types
 
 import jax
@@ -26,5 +27,18 @@ class Toy:
 def write_run(config, workdir):
     (workdir / "config.json").write_text(build.to_json(config))
     with Checkpointer(workdir) as checkpointer:
-        state = TrainState(np.asarray(7, np.int32), jax.device_get(laws.Built(config).params), (), None)
+        state = TrainState(np.asarray(7, np.int32), jax.device_get(laws.Built(config).params), (), {})
         checkpointer.save(state, types.SimpleNamespace(get_state=dict))
+
+
+def write_first(system, arg, folder, *, trained=False):
+    """What has to be there before a system's run (`configs.systems`), below a folder: the config alone, or with
+    parameters as they start out."""
+    for workdir, config in getattr(system, "FIRST", {}).get(arg, {}).items():
+        (folder / workdir).mkdir(parents=True)
+        file, _, given = config.partition(":")
+        c = importlib.import_module(file.removesuffix(".py").replace("/", ".")).get_config(given)
+        if trained:
+            write_run(c, folder / workdir)
+        else:
+            (folder / workdir / "config.json").write_text(build.to_json(c))

@@ -17,11 +17,10 @@ import numpy as np
 from data_pipeline.fourm import MOD21, MODALITIES
 from data_pipeline.pipeline import Encoder, train_batches
 from data_pipeline.sources.tokens import Source, Writer, decode_record
-from data_pipeline.spec import DENSE
 from tools.synthetic import batch
 
 # What of 4M-21 is tokens (pixels and embeddings cost what they weigh), and four more grids.
-TOKENS = [m for n, m in MODALITIES.items() if n in MOD21 and m.kind not in DENSE]
+TOKENS = [m for n, m in MODALITIES.items() if n in MOD21 and not m.dense]
 MORE = [dataclasses.replace(MODALITIES["tok_rgb@224"], name=f"more_{i}", field=f"more_{i}") for i in range(4)]
 CHUNK = 1000
 
@@ -41,7 +40,7 @@ def records(modalities, count, first, crops):
         record = {"row": np.int64(first + i)}
         for m in modalities:
             ids, valid = made[0][m.name]["ids"][i], made[0][m.name]["valid"][i]
-            record[m.field] = ids[valid] if m.kind == "sequence" else np.stack([b[m.name]["ids"][i] for b in made])
+            record[m.field] = ids[valid] if m.text else np.stack([b[m.name]["ids"][i] for b in made])
         yield record
 
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from data_pipeline.spec import SPANS
 from pretrain import build, config_flag
+from pretrain.models.passes import leaves
 from pretrain.models.tokens import presence
 from tools.synthetic import batch
 
@@ -25,13 +25,14 @@ def fill(run, objective, examples):
     """(input, target) shares of slots used, and of slots that could be, for an objective of one component."""
     (component,) = objective.mixture
     data = batch(run.modalities, examples, seed=0)
-    view = jax.jit(lambda b, k: objective.view(b, k)[::2])
-    inputs, queries = view(data, jax.random.split(jax.random.key(0), examples))
+    (masking,) = {leaf.make for leaf in leaves(objective.passes(train=True).values())}
+    made = jax.jit(masking)(data, jax.random.split(jax.random.key(0), examples))
+    inputs, queries = made["inputs"].tokens, made["queries"].tokens
     present = {m.name: np.asarray(presence(data, m)).sum(1) for m in run.modalities}
     seen = {
         m.name: np.asarray((inputs.modality == i) & inputs.valid).sum(1) for i, m in enumerate(run.modalities)
     }  # fmt: skip
-    kinds, out = {m.name: m.kind for m in run.modalities}, []
+    spans, out = {m.name: m.spans for m in run.modalities}, []
     for tokens, budget, alphas in (
         (inputs, objective.input_tokens[1], component.inputs),
         (queries, objective.target_tokens[1], component.targets),
@@ -39,7 +40,7 @@ def fill(run, objective, examples):
         room = 0
         for name, alpha in alphas.items():
             if alpha > 0:
-                taken = seen[name] if tokens is queries and kinds[name] not in SPANS else 0
+                taken = seen[name] if tokens is queries and not spans[name] else 0
                 room = room + present[name] - taken
         used = np.asarray(tokens.valid).sum(1)
         out.append((used.sum() / (budget * examples), np.minimum(used, room).sum() / np.minimum(budget, room).sum()))

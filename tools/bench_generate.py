@@ -22,7 +22,9 @@ from pretrain.generate.chain import Generator, Target
 from pretrain.generate.parallel import Conditions
 from pretrain.generate.sequence import write
 from pretrain.models import encdec
-from pretrain.models.tokens import TokenSet, whole
+from pretrain.models.network import Network
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import TokenSet, Whole
 from tools.synthetic import batch
 
 PAIR = ("tok_rgb@224", "caption")
@@ -32,15 +34,15 @@ SIZE = dict(dim=384, heads=6, encoder_depth=6, decoder_depth=6)  # 4M's tiny
 @functools.partial(jax.jit, static_argnames=("graph", "target"))
 def write_uncached(graph, params, given, *, target: int, sentinel: int):
     """Greedy, the decoder over the whole prefix for every token."""
-    model = nnx.merge(graph, params)
-    size, length = given.ids.shape[0], model.modalities[target].length
+    network = nnx.merge(graph, params)
+    model, size, length = Predictor(network), given.tokens.ids.shape[0], network.modalities[target].length
     encoded = model.encode(given)
     at = jnp.broadcast_to(jnp.arange(length), (size, length))
 
     def body(i, prefix):
-        y = model.decode(encoded, TokenSet(prefix[:, :length], jnp.full_like(at, target), at, at <= i))
+        y = model.decode(encoded, TokenSet(prefix[:, :length], jnp.full_like(at, target), at, at <= i)).x
         y = jax.lax.dynamic_index_in_dim(y, i, 1, keepdims=False)
-        return prefix.at[:, i + 1].set(model.logits(y, model.modalities[target].vocab).argmax(-1))
+        return prefix.at[:, i + 1].set(model.logits(y, network.modalities[target].vocab).argmax(-1))
 
     return jax.lax.fori_loop(0, length, body, jnp.full((size, length + 1), sentinel))[:, 1:]
 
@@ -50,7 +52,7 @@ def network(names, tokens: int):
     specs = tuple(Modality(**m) for m in modalities(names))
     specs = tuple(dataclasses.replace(m, shape=(tokens,)) if m.name == "caption" else m for m in specs)
     config = encdec.Config(**SIZE, dtype="float32")
-    return specs, *nnx.split(encdec.Model(config, specs, (), nnx.Rngs(0)))
+    return specs, *nnx.split(Network(config, specs, (), nnx.Rngs(0)))
 
 
 def seconds(run, repeats: int) -> float:
@@ -67,9 +69,9 @@ def seconds(run, repeats: int) -> float:
 def sequence(tokens: int, examples: int, repeats: int):
     """(seconds uncached, cached) of the same greedy tokens. No token ends the text."""
     specs, graph, params = network(PAIR, tokens)
-    given = whole(batch(specs, examples, 0), "tok_rgb@224", specs)
+    given = Whole(("tok_rgb@224",), specs)(batch(specs, examples, 0))
     keys, sentinel = jax.random.split(jax.random.key(0), examples), TextTokenizer.sentinel_start + 1
-    conditions = Conditions(jax.tree.map(lambda x: x[:, None], given), {}, jnp.ones(1))
+    conditions = Conditions(jax.tree.map(lambda x: x[:, None], given.tokens), {}, jnp.ones(1))
 
     def cached():
         return write(graph, params, conditions, keys, target=1, sentinel=sentinel, eos=-1)[0]

@@ -2,7 +2,8 @@
 
 Prints, as medians over repeats: step time, tokens/s, model FLOP/s and their share of the machine's own matmul peak
 (measured in the same run), peak temporary memory as XLA reports it, and the step's parts: masking, embedding, encoder,
-decoder, loss, optimizer. `--compare` puts the dense cross-entropy beside the grouped one. Batches are synthetic.
+decoder, loss, optimizer. On a TPU the compiler's own estimate stands beside the step. `--compare` puts the dense
+cross-entropy beside the grouped one. Batches are synthetic.
 """
 
 import statistics
@@ -16,11 +17,15 @@ from absl import app, flags
 from flax import nnx
 
 from pretrain import build, config_flag, optim
-from pretrain.frozen import from_dict
-from pretrain.models import encdec
+from pretrain.chips import chip_of
+from pretrain.models.parts import head
+from pretrain.models.parts.base import Build
+from pretrain.models.passes import ONLINE, leaves
 from pretrain.ops.cross_entropy import dense_nll
 from pretrain.restore import init_function
 from pretrain.step import example_keys, init_state, make_train_step
+from tools.plan.clock import clock
+from tools.plan.hlo import Hlo
 from tools.synthetic import batch
 
 CONFIG = config_flag.define("A run with an objective `masked`.")
@@ -33,37 +38,40 @@ COMPARE = flags.DEFINE_boolean("compare", False, "Also the dense cross-entropy: 
 flags.mark_flags_as_required(["config"])
 
 
-class DenseModel(encdec.Model):
-    """The same network with the logits of every token over every vocabulary."""
+class DenseHead(head.Part):
+    """The same head with the logits of every token over every vocabulary."""
 
-    def nll(self, y, queries, labels, **more):
-        tables = [self.tokens.head(v) for v in self.tokens.targets]
-        vocab = self.tokens.target_of(queries.modality)
-        return dense_nll(y, tables, vocab, labels, queries.valid, dtype=jnp.dtype(self.config.dtype), **more)
+    def __call__(self, stream, labels, asked, **more):
+        embed = getattr(asked.network, self.config.table)
+        tables, vocab = [embed.head(v) for v in embed.targets], embed.target_of(stream.modality)
+        return dense_nll(stream.x, tables, vocab, labels, stream.valid, dtype=self.dtype, **more)
 
 
-class FreeModel(encdec.Model):
-    """The same network with a loss that costs nothing: what is left is not the cross-entropy's."""
+class FreeHead(head.Part):
+    """A loss that costs nothing: what is left of the step is not the cross-entropy's."""
 
-    def nll(self, y, queries, labels, **more):
-        return jnp.where(queries.valid, y.mean(-1), 0.0)
+    def __call__(self, stream, labels, asked, **more):
+        return jnp.where(stream.valid, stream.x.mean(-1), 0.0)
 
 
 class Bench:
-    """A run's compiled step, and its parts, on one synthetic batch."""
+    """A run's compiled step, and its parts, on one synthetic batch. head_part: in the place of the network's head."""
 
-    def __init__(self, run, network=None):
+    def __init__(self, run, head_part=head.Part):
         self.run, self.objectives = run, build.objectives(run)
-        make = build.model(run, self.objectives)
-        if network:
-            config = from_dict(encdec.Config, {k: v for k, v in run.model.items() if k != "model"}, "model")
-            make = lambda rngs: network(config, run.modalities, (), rngs)
-        self.graph, init = init_function(make, self.objectives, 0)
+        make = build.models(run, self.objectives)[ONLINE]
+
+        def network(rngs):
+            made = make(rngs)
+            made.head = head_part(made.states["head"], Build("head", {}, (), build.model_config(run).numerics))
+            return made
+
+        self.graphs, init = init_function({ONLINE: network}, self.objectives, 0)
         params = jax.jit(init)()
         self.optimizer = optim.make_optimizer(run.optim, params, run.steps, init.roles)
-        self.state = init_state(params, self.optimizer, False)
+        self.state = init_state(params, self.optimizer)
         self.data = jax.tree.map(jnp.asarray, batch(run.modalities, run.batch_size, 0))
-        step = make_train_step(self.graph, self.objectives, self.optimizer, seed=0)
+        step = make_train_step(self.graphs, self.objectives, self.optimizer, seed=0)
         self.step = jax.jit(step, donate_argnums=0).lower(self.state, self.data).compile()
 
     def seconds(self) -> float:
@@ -73,24 +81,31 @@ class Bench:
         jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - start
 
+    def masked(self):
+        """(masking(data), what it gives) of the objective that masks."""
+        nodes, keys = self.objectives["masked"].passes(train=True).values(), example_keys(0, 0, self.run.batch_size)
+        (masking,) = {leaf.make for leaf in leaves(nodes)}
+        masking = jax.jit(masking)
+        return lambda: masking(self.data, keys)
+
     def parts(self) -> dict:
         """{part: compiled function of no argument}; the network's parts forward and backward, each with its inputs."""
-        objective, keys = self.objectives["masked"], example_keys(0, 0, self.run.batch_size)
-        view = jax.jit(objective.view)
-        inputs, dense, queries, labels = view(self.data, keys)
-        params = self.state.params["model"]
+        masking, params = self.masked(), self.state.params["model"]
+        made = masking()
+        inputs, queries, labels = made["inputs"], made["queries"], made["labels"]
 
-        def model(p):
-            return nnx.merge(self.graph, p)
+        def run(p, part, *args, **options):
+            return nnx.merge(self.graphs[ONLINE], p).run(part, *args, **options)
 
         def grad(f, *args):
             # All data are arguments: as constants XLA would fold half the work away.
             compiled = jax.jit(jax.grad(lambda args, data: jnp.sum(f(*args, *data))))
-            return lambda: compiled(args, (inputs, dense, queries, labels, encoded))
+            return lambda: compiled(args, (inputs, queries, labels, stream, encoded, start, decoded))
 
-        x = jax.jit(lambda p: model(p).tokens.content(inputs, dense) + model(p).tokens.place(inputs))(params)
-        encoded = jax.jit(lambda p: model(p).encode(inputs, inserted=x))(params)
-        y = jax.jit(lambda p: model(p).decode(encoded, queries))(params)
+        stream = jax.jit(lambda p: run(p, "embed", inputs))(params)
+        encoded = jax.jit(lambda p: run(p, "encoder", stream))(params)
+        start = jax.jit(lambda p: run(p, "embed", queries, queries=True))(params)
+        decoded = jax.jit(lambda p: run(p, "decoder", start, encoded))(params)
         grads = jax.tree.map(jnp.ones_like, self.state.params)
         # Copies, donated at every call as the step donates its state.
         held = jax.tree.map(jnp.copy, (self.state.params, self.state.opt_state))
@@ -107,13 +122,17 @@ class Bench:
             return held
 
         return {
-            "masking": lambda: view(self.data, keys),
+            "masking": masking,
             "embedding": grad(
-                lambda p, i, d, q, *_: model(p).tokens.content(i, d).sum() + model(p).tokens.queries(q).sum(), params
+                lambda p, i, q, *_: run(p, "embed", i).x.sum() + run(p, "embed", q, queries=True).x.sum(), params
             ),
-            "encoder": grad(lambda p, x, i, *_: model(p).encode(i, inserted=x).x, params, x),
-            "decoder": grad(lambda p, x, i, d, q, _, e: model(p).decode(e._replace(x=x), q), params, encoded.x),
-            "loss": grad(lambda p, y, i, d, q, labels, _: model(p).nll(y, q, labels), params, y),
+            "encoder": grad(lambda p, x, i, q, _, s, *more: run(p, "encoder", s._replace(x=x)).x, params, stream.x),
+            "decoder": grad(
+                lambda p, x, i, q, _, s, e, start, d: run(p, "decoder", start, e._replace(x=x)).x, params, encoded.x
+            ),
+            "loss": grad(
+                lambda p, x, i, q, labels, s, e, start, d: run(p, "head", d._replace(x=x), labels), params, decoded.x
+            ),
             "optimizer": optimizer,
         }  # fmt: skip
 
@@ -124,11 +143,13 @@ class Bench:
     def flops(self) -> float:
         """Of the matmuls that learning takes: 6 a parameter of the trunk and token, attention, and each head's own."""
         m, b = self.state.params["model"], self.run.batch_size
-        _, _, queries, _ = self.objectives["masked"].view(self.data, example_keys(0, 0, b))
+        queries = self.masked()()["queries"].tokens
         n, t, d = INPUTS.value, TARGETS.value, self.run.model["dim"]
-        size = {k: sum(x.size for x in jax.tree.leaves(m[k])) for k in ("encoder", "decoder")}
-        kv = np.prod(m["decoder"]["cross_attn"]["kv"]["kernel"].shape)  # runs over the inputs, not the targets
-        depth = {k: m[k]["mlp"]["norm"]["scale"].shape[0] for k in size}
+        size = {k: sum(x.size for x in jax.tree.leaves(m[k]["blocks"])) for k in ("encoder", "decoder")}
+        kv = np.prod(
+            m["decoder"]["blocks"]["cross_attn"]["kv"]["kernel"].shape
+        )  # runs over the inputs, not the targets
+        depth = {k: m[k]["blocks"]["mlp"]["norm"]["scale"].shape[0] for k in size}
         matmuls = n * (size["encoder"] + kv + d * d) + t * (size["decoder"] - kv)
         attention = 2 * d * (depth["encoder"] * n * n + depth["decoder"] * (t * t + t * n))
         vocabs = np.asarray([x.vocab_size if x.targets else 0 for x in self.run.modalities])
@@ -166,7 +187,7 @@ def main(argv):
     bench.seconds()
     rivals = {"grouped": bench}
     if COMPARE.value:
-        rivals["dense"] = Bench(run, DenseModel)
+        rivals["dense"] = Bench(run, DenseHead)
         rivals["dense"].seconds()
     peak = matmul_peak(DTYPE.value)
     times = {name: [] for name in rivals}
@@ -178,12 +199,15 @@ def main(argv):
     print(f"{jax.devices()[0].device_kind}, {DTYPE.value}: matmul peak {peak / 1e9:.0f} GFLOP/s")
     print(f"step {step:.3f} s · {tokens / step:,.0f} tokens/s · {flops / step / 1e9:.0f} GFLOP/s, ", end="")
     print(f"{flops / step / peak:.0%} of the peak")
+    chip = chip_of(jax.devices()[0].device_kind)
+    if told := chip and clock(Hlo(bench.step.as_text()), chip, ()):  # TPUs alone state it
+        print(f"by the compiler's estimate {told.seconds:.4f} s: it took {step / told.seconds:.2f} times as long")
     print(f"temporaries {bench.memory() / 2**20:,.0f} MiB beside the state")
     for name, part in bench.parts().items():
         seconds = median(part)
         print(f"  {name:10} {seconds * 1e3:8.1f} ms  {seconds / step:6.1%} of the step")
     if COMPARE.value:
-        free = Bench(run, FreeModel).memory()
+        free = Bench(run, FreeHead).memory()
         extra = {name: rival.memory() - free for name, rival in rivals.items()}
         ratio = statistics.median(d / g for d, g in zip(times["dense"], times["grouped"]))
         print(

@@ -102,7 +102,7 @@ def main():
     for name in names:
         train(f"{args.config}-{name}", out / name, args.steps)
         held = restore(out / name)
-        context = Context(held.run, held.graph, held.objectives)
+        context = Context(held.run, held.graphs, held.objectives)
         scores[name] = dict(Evaluator(context, split=args.split).run(held.params))
         tokenizer = load_tokenizer(out / name)
         decode[name] = functools.partial(lambda t, x: t.decode(t.encode(x)), tokenizer)

@@ -1,9 +1,9 @@
 """python -m tools.convert --read=SOURCE --workdir=DIR, or --workdir=DIR --write=FOLDER: models of others in and out.
 
 SOURCE is a 4M checkpoint of apple/ml-4m, one of its tokenizers (VQVAE, memory codes, DiVAE), or a CLIP or SigLIP folder
-of Hugging Face transformers. Reading makes a workdir that `--config.init` starts from, whose towers a tower's `load`
-takes, which `pretrain.evals` opens, and `tools.tokenize` if it is a tokenizer. Writing makes a folder that apple/ml-4m
-loads strictly, or transformers by `AutoModel.from_pretrained`. A workdir that was read is written back bit for bit.
+of Hugging Face transformers. Reading makes a workdir that `--config.load` starts from, whole or tower by tower, that
+`pretrain.evals` opens, and `tools.tokenize` if it is a tokenizer. Writing makes a folder that apple/ml-4m loads
+strictly, or transformers by `AutoModel.from_pretrained`. A workdir that was read is written back bit for bit.
 """
 
 import argparse
@@ -67,7 +67,12 @@ def _read_fourm_tokenizer(source, workdir, size):
 
     held = fourm_tokenizers.read(source, size)
     config = fourm_tokenizer_config.run_config(held.model, held.modality)
-    _save(workdir, config, {"model": held.params, "objective": {n: {} for n in config["objectives"]}}, held.report)
+    _save(
+        workdir,
+        config,
+        {"model": {"autoencoder": held.params}, "objective": {n: {} for n in config["objectives"]}},
+        held.report,
+    )
     write_file(workdir / TOKENIZER, json.dumps(held.config, indent=2) + "\n")
     if held.fixed:
         save_file(held.fixed, workdir / POSITIONS)
@@ -80,10 +85,7 @@ def _read_transformers(source, workdir):
     image, text = held.modalities
     if (Path(source) / tokenizer_json.FILE).exists():
         text = dataclasses.replace(text, tokenizer=str((workdir / tokenizer_json.FILE).resolve()))
-    objectives = {}
-    for name, objective in held.objectives.items():
-        objectives[name] = dataclasses.asdict(objective)
-        del objectives[name]["context"]
+    objectives = {name: build.keys_of(objective) for name, objective in held.objectives.items()}
     _save(workdir, _config("models.multimodal", held, (image, text), objectives), held.params, held.report)
     tokenizer_json.copy(source, workdir)
 
@@ -91,7 +93,7 @@ def _read_transformers(source, workdir):
 def _config(model, held, modalities, objectives) -> dict:
     return dict(
         steps=1, batch_size=1, modalities=[build.plain(m) for m in modalities],
-        model={"model": model, **dataclasses.asdict(held.model)}, objectives=objectives, data=dict(source="tokens"),
+        model={"model": model, **build.plain(held.model)}, objectives=objectives, data=dict(source="tokens"),
     )  # fmt: skip
 
 
@@ -116,23 +118,20 @@ def write(workdir, out, step=None, *, image="", text="", eos_id=None):
     check_finite(held.params, f"{workdir}, step {held.step}")
     file = Path(workdir) / POSITIONS
     positions = load_file(file) if file.exists() else {}
-    if held.run.model["model"].startswith("tokenizers."):
+    if build.model_file(held.run).startswith("tokenizers."):
         arguments = Path(workdir) / TOKENIZER
         arguments = json.loads(arguments.read_text()) if arguments.exists() else None
-        fourm_tokenizers.write(out, held.run, held.params["model"], arguments, positions)
+        fourm_tokenizers.write(out, held.run, held.params["model"]["autoencoder"], arguments, positions)
         print(f"wrote {out}: {', '.join(sorted(p.name for p in Path(out).iterdir()))}")
         return
-    model, modalities = held.model.config, held.run.modalities
+    model, modalities = build.model_config(held.run), held.run.modalities
     if isinstance(model, multimodal.Config):
         transformers.write(
             out, model, modalities, held.objectives, held.params, image=image, text=text, eos_id=eos_id
         )  # fmt: skip
         chosen, pair = select(model, modalities, image, text)
-        print(
-            compare(
-                out, chosen, pair, {"towers": {t.name: held.params["model"]["towers"][t.name] for t in chosen.towers}}
-            )
-        )
+        parts = chosen.compose(tuple(pair), tuple(m.name for m in pair))
+        print(compare(out, chosen, pair, {n: p for n, p in held.params["model"].items() if n in parts}))
     else:
         known = fourm.buffers(model, modalities)
         positions = {k: v for k, v in positions.items() if k in known and known[k].shape == v.shape}

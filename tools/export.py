@@ -15,9 +15,14 @@ import jax
 import numpy as np
 from flax import nnx
 
+from pretrain import build
 from pretrain.evals.base import Context
 from pretrain.finite import furthest
 from pretrain.interop.torch import export
+from pretrain.models.network import Network
+from pretrain.models.passes import Call, Leaf, draw, evaluate, leaves, ordered, read
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import Whole
 from pretrain.restore import Restored, restore
 from pretrain.step import example_keys
 
@@ -28,18 +33,15 @@ def compare(restored: Restored, folder, examples: int = 64) -> dict[str, float]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     theirs, graph = module.load(folder), fp32_graph(restored)
-    context = Context(restored.run, restored.graph, restored.objectives)
+    context = Context(restored.run, restored.graphs, restored.objectives)
     split = (*context.held_out, restored.run.data.train)[max(len(context.held_out) - 1, 0)]
     batch = next(context.batches(split, examples))
     batch = jax.tree.map(lambda x: x[batch["row"] >= 0], batch)
-    masked = next((o for o in restored.objectives.values() if hasattr(o, "input_tokens")), None)
+    head = context.network.predicts
+    masked = next((p for o in restored.objectives.values() if head in _called(p := o.passes(train=False))), None)
     if masked is None and not theirs.predictors:
         raise ValueError("the run has neither a masked objective nor a head, of whose outputs the two are compared")
-    worst = (
-        _compare_trunk(restored, graph, theirs, masked.view(batch, example_keys(0, 0, len(batch["row"]))))
-        if masked
-        else {}
-    )
+    worst = _compare_trunk(restored, graph, theirs, masked, batch) if masked else {}
     for name in theirs.predictors:
         worst[f"head/{name}"] = _compare_head(restored, graph, theirs, name, batch)
     return worst
@@ -54,18 +56,29 @@ def check_agreement(worst: dict[str, float], tolerance: float):
         )
 
 
-def _compare_trunk(restored, graph, theirs, view) -> dict[str, float]:
+def _called(passes: dict) -> set[str]:
+    """The parts that are called."""
+    return {node.part for node in ordered(passes.values()) if isinstance(node, Call)}
+
+
+def _compare_trunk(restored, graph, theirs, passes, batch) -> dict[str, float]:
+    """passes: of an objective that masks; compared on what it masks of the batch."""
     import torch
 
-    inputs, dense, queries, _ = view
+    data = draw(passes.values(), batch, example_keys(0, 0, len(batch["row"])))
+    made = {leaf.item: read(leaf, data) for leaf in leaves(passes.values())}
+    shown, queries = made["inputs"], made["queries"]
+    (inputs, dense), queries = shown, queries.tokens
 
     @jax.jit
     def ours(params):
-        model = nnx.merge(graph, params)
-        encoded = model.encode(inputs, dense)
-        y, pooled = model.decode(encoded, queries), model.pool(encoded)
-        logits = {v: model.logits(y, v) for v in model.tokens.targets}
-        return logits, {name: model.project_pooled(pooled, name) for name in model.embedded}
+        network = nnx.merge(graph, params)
+        model, states = Predictor(network), network.states
+        encoded = model.encode(shown)
+        y = model.decode(encoded, queries).x
+        logits = {v: model.logits(y, v) for v in model.vocabularies}
+        pooled = network.run(states.pools(model.encoder), encoded)
+        return logits, {name: network.run("project", pooled, modality=name) for name in network.embedded}
 
     logits, z = jax.device_get(ours(restored.params["model"]))
     worst = {}
@@ -86,20 +99,22 @@ def _compare_head(restored, graph, theirs, name: str, batch) -> float:
     import torch
 
     objective = restored.objectives[name]
-    view = objective.view(batch, example_keys(0, 0, len(batch["row"])))
+    leaf = Leaf(Whole(objective.inputs, objective.context.modalities))
+    shown = leaf.make(batch)
 
     @jax.jit
     def ours(params):
-        model = nnx.merge(graph, params["model"])
-        own, encoded = params["objective"][name], model.encode(view["tokens"], view["dense"])
-        is_map = hasattr(objective, "predict")
-        return objective.predict(own, encoded) if is_map else objective.logits(model, own, encoded)
+        network = nnx.merge(graph, params["model"])
+        passes = objective.passes(train=False)
+        node = passes[objective.reads]
+        values = evaluate((node,), {"online": network}, {leaf.make: shown})
+        return objective.predict(params["objective"][name], values[node])
 
-    inputs, dense = _tensors(view["tokens"]), {n: torch.from_numpy(np.array(x)) for n, x in view["dense"].items()}
+    inputs, dense = _tensors(shown.tokens), {n: torch.from_numpy(np.array(x)) for n, x in shown.dense.items()}
     with torch.no_grad():
         said = theirs.predict(theirs.encode(*inputs, dense), inputs, name).numpy()
-    shown = np.asarray(view["tokens"].valid).any(1)
-    return furthest(np.asarray(ours(restored.params))[shown], said[shown])
+    present = np.asarray(shown.tokens.valid).any(1)
+    return furthest(np.asarray(ours(restored.params))[present], said[present])
 
 
 def _tensors(tokens):
@@ -110,9 +125,8 @@ def _tensors(tokens):
 
 def fp32_graph(restored: Restored):
     """The graph of the same network computing in fp32."""
-    model = restored.model
-    config = dataclasses.replace(model.config, dtype="float32")
-    return nnx.split(nnx.eval_shape(lambda: type(model)(config, model.modalities, model.embedded, nnx.Rngs(0))))[0]
+    model, config = restored.model, dataclasses.replace(build.model_config(restored.run), dtype="float32")
+    return nnx.split(nnx.eval_shape(lambda: Network(config, model.modalities, model.embedded, nnx.Rngs(0))))[0]
 
 
 def main():

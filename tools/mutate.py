@@ -33,15 +33,33 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = ROOT / "tests/mutants.json"
 CORE = ("pretrain/ops", "pretrain/objectives", "pretrain/generate", "pretrain/step.py", "pretrain/optim.py",
-        "pretrain/parameters.py", "pretrain/adapt.py", "pretrain/checkpoint.py", "data_pipeline/sources",
-        "data_pipeline/structured.py", "data_pipeline/text.py", "data_pipeline/image.py", "data_pipeline/pictures.py",
-        "data_pipeline/picture_file.py", "data_pipeline/folders.py")  # fmt: skip
+        "pretrain/parameters.py", "pretrain/adapt.py", "pretrain/ways.py", "pretrain/checkpoint.py",
+        "data_pipeline/sources", "data_pipeline/structured.py", "data_pipeline/text.py", "data_pipeline/image.py",
+        "data_pipeline/pictures.py", "data_pipeline/picture_file.py", "data_pipeline/folders.py")  # fmt: skip
 FAULTS = "tests/faults/test_{}.py".format
 # Tests of another name that are a module's own, too.
 TESTS = {
     "pretrain/checkpoint.py": ("tests/test_storage.py", FAULTS("damaged_checkpoints")),
     "pretrain/objectives/masked.py": ("tests/objectives/test_masking_by_source.py",),
     "pretrain/ops/counting.py": ("tests/ops/test_cross_entropy.py",),
+    "pretrain/ways.py": ("tests/test_adapt.py",),
+    "pretrain/ops/tiles.py": ("tests/ops/test_cross_entropy.py", "tests/ops/test_experts.py"),
+    "pretrain/objectives/absence.py": ("tests/objectives/test_stepwise.py",),
+    "pretrain/objectives/corruptions.py": ("tests/objectives/test_cross.py", "tests/objectives/test_reconstruction.py"),
+    **{
+        f"pretrain/objectives/{name}.py": ("tests/objectives/test_lxmert.py",)
+        for name in ("answers", "masked_words", "matching", "paired", "region_features", "region_labels")
+    },
+    **{f"pretrain/objectives/{name}.py": ("tests/objectives/test_boosting.py",) for name in ("anchored", "mutual")},
+    **{
+        f"pretrain/objectives/{name}.py": ("tests/objectives/test_gill.py",)
+        for name in ("next_token", "row_norms", "sequence_contrast", "sequences", "token_distance")
+    },
+    "pretrain/objectives/identification.py": ("tests/objectives/test_irra.py",),
+    **{
+        f"pretrain/objectives/targets/{name}.py": ("tests/objectives/test_targets.py",)
+        for name in ("base", "identity", "labels", "teacher")
+    },
     "pretrain/ops/ring.py": ("tests/ops/test_pairs.py",),
     "pretrain/generate/schedule.py": ("tests/generate/test_draw.py",),
     "pretrain/generate/chain.py": ("tests/generate/test_parallel.py", "tests/generate/test_sequence.py"),

@@ -39,7 +39,7 @@ class Painter:
     def __init__(self, workdir, examples: int):
         self.restored = restore(workdir)
         check_finite(self.restored.params, str(workdir))
-        self.context = Context(self.restored.run, self.restored.graph, self.restored.objectives)
+        self.context = Context(self.restored.run, self.restored.graphs, self.restored.objectives)
         self.modalities = self.restored.run.modalities
         self.images = Images(self.context)
         self.examples = examples
@@ -75,10 +75,10 @@ class Painter:
     def make(self, given, target, batch=None, guidance=1.5) -> dict:
         """What the model makes of a target, given one modality, and somewhat away from what is likely anyway."""
         how = Target(target, temperature=0.0, guidance=guidance)
-        if self.modality(target).kind == "grid":
+        if not self.modality(target).text:
             # The surest tokens first, where a picture is given: so they agree best. Given words alone those are the
             # ground, which would leave little else: there chance has a say in the order, as in MaskGIT's code.
-            noise = 0.0 if self.modality(given).kind == "grid" else 4.5
+            noise = 4.5 if self.modality(given).text else 0.0
             how = Target(target, method="maskgit", temperature=0.0, noise=noise, guidance=guidance)
         return self.generator(batch or self.batch, [given], [how])[target]
 
@@ -100,7 +100,7 @@ def masked_figure(p: Painter, name="render3d", shown=0.5):
 
 def pair_figure(p: Painter, source, target) -> str:
     """source → target for every example, above the true target."""
-    if p.modality(source).kind == "grid":
+    if not p.modality(source).text:
         made = p.images.pictures(target, p.make(source, target))
         rows = [(f"given: {source}", p.truth(source)), (f"made: {target}", made), (f"true: {target}", p.truth(target))]
         return png(image_rows(rows))

@@ -7,10 +7,12 @@ in `tools/systems.json`; what came out of an experiment in `tools/experiments/re
 
 import argparse
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
 
+from pretrain.phases import stages
 from tools.experiments.common import RESULTS, mean_sd
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +80,7 @@ def page(row: dict, system) -> str:
     more = [p for p in about[1:] if not p.startswith("Carried:")]
     results = "\n".join(map(measured, results_of(row, claim))) or "It has not been run.\n"
     lists = {"Approximate": list(system.APPROXIMATE) or ["Nothing that we know of."], "Left out": [claim.out]}
-    config, full, tiny = f"configs/systems/{row['name']}.py", system.get_config(""), system.get_config("tiny")
+    config, full, tiny = (f"configs/systems/{row['name']}.py", *(stages(system.get_config(a)) for a in ("", "tiny")))
     return f"""# {row["title"]}
 
 {arxiv(row, "arXiv ")} · system {row["number"]} of [82](README.md) · {state(row)[0]}
@@ -92,11 +94,11 @@ def page(row: dict, system) -> str:
 ## Run it
 
 {"".join(f"{p}{chr(10)}{chr(10)}" for p in more)}```sh
-# At full size: {full.steps:,} steps of {full.batch_size:,}.
+{first(system, "")}# At full size: {length(full)}.
 python -m pretrain --config={config} --workdir=runs/{row["name"]}
-# On the emoji corpus: {tiny.steps:,} steps of {tiny.batch_size:,}.
+{first(system, "tiny")}# On the emoji corpus: {length(tiny)}.
 python -m pretrain --config={config}:tiny --workdir=runs/{row["name"]}_tiny
-python -m pretrain.evals --checkpoint=runs/{row["name"]}_tiny
+python -m pretrain.evals --checkpoint={"/".join(filter(None, (f"runs/{row['name']}_tiny", tiny[-1][0])))}
 ```
 
 ## What came out
@@ -105,6 +107,22 @@ What has to come out: {claim.gate} Control: {claim.control}. The formula is test
 
 {results}
 """ + "\n".join(f"## {title}\n\n" + "".join(f"- {line}\n" for line in lines) for title, lines in lists.items())
+
+
+def length(phases: list) -> str:
+    """How many steps of how many examples a run has; of one in phases, those of each."""
+    every = [f"{c.steps:,} steps of {c.batch_size:,}" for _, c in phases]
+    runs = [(what, len(list(same))) for what, same in itertools.groupby(every)]
+    return ", then ".join(f"{count} phases of {what}" if count > 1 else what for what, count in runs)
+
+
+def first(system, arg: str) -> str:
+    """The commands for what a run reads of others."""
+    runs = getattr(system, "FIRST", {}).get(arg, {})
+    return "".join(
+        f"# Before it, what it reads:\npython -m pretrain --config={config} --workdir={workdir}\n"
+        for workdir, config in runs.items()
+    )
 
 
 def measured(result: dict) -> str:

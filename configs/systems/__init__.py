@@ -1,6 +1,8 @@
 """One file a published system: `get_config("")` its published settings, `get_config("tiny")` a run of about a minute on
 the emoji corpus; `CLAIM`, what its paper claims and what here tests it; `APPROXIMATE`, what no source confirmed, or is
 not as published. `tools.systems` writes their pages.
+
+Of one that reads what others trained, `FIRST` says what has to be there: {argument: {workdir: the config for it}}.
 """
 
 import dataclasses

@@ -3,12 +3,13 @@
 Carried: terms of uniformity and alignment beside CLIP's loss under a fixed low temperature, and what measures the gap
 between modalities.
 
-A CLIP ViT-B/32 fine-tuned on COCO's image-caption files (`--config.data.path`): set `--config.init` to its workdir, as
+A CLIP ViT-B/32 fine-tuned on COCO's image-caption files (`--config.data.path`): set `--config.load` to its workdir, as
 `tools.convert` writes it. `:tiny` trains two towers on emoji from fresh weights.
 """
 
 from configs import clip_b16
-from configs.contrastive_common import CLIP_MEAN, CLIP_STD, check_arg, image
+from configs.common import check_arg, image
+from configs.contrastive_common import CLIP_MEAN, CLIP_STD
 from configs.systems import Claim
 
 CLAIM = Claim(
@@ -28,15 +29,15 @@ APPROXIMATE = (
 
 
 def get_config(arg=""):
-    check_arg(arg, "systems/contrastive_gap")
+    check_arg(arg, __file__)
     c = clip_b16.get_config(arg)
     edges = [dict(a="image", b="text")]
     c.objectives.contrastive = dict(edges=edges, temperature=0.01, learn="fixed")
-    c.objectives.uniformity = dict(edges=edges, align=1.0, uniform=1.0)
+    c.objectives.uniformity = dict(edges=edges)
     c.final_evals.diagnostics = dict(pairs=[("image", "text")])
     if arg:
         return c
     c.modalities[0] = image(224, 32, CLIP_MEAN, CLIP_STD)
     c.batch_size, c.steps = 64, 9 * 118_287 // 64
-    c.optim.update(dict(lr=1e-6, final_lr=1.0, warmup=0, weight_decay=0.1))
+    c.optim = dict(lr=1e-6, final_lr=1.0, weight_decay=0.1, b2=0.98, eps=1e-6)
     return c

@@ -8,9 +8,9 @@ patches and five texts, and predicts the texts, without a tokenizer; `configs/fo
 """
 
 from configs import fourm_mod7
-from configs.contrastive_common import check_arg, image
+from configs.common import check_arg, image, text, tiny
 from configs.emoji import TEXTS
-from configs.fourm_common import BLOCKS, base
+from configs.fourm_common import masked
 from configs.systems import Claim
 
 CLAIM = Claim(
@@ -31,26 +31,18 @@ WRITTEN = tuple(n for n in TEXTS if n != "palette")  # palettes are computed by 
 
 def text_to_text(pictures, texts, *, budget, lr=4e-3):
     """4M on emoji without tokenizers: pictures as patches and texts, of which the texts are predicted."""
-    model = dict(dim=64, heads=2, encoder_depth=2, decoder_depth=2) | BLOCKS["swiglu_nobias"]
-    c = base(
-        (), model, batch_size=64, inputs=(budget // 2, budget), targets=(budget // 2, budget), blr=4 * lr,
-        tokens=60 * 64 * 2 * budget, warmup_tokens=10 * 64 * 2 * budget,
-    )  # fmt: skip
-    c.modalities = [image(64, 8, name=n, field=n) for n in pictures] + [
-        dict(name=n, kind="sequence", shape=(TEXTS[n][1],), field=TEXTS[n][0], vocab="text", vocab_size=8000,
-             tokenizer="text")
-        for n in texts
-    ]  # fmt: skip
-    c.model.dtype, c.mesh, c.data = "float32", "ddp", dict(source="emoji", path="", train="train")
+    specs = [image(64, 8, name=n, field=n) for n in pictures]
+    specs += [text(TEXTS[n][1], name=n, field=TEXTS[n][0]) for n in texts]
+    model, budgets = dict(dim=64, heads=2, encoder_depth=2, decoder_depth=2), (budget // 2, budget)
+    c = tiny(masked(specs, model, steps=60, batch_size=64, inputs=budgets, targets=budgets, lr=lr))
+    c.data, c.evals.val.batch_size = dict(source="emoji"), 32
     everything = dict(inputs=dict.fromkeys((*pictures, *texts), 0.5), targets=dict.fromkeys(texts, 0.5))
     from_pictures = dict(inputs=dict.fromkeys(pictures, 1.0), targets=dict.fromkeys(texts, 0.5))
     c.objectives.masked.mixture = [everything, from_pictures]
-    c.checkpoint.every = c.evals.val.every = 30
-    c.evals.val.batch_size, c.log.every = 32, 10
     c.final_evals = dict(nll=dict(inputs=[pictures[0], "caption"], targets=list(texts)))
     return c
 
 
 def get_config(arg=""):
-    check_arg(arg, "systems/fourm")
+    check_arg(arg, __file__)
     return text_to_text(("render3d",), WRITTEN, budget=32) if arg else fourm_mod7.get_config("B")

@@ -3,12 +3,12 @@
 Carried: tokenizers for feature maps, global vectors, boxes, poses and metadata; several mixture components over data in
 which modalities lack; a start from the model of seven modalities.
 
-The published settings are `configs/fourm_mod21.py` (`:B`, `:L`, `:XL`); set `--config.init` to the workdir of a 4M-7
+The published settings are `configs/fourm_mod21.py` (`:B`, `:L`, `:XL`); set `--config.load` to the workdir of a 4M-7
 model. `:tiny` reads three styles of an emoji as patches and five texts, and predicts the texts.
 """
 
 from configs import fourm_mod21
-from configs.contrastive_common import check_arg
+from configs.common import check_arg
 from configs.systems import Claim
 from configs.systems.fourm import WRITTEN, text_to_text
 
@@ -28,7 +28,7 @@ APPROXIMATE = ("The batch of 4096 is that of the released configs; the paper's t
 
 
 def get_config(arg=""):
-    check_arg(arg, "systems/fourm21")
+    check_arg(arg, __file__)
     if arg:
         return text_to_text(("render3d", "flat", "noto"), WRITTEN, budget=64)
     return fourm_mod21.get_config("B")

@@ -5,7 +5,7 @@ Carried: its pooling, one learned exponent a group of channels, after any tower;
 """
 
 from configs import clip_b16
-from configs.contrastive_common import check_arg
+from configs.common import check_arg
 from configs.systems import Claim
 
 CLAIM = Claim(
@@ -13,7 +13,7 @@ CLAIM = Claim(
     "better than a class token or one exponent, in classification, retrieval and multimodal training.",
     formula="`y_c = (mean_n max(x_nc, ε)^p_g(c))^(1 / p_g(c))`, computed as `exp((logsumexp_n(p log x) − log N) / p)`, "
     "p kept above .01; a group of channels for each head.",
-    test="tests/models/test_tower.py::test_each_pooling_takes_what_it_says",
+    test="tests/models/parts/test_pool.py::test_each_pooling_takes_what_it_says",
     experiment="ggem",
     control="mean",
     gate="Evidence in one token for some channels, in all for others: GGeM above one exponent for all above the mean, "
@@ -28,7 +28,7 @@ APPROXIMATE = (
 
 
 def get_config(arg=""):
-    check_arg(arg, "systems/ggem")
+    check_arg(arg, __file__)
     c = clip_b16.get_config(arg)
     c.model.towers[0]["pool"] = "ggem"
     return c

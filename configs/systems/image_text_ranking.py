@@ -6,7 +6,8 @@ historical baseline.
 Two towers over a folder of image-text files (`--config.data.path`). `:tiny` runs on the emoji corpus.
 """
 
-from configs.contrastive_common import base, check_arg, image, text, tiny
+from configs.common import check_arg, image, text
+from configs.contrastive_common import base, tiny
 from configs.systems import Claim
 
 CLAIM = Claim(
@@ -29,8 +30,8 @@ APPROXIMATE = (
 
 
 def get_config(arg=""):
-    check_arg(arg, "systems/image_text_ranking")
-    size = dict(dim=384, heads=6, depth=6, pool="mean")
+    check_arg(arg, __file__)
+    size = dict(dim=384, heads=6, depth=6)
     towers = [dict(name=n, modalities=(n,), **size) for n in ("image", "text")]
     objective = dict(edges=[dict(a="image", b="text")], negatives="sum")
     c = base(

@@ -7,7 +7,8 @@ A text tower of BERT-base's size over pairs of sentences, JSONL with `sentence` 
 `:tiny` pairs the English name of an emoji with its keywords.
 """
 
-from configs.contrastive_common import base, check_arg, text, tiny
+from configs.common import check_arg, text
+from configs.contrastive_common import base, tiny
 from configs.systems import Claim
 
 CLAIM = Claim(
@@ -31,7 +32,7 @@ COEF = 4.0  # the objective takes the mean of its four losses, the paper their s
 
 
 def get_config(arg=""):
-    check_arg(arg, "systems/matryoshka_2d")
+    check_arg(arg, __file__)
     names = ("sentence", "other")
     modalities = [text(128, 30522, "tokenizers/bert.json", name=n, field=n) for n in names]
     tower = dict(name="text", modalities=names, dim=768, heads=12, depth=12, pool="mean")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from data_pipeline.pipeline import eval_batches
 from data_pipeline.sources.tokens import read_manifest
 from pretrain import build, runtime
 from pretrain.data import token_stores
+from pretrain.models.passes import ONLINE
+from pretrain.models.states import States
 from pretrain.restore import load_tokenizer
 from pretrain.storage import locate
 
@@ -47,11 +49,16 @@ class Evaluator(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Context:
-    """The run that is evaluated: its config, the network's graph and the objectives."""
+    """The run that is evaluated: its config, the graphs of its models and the objectives."""
 
     run: build.Run
-    graph: Any
+    graphs: dict
     objectives: dict
+
+    @property
+    def graph(self):
+        """Of the network that is evaluated."""
+        return self.graphs[ONLINE]
 
     @property
     def modalities(self):
@@ -60,15 +67,19 @@ class Context:
     @functools.cached_property
     def embedded(self) -> tuple[str, ...]:
         """Modalities with an embedding in the common space, in the run's order."""
-        wanted = {name for o in self.objectives.values() for name in getattr(o, "embedded", ())}
+        wanted = {name for o in self.objectives.values() for name in o.embedded}
         return tuple(m.name for m in self.modalities if m.name in wanted)
 
     @functools.cached_property
     def readable(self) -> tuple[str, ...]:
-        """Modalities that the network takes in: the embedded ones, and if it has a trunk all inputs."""
-        has_trunk = build.model_config(self.run)[1].states.dim > 0
-        inputs = [m for m in self.modalities if m.inputs and m.readable]
-        return tuple(m.name for m in inputs if has_trunk or m.name in self.embedded)
+        """Modalities that the network takes in: those of which it makes a vector, and if it has a trunk all inputs."""
+        inputs, alone = [m for m in self.modalities if m.inputs and m.readable], self.network.pooled_modalities
+        return tuple(m.name for m in inputs if self.network.encodes((m.name,)) or m.name in (*self.embedded, *alone))
+
+    @functools.cached_property
+    def network(self) -> States:
+        """What the network can do."""
+        return build.states(self.run)
 
     @functools.cached_property
     def tokenizers(self) -> dict:
@@ -206,6 +217,16 @@ class Task:
 
     context: Context
 
+    place: ClassVar[int] = (
+        0  # among the tasks of the harness, in the order of the page; 0: only where a config names it
+    )
+    own_baseline: ClassVar[str] = ""  # the score that says what it takes to be good, in an untrained network's stead
+
+    @staticmethod
+    def default(context) -> dict:
+        """Config keys for a run that names none, or `Unfit`."""
+        return {}
+
     @property
     def where(self) -> str:
         return type(self).__module__.rpartition(".")[2]
@@ -246,7 +267,7 @@ class Task:
 
     def _check_made(self, key: str, name: str):
         m = next((m for m in self.context.modalities if m.name == name), None)
-        if m is None or not m.targets or m.kind not in ("grid", "set"):
+        if m is None or not m.targets or not m.fixed_length:
             raise ValueError(f"{self.where}.{key}: >{name}: no grid or set that the network predicts")
 
     def check_tokenizers(self):
@@ -277,7 +298,7 @@ def check(evaluator, context: Context, where: str, *, whole: bool = True):
             for split in context.there(splits):
                 found = context.source(split)
                 if not isinstance(found, mixture.Source):  # of several sources not every one has everything
-                    check_fields(needs, found)
+                    check_fields(needs, found, context.run.data.transforms)
         except (ValueError, OSError) as e:
             raise ValueError(f"{where}.{key}={splits!r}: {e}") from e
     if whole and isinstance(evaluator, Task):

@@ -22,6 +22,8 @@ class Evaluator(Task):
     words say how similar two examples are (Jaccard): representational similarity.
     """
 
+    place = 80
+
     pairs: tuple[tuple[str, str], ...]
     reference: str = ""
     k: int = 10

@@ -14,7 +14,9 @@ from pretrain import build
 from pretrain.evals.base import Context, parts, split_layer, split_made
 from pretrain.generate.chain import Generator, Target
 from pretrain.models.image_network import blocks
-from pretrain.models.tokens import concat, dense_rows, whole
+from pretrain.models.passes import Leaf, compute
+from pretrain.models.stream import mean
+from pretrain.models.tokens import Whole
 
 STEPS = 1  # in which a modality is predicted, as in 4M-21
 KEPT = 2 << 30  # bytes of features that are held, of a context
@@ -85,14 +87,7 @@ def together(context: Context, params, specs, splits, kind: str = "pooled") -> t
 
 def embed_texts(context: Context, params, modality: str, texts) -> np.ndarray:
     """Texts as a modality's own tokenizer makes them → their embeddings z `[n, E]`."""
-    m = next(m for m in context.modalities if m.name == modality)
-    tokenizer = build.text_tokenizers(context.run)[m.tokenizer]
-    how = {"keep_end": True} if modality in build.pooled_at_end(context.run) else {}
-    ids, valid = np.zeros((len(texts), m.length), m.dtype), np.zeros((len(texts), m.length), bool)
-    for i, text in enumerate(texts):
-        made = tokenizer.encode(text, m.length, **how)
-        ids[i, : len(made)], valid[i, : len(made)] = made, True
-    batch = {modality: {"ids": ids, "valid": valid}}
+    batch = {modality: build.write(context.run, modality, texts)}
     return jax.device_get(_embedder(context, (modality,), False)(params, batch))[1]
 
 
@@ -150,33 +145,25 @@ def _predict(context, params, spec, splits, layers, batch_size) -> Features:
 @functools.lru_cache(maxsize=64)
 def _embedder(context: Context, names: tuple[str, ...], layers: bool):
     """jitted (params, batch) → (pooled, z, layers or None, which examples have any of it)."""
-    specs = [m for m in context.modalities if m.name in names]
+    leaf = Leaf(Whole(names, context.modalities))
 
     def embed(params, batch):
-        model = nnx.merge(context.graph, params["model"])
-        tokens, dense = concat([whole(batch, n, context.modalities) for n in names]), dense_rows(batch, specs)
-        present, hidden = tokens.valid.any(1), None
-        towers = [n for n in names if n in getattr(model, "owner", {})]
+        network = nnx.merge(context.graph, params["model"])
+        states, hidden = network.states, None
         if layers:
-            if towers and len(names) > 1:
-                raise ValueError(f"{'+'.join(names)}: towers have no layers in common; name one modality")
-            hidden = _layers(model, names[0], tokens, dense)
+            every, counted = blocks(network, batch, names)
+            hidden = jnp.stack([mean(every[:, i], counted) for i in range(every.shape[1])])
+        nodes = {"shown": leaf}
         if len(names) == 1:
-            return *model.pooled(tokens, dense, names[0]), hidden, present
-        if towers:  # only their embeddings can be joined
-            return None, None, hidden, present
-        trunk = getattr(model, "trunk", None) or model
-        pooled = trunk.pool(trunk.encode(tokens, dense))
-        return pooled, pooled, hidden, present
+            nodes["pooled"] = states.pooled(names[0], leaf)
+            nodes["z"] = states.embedding(names[0], leaf) or nodes["pooled"]
+        elif pool := states.pools_together(names):
+            nodes["pooled"] = nodes["z"] = states.chain(pool, leaf)
+        found = compute(network, nodes, batch)
+        # Of several that no encoder reads together only their embeddings can be joined.
+        return found.get("pooled"), found.get("z"), hidden, found["shown"].tokens.valid.any(1)
 
     return jax.jit(embed)
-
-
-def _layers(model, name, tokens, dense):
-    """The mean over the valid tokens of what every block gave, `[depth, B, D]`."""
-    hidden, valid = blocks(model, name, tokens, dense)
-    weights = valid / jnp.maximum(valid.sum(1, keepdims=True), 1)
-    return jnp.einsum("bn,lbnd->lbd", weights, hidden)
 
 
 class _Memory:

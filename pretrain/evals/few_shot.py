@@ -17,6 +17,8 @@ class Evaluator(Task):
     mean. The draws of a seed are the same for every network. shots: the numbers n.
     """
 
+    place = 50
+
     modalities: tuple[str, ...]
     labels: tuple[str, ...]
     shots: tuple[int, ...] = (1, 5)

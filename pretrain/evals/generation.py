@@ -34,6 +34,8 @@ class Evaluator(Task):
     into one (`generate.consensus`). examples: at most so many of the splits, evenly spread.
     """
 
+    place = 100
+
     pairs: tuple[tuple[str, str, str], ...]
     splits: tuple[str, ...] = ("val", "test")
     examples: int = 64
@@ -48,27 +50,28 @@ class Evaluator(Task):
         if min(self.examples, self.steps, self.samples) < 1:
             self.fail("samples", "examples, steps and samples must be at least 1")
         for inputs, target, metric in self.pairs:
-            if target not in specs or not specs[target].targets or specs[target].kind not in ("grid", "sequence"):
+            m = specs.get(target)
+            if m is None or not m.targets or not (_is_picture(m) or m.text):
                 self.fail("pairs", f"{target!r} is no grid or sequence that the network predicts")
             if target in parts(inputs):
                 self.fail("pairs", f"{target!r} would be given and asked for")
-            reads = ("pictures",) if specs[target].kind == "grid" else ("ids", "words")
-            allowed = [name for name, m in METRICS.items() if m.reads in reads]
+            reads = ("pictures",) if _is_picture(m) else ("ids", "words")
+            allowed = [name for name, measured in METRICS.items() if measured.reads in reads]
             name, _, field = metric.partition("@")
             if name not in allowed or (field and METRICS[name].reads == "ids"):
                 self.fail("pairs", f"the metric of {target!r} must be one of {', '.join(allowed)}; @FIELD not of ids")
 
     @staticmethod
     def default(context) -> dict:
-        if context.run.model.get("model", "models.encdec") != "models.encdec":
+        if not context.network.predicts:
             raise Unfit("only encoder-decoders generate")
         images = Images(context)
         try:
             context.tokenizers  # noqa: B018 (opens them)
         except (FileNotFoundError, ValueError) as reason:
             raise Unfit(str(reason)) from reason
-        texts = [m for m in context.modalities if m.kind == "sequence"]
-        pictures = [m for m in context.modalities if m.kind == "grid" and images.has(m.name)]
+        texts = [m for m in context.modalities if m.text]
+        pictures = [m for m in context.modalities if _is_picture(m) and images.has(m.name)]
         pairs = []
         for given in (next((m.name for m in kind if m.inputs), None) for kind in (pictures, texts)):
             for kind, metric in ((pictures, "l1"), (texts, "f1")):
@@ -122,7 +125,7 @@ class Evaluator(Task):
 
     def _made(self, params, batch, inputs: str, target: str, metric: str):
         generator = Generator(self.context.graph, params["model"], self.context.modalities)
-        text, reads = self._kind(target) == "sequence", self._reads(metric)
+        text, reads = self._modality(target).text, self._reads(metric)
         heat = 0.0 if text and self.samples == 1 else self.temperature
         how = Target(target, steps=self.steps, temperature=heat, guidance=self.guidance)
         made = [generator(batch, parts(inputs), [how], sample=s)[target] for s in range(self.samples)]
@@ -165,8 +168,8 @@ class Evaluator(Task):
     def _reads(self, metric: str) -> str:
         return METRICS[metric.partition("@")[0]].reads
 
-    def _kind(self, name) -> str:
-        return next(m.kind for m in self.context.modalities if m.name == name)
+    def _modality(self, name) -> Modality:
+        return next(m for m in self.context.modalities if m.name == name)
 
     @functools.cached_property
     def _images(self) -> Images:
@@ -194,6 +197,11 @@ def _picture(field: str, shape, metric: str, span=()) -> Modality:
     """What a field is read as: of `miou` any classes; of a map that the run reads by its range, the same."""
     classes = NO_LABEL if metric.startswith("miou") else 0
     return Modality("truth", "pixels", tuple(shape), field, vocab_size=classes, resample="nearest", range=span)
+
+
+def _is_picture(m: Modality) -> bool:
+    """Whether its ids stand for a picture."""
+    return bool(m.grid) and not m.dense
 
 
 def _stem(name: str) -> str:

@@ -1,19 +1,21 @@
 """Runs tasks on a checkpoint and on the same network untrained: what the program and `--watch` share."""
 
 import dataclasses
+import functools
 
+from data_pipeline.discover import holders, load
 from pretrain import build
 from pretrain.data import check_tokens
 from pretrain.evals.base import Context, Unfit, check
 from pretrain.finite import check_finite
-from pretrain.frozen import load
 from pretrain.restore import Restored, init_function, restore, untrained
 
-# In the order of the page. A task is the file of that name.
-TASKS = (
-    "zero_shot", "retrieval", "knn", "linear_probe", "few_shot", "similarity", "robustness", "diagnostics", "nll",
-    "generation", "losses",
-)  # fmt: skip
+
+@functools.cache
+def known_tasks() -> tuple[str, ...]:
+    """The files of this folder whose `Evaluator` has a place on the page, in that order."""
+    places = {name: evaluator.place for name, evaluator in holders("pretrain.evals", "Evaluator").items()}
+    return tuple(sorted((name for name, place in places.items() if place), key=lambda name: (places[name], name)))
 
 
 def open_run(workdir, step=None, data: dict | None = None) -> tuple[Restored, Context]:
@@ -26,16 +28,15 @@ def open_run(workdir, step=None, data: dict | None = None) -> tuple[Restored, Co
 def open_context(workdir, run: build.Run, data: dict | None = None) -> Context:
     """What the tasks of a workdir's run are given, which no checkpoint is needed for."""
     run = redirect(run, data or {})
-    states = build.model_config(run)[1].states
-    if not (states.dim or states.embed_dim):
-        raise ValueError(f"{workdir} trained {run.model['model']!r}, which embeds nothing to evaluate")
+    if not build.states(run).pooled_modalities:
+        raise ValueError(f"{workdir} trained {build.model_file(run)!r}, which embeds nothing to evaluate")
     try:
         check_tokens(run)
     except (ValueError, FileNotFoundError) as e:
         e.add_note("--source, --path and --fields give the tasks other data, such as a converted model needs")
         raise
     objectives = build.objectives(run)
-    return Context(run, init_function(build.model(run, objectives), objectives, run.seed)[0], objectives)
+    return Context(run, init_function(build.models(run, objectives), objectives, run.seed)[0], objectives)
 
 
 def redirect(run: build.Run, data: dict) -> build.Run:
@@ -58,14 +59,14 @@ def make_tasks(context: Context, names=()) -> tuple[dict, dict]:
     names: tasks, or `all`; () for the run's `final_evals`. Their keys are those of `final_evals` where it has the task,
     else what the task takes by default of the run's modalities.
     """
-    own, specs, left_out = context.run.final_evals, {}, {}
+    own, specs, left_out, known = context.run.final_evals, {}, {}, known_tasks()
     if not names:
         if not own:
-            raise ValueError("the run's config names no final_evals: give --tasks=all, or some of " + ", ".join(TASKS))
+            raise ValueError("the run's config names no final_evals: give --tasks=all, or some of " + ", ".join(known))
         specs = own
-    for name in TASKS if "all" in names else names:
-        if name not in TASKS:
-            raise ValueError(f"--tasks={','.join(names)}: no task {name!r}; there are all, {', '.join(TASKS)}")
+    for name in known if "all" in names else names:
+        if name not in known:
+            raise ValueError(f"--tasks={','.join(names)}: no task {name!r}; there are all, {', '.join(known)}")
         mine = {n: values for n, values in own.items() if values.get("evaluator", n) == name}
         try:
             specs |= mine or {name: _default(context, name)}
@@ -73,7 +74,8 @@ def make_tasks(context: Context, names=()) -> tuple[dict, dict]:
             if "all" not in names:
                 raise ValueError(f"--tasks={','.join(names)}: {name}: {reason}") from reason
             left_out[name] = str(reason)
-    specs = dict(sorted(specs.items(), key=lambda item: TASKS.index(item[1].get("evaluator", item[0]))))
+    places = {name: i for i, name in enumerate(known)}  # behind these, what only a config names
+    specs = dict(sorted(specs.items(), key=lambda item: places.get(item[1].get("evaluator", item[0]), len(places))))
     made = {name: evaluator for name, (_, evaluator) in build.evaluators(specs, context, "final_evals").items()}
     for name, evaluator in made.items():
         check(evaluator, context, f"config.final_evals.{name}")
@@ -81,8 +83,7 @@ def make_tasks(context: Context, names=()) -> tuple[dict, dict]:
 
 
 def _default(context, name) -> dict:
-    evaluator = load("pretrain.evals", name, "--tasks", "Evaluator").Evaluator
-    return evaluator.default(context) if hasattr(evaluator, "default") else {}
+    return load("pretrain.evals", name, "--tasks", "Evaluator").Evaluator.default(context)
 
 
 def score(tasks: dict, params, say=None) -> dict:
@@ -100,7 +101,7 @@ def evaluate(restored: Restored, tasks: dict, say=None) -> dict:
     """{name: {"value", "chance", "untrained"}}; None where there is no such number."""
     values = score(tasks, restored.params, say)
     # An untrained network's likelihoods say less than the baseline that the evaluator brings, and cost as much.
-    compared = {name: e for name, e in tasks.items() if not hasattr(e, "own_baseline")}
+    compared = {name: e for name, e in tasks.items() if not e.own_baseline}
     before = score(compared, untrained(restored).params, lambda name: say(f"{name}, untrained") if say else None)
     return {
         name: {

@@ -16,6 +16,8 @@ class Evaluator(Task):
     embedding. Chance is the accuracy of always guessing the bank's most frequent label.
     """
 
+    place = 30
+
     modalities: tuple[str, ...]
     labels: tuple[str, ...]
     features: str = "pooled"

@@ -18,6 +18,8 @@ class Evaluator(Task):
     each layer's tokens; `mixture`, a learned weighted mean of all layers.
     """
 
+    place = 40
+
     modalities: tuple[str, ...]
     labels: tuple[str, ...]
     readouts: tuple[str, ...] = ("pooled", "layers", "mixture")

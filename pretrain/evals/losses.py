@@ -7,6 +7,7 @@ import jax
 
 from pretrain import runtime
 from pretrain.evals.base import Task, some
+from pretrain.schedule import at
 from pretrain.step import evaluate_objectives, example_keys
 
 
@@ -18,14 +19,16 @@ class Evaluator(Task):
     compare examples inside batches of at most `batch_size`, as even as can be.
     """
 
+    place = 110
+
     split: str = "val"
     batch_size: int = 64
-    repeats: int = 2
+    repeats: int = 1
 
     @staticmethod
     def default(context) -> dict:
         split = some(context.held_out, 1, "the data have neither a split val nor test")[0]
-        return dict(split=split, batch_size=min(64, len(context.source(split))))
+        return dict(split=split, batch_size=min(64, len(context.source(split))), repeats=2)
 
     def __post_init__(self):
         for key in ("batch_size", "repeats"):
@@ -54,9 +57,9 @@ class Evaluator(Task):
 
     def _share(self, objective: str, term: str) -> float:
         objective = self.context.objectives[objective]
-        return objective.coef * objective.share(term)
+        return at(objective.coef) * objective.loss_weight(term)
 
     @functools.cached_property
     def _step(self):
-        graph, objectives = self.context.graph, self.context.objectives
-        return jax.jit(lambda p, b, k: evaluate_objectives(graph, p, objectives, b, k, train=False))
+        graphs, objectives = self.context.graphs, self.context.objectives
+        return jax.jit(lambda p, b, k: evaluate_objectives(graphs, p, objectives, b, k, train=False))

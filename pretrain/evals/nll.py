@@ -12,7 +12,9 @@ from flax import nnx
 from data_pipeline.text import TextTokenizer
 from pretrain.evals.base import Score, Task, Unfit, parts, some
 from pretrain.evals.knn import held_out, inputs
-from pretrain.models.tokens import TokenSet, concat, dense_rows, pad, whole
+from pretrain.models.passes import Call
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import Shown, TokenSet, concat, dense_rows, pad, whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +25,8 @@ class Evaluator(Task):
     in training. Input `none` shows nothing; `unigram` is the baseline: the token frequencies of the training split,
     with one added to every count.
     """
+
+    place = 90
 
     inputs: tuple[str, ...]
     targets: tuple[str, ...]
@@ -56,9 +60,9 @@ class Evaluator(Task):
     @staticmethod
     def _predicted(context) -> list[str]:
         """Modalities that the decoder was trained to predict."""
-        if not any(hasattr(o, "mixture") for o in context.objectives.values()):
-            return []
-        return [m.name for m in context.modalities if m.targets]
+        asked = [node for o in context.objectives.values() for node in o.passes(train=False).values()]
+        scored = any(isinstance(n, Call) and n.part == context.network.predicts for n in asked)
+        return [m.name for m in context.modalities if m.targets] if scored else []
 
     def run(self, params):
         shown = {name for a in self.inputs for name in parts(a)}
@@ -117,14 +121,14 @@ class Evaluator(Task):
 
         def score(params, given, dense, asked, nothing):
             queries, labels, valid = asked
-            model = nnx.merge(self.context.graph, params["model"])
+            model = Predictor(nnx.merge(self.context.graph, params["model"]))
             # An example that lacks the input says nothing of how well the input predicts.
             valid = valid & (given.valid.any(1, keepdims=True) | nothing)
             queries = queries._replace(valid=valid)
             # Side by side the targets would attend to each other only to be masked: each is decoded for itself.
-            y = jax.vmap(model.decode, (None, 0))(model.encode(given, dense), queries)
-            y, queries, labels = jax.tree.map(_side_by_side, (y, queries, labels))
-            nll = model.nll(y, queries, labels).reshape(len(given.ids), len(self.targets), -1)
+            y = jax.vmap(model.decode, (None, 0))(model.encode(Shown(given, dense)), queries)
+            y, labels = jax.tree.map(_side_by_side, (y, labels))
+            nll = model.nll(y, labels).reshape(len(given.ids), len(self.targets), -1)
             return nll.sum((0, 2)), valid.sum((1, 2))
 
         return jax.jit(score)
@@ -142,7 +146,7 @@ def _side_by_side(x):
 def full_queries(batch, target: str, modalities, sentinel: int):
     """A modality hidden whole: (queries TokenSet `[B, M]`, labels `[B, M]`, valid `[B, M]`)."""
     tokens = whole(batch, target, modalities)
-    if next(m for m in modalities if m.name == target).kind != "sequence":
+    if not next(m for m in modalities if m.name == target).autoregressive:
         return tokens, tokens.ids, tokens.valid
     # [S_1] t_1 … t_n predicts t_1 … t_n [S_2].
     count = tokens.valid.sum(1, keepdims=True)

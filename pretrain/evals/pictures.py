@@ -24,7 +24,7 @@ class Images:
     def has(self, name: str) -> bool:
         """Whether a representation is one modality that can be shown."""
         m = self.modalities.get(name)
-        return m is not None and (m.kind == "pixels" or (m.kind == "grid" and m.tokenizer in self.context.tokenizers))
+        return m is not None and bool(m.grid) and (m.dense or m.tokenizer in self.context.tokenizers)
 
     def decode(self, name: str, ids) -> np.ndarray:
         """ids `[n, L]` of a grid modality → uint8 `[n, H, W, C]`, the frames of clips side by side."""
@@ -33,8 +33,8 @@ class Images:
 
     def pictures(self, name: str, given: dict) -> np.ndarray:
         """{"pixels"} or {"ids"} of a modality that it `has` → uint8 `[n, H, W, C]`."""
-        pixels = self.modalities[name].kind == "pixels"
-        return np.asarray(given["pixels"]) if pixels else self.decode(name, given["ids"])
+        dense = self.modalities[name].dense
+        return np.asarray(given["pixels"]) if dense else self.decode(name, given["ids"])
 
     def words(self, name: str, ids, valid) -> list[str]:
         """ids, valid `[n, L]` of a sequence → texts; "" where no tokenizer is known."""
@@ -53,7 +53,7 @@ class Images:
             if not keep:
                 continue
             mine = {k: v[keep] for k, v in batch[name].items()}
-            if m.kind == "sequence":
+            if m.text:
                 shown = self.words(name, mine["ids"], mine["valid"])
             else:
                 shown = self.pictures(name, mine)
@@ -62,7 +62,7 @@ class Images:
 
     def nearest(self, query: str, gallery: str, rows, near, splits):
         """A row for each query `[n]`: what it is, and the pictures of the examples `near [n, k]`, its own framed."""
-        texts = self.modalities[query].kind == "sequence"
+        texts = self.modalities[query].text
         asked = self.show(query, rows, splits) if texts or self.has(query) else [""] * len(rows)
         found = iter(self.show(gallery, near, splits))
         n, k = near.shape

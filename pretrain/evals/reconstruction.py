@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from data_pipeline.spec import PICTURES
 from pretrain.checkpoint import steps
 from pretrain.evals.base import Task
 from pretrain.models.image_network import ImageNetwork
-from pretrain.objectives.reconstruction import NO_LABEL, cosine, pictures, raw_view, usage
+from pretrain.objectives.corruptions import Raw
+from pretrain.objectives.reconstruction import NO_LABEL, cosine, pictures, usage
 from pretrain.restore import restore
 from pretrain.step import example_keys
 from pretrain.tokenizers.quantizers.base import code_counts
@@ -41,7 +41,7 @@ class Evaluator(Task):
 
     def __post_init__(self):
         m = self.context.modalities[0]
-        if self.network and (m.kind not in PICTURES or m.vocab_size):
+        if self.network and (not m.pictures or m.vocab_size):
             raise ValueError(f"reconstruction.network: it compares pictures; {m.name!r} holds none")
         if self.network:
             self.network.check(m.shape[-1])
@@ -49,7 +49,7 @@ class Evaluator(Task):
                 raise ValueError(
                     f"reconstruction.network.workdir={self.network.workdir!r} has no checkpoint: train it first"
                 )
-        if m.kind in PICTURES and not m.vocab_size and min(m.shape[-3:-1]) < WINDOW:
+        if m.pictures and not m.vocab_size and min(m.shape[-3:-1]) < WINDOW:
             height, width = m.shape[-3:-1]
             raise ValueError(f"reconstruction: {m.name!r} is {height}×{width}: SSIM needs {WINDOW} × {WINDOW}")
 
@@ -71,8 +71,8 @@ class Evaluator(Task):
         graph, modalities = self.context.graph, self.context.modalities
 
         def step(params, fixed, batch):
-            model = nnx.merge(graph, params["model"])
-            view = raw_view(modalities, batch, example_keys(0, 0, len(batch["row"])))
+            model = nnx.merge(graph, params["model"]).autoencoder
+            view = Raw(modalities)(batch, example_keys(0, 0, len(batch["row"])))
             raw, valid = view["raw"], (view["place"].rank >= 0) & (batch["row"] >= 0)[:, None]
             raw, weight = raw.reshape(-1, *raw.shape[2:]), valid.reshape(-1).astype(jnp.float32)
             ids = model.tokenize(raw)
@@ -90,7 +90,7 @@ class Evaluator(Task):
 
 def compare(made, raw, model) -> dict:
     """{score: `[B]`} of what was decoded, raw as the inputs are."""
-    if model.kind == "vectors":
+    if model.form == "vectors":
         return {"cosine": cosine(made, raw).mean(1)}
     if model.n_classes:
         known = raw != NO_LABEL

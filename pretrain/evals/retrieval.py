@@ -26,6 +26,8 @@ class Evaluator(Task):
     label: a field; then mAP, where all examples with the query's label are relevant.
     """
 
+    place = 20
+
     pairs: tuple[tuple[str, str], ...]
     splits: tuple[str, ...] = ("val", "test")
     at: tuple[int, ...] = (1, 5, 10)

@@ -18,6 +18,8 @@ class Evaluator(Task):
     together, or `z`, the mean of their embeddings, which is all that towers have.
     """
 
+    place = 70
+
     inputs: tuple[str, ...]
     labels: tuple[str, ...]
     features: str = "pooled"
@@ -68,4 +70,4 @@ class Evaluator(Task):
 
 
 def _one_trunk(context) -> bool:
-    return context.run.model.get("model", "models.encdec") == "models.encdec"
+    return bool(context.network.pools_together(context.readable))

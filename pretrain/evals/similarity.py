@@ -21,6 +21,8 @@ class Evaluator(Task):
     words they have in common; pairs that share none do not count, nearly all would.
     """
 
+    place = 60
+
     modalities: tuple[str, ...]
     path: str = ""
     fields: tuple[str, str, str] = ("sentence1", "sentence2", "score")
@@ -43,8 +45,8 @@ class Evaluator(Task):
 
     @staticmethod
     def default(context) -> dict:
-        kinds = {m.name: m.kind for m in context.modalities}
-        texts = [n for n in context.embedded if kinds[n] == "sequence"]
+        known = {m.name for m in context.modalities if m.text}
+        texts = [n for n in context.embedded if n in known]
         texts = some(texts, 2, "needs a text modality that an objective embeds")
         field = overlap_field(context)
         if not field:

@@ -19,6 +19,8 @@ class Evaluator(Task):
     The classes are those of the split `train`.
     """
 
+    place = 10
+
     text: str
     modalities: tuple[str, ...]
     labels: tuple[str, ...]
@@ -82,4 +84,4 @@ class Evaluator(Task):
 def _texts(context) -> list[str]:
     """Modalities that a text tokenizer makes."""
     known = build.text_tokenizers(context.run)
-    return [m.name for m in context.modalities if m.kind == "sequence" and m.tokenizer in known]
+    return [m.name for m in context.modalities if m.text and m.tokenizer in known]

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from data_pipeline.spec import DENSE
 from data_pipeline.text import TextTokenizer
 from pretrain.generate.parallel import METHODS, Conditions, fill
 from pretrain.generate.schedule import temperatures, token_schedule
 from pretrain.generate.sequence import write
+from pretrain.models.predictor import Predictor
 from pretrain.models.tokens import TokenSet, concat, dense_rows, pad, presence, whole
 
 ROUND = 64  # conditions are padded to a multiple of it, so that few lengths are compiled
@@ -57,8 +58,7 @@ class Generator:
     def __init__(self, graph, params, modalities):
         self.graph, self.params, self.modalities = graph, params, tuple(modalities)
         self._index = {m.name: i for i, m in enumerate(modalities)}
-        if "decoder" not in params:
-            raise ValueError("this model has no decoder: only encoder-decoders (models.encdec) generate")
+        Predictor(nnx.merge(graph, params))
 
     def __call__(self, batch: dict, given: Sequence[str], targets: Sequence[Target], *, seed=0, sample=0) -> dict:
         """{name: {"ids" `[B, L]`, "valid" `[B, L]`}} of the targets, in the form of a batch.
@@ -76,8 +76,8 @@ class Generator:
             keys = jax.vmap(lambda r, i=index: jax.random.fold_in(jax.random.fold_in(base, i), r))(rows)
             seen = [n for n in given if n != target.name]
             conditions = self._conditions(batch, seen, target, size)
-            kind = self.modalities[index].kind
-            ids, valid = (self._write if kind == "sequence" else self._fill)(
+            in_turn = self.modalities[index].autoregressive
+            ids, valid = (self._write if in_turn else self._fill)(
                 batch if target.name in given else {}, conditions, keys, target, size
             )
             made[target.name] = batch[target.name] = {"ids": ids, "valid": valid}
@@ -95,7 +95,7 @@ class Generator:
             m = self.modalities[self._index[t.name]]
             if not m.targets:
                 raise ValueError(f"target {t.name!r}: this model only reads it (targets=False)")
-            if t.name in made or (m.kind == "sequence" and t.name in given):
+            if t.name in made or (m.autoregressive and t.name in given):
                 raise ValueError(f"target {t.name!r}: is there already; a sequence is written whole, and once")
             unseen = [n for n in t.guidance if n not in (*given, *made)] if isinstance(t.guidance, dict) else []
             if unseen:
@@ -123,7 +123,7 @@ class Generator:
             views, scales = [*views, always], [*scales, 1 - sum(scales)]
         own = [self.modalities[self._index[n]] for n in seen]
         # A token of vectors or pixels needs rows to be read from, in whatever view it is valid.
-        dense = dense_rows(batch, [m for m in self.modalities if m.kind in DENSE and m in own])
+        dense = dense_rows(batch, [m for m in self.modalities if m.dense and m in own])
         sets = [self._tokens(batch, names, size) for names in views]
         longest = -(-max(s.ids.shape[1] for s in sets) // ROUND) * ROUND
         tokens = jax.tree.map(lambda *x: jnp.stack(x, 1), *(pad(s, longest) for s in sets))

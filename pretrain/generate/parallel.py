@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.generate.draw import draw
-from pretrain.models.tokens import TokenSet
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import Shown, TokenSet
 
 METHODS = ("roar", "maskgit")
 
@@ -29,13 +30,13 @@ class Conditions(NamedTuple):
     weights: jax.Array
 
     def encode(self, model, own: TokenSet | None = None):
-        """Encoded of B·K rows, example by example; own `[B, L]`: tokens that all views see."""
+        """The encoder's Stream of B·K rows, example by example; own `[B, L]`: tokens that all views see."""
         tokens = self.tokens
         k = tokens.ids.shape[1]
         if own is not None:
             tokens = jax.tree.map(lambda a, b: jnp.concatenate([a, jnp.repeat(b[:, None], k, 1)], 2), tokens, own)
         dense = {n: jnp.repeat(rows, k, 0) for n, rows in self.dense.items()}
-        return model.encode(jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), tokens), dense)
+        return model.encode(Shown(jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), tokens), dense))
 
     def spread(self, own: TokenSet) -> TokenSet:
         """Tokens `[B, M]` for every view, `[B·K, M]`."""
@@ -61,7 +62,8 @@ def fill(
     and commits the likeliest of those drawn, by log p + noise · (1 − step / steps) · Gumbel (arXiv 2202.04200, code).
     The likelihood is the model's own, before temperature: at temperature 0 too it says which token is surest.
     """
-    model = nnx.merge(graph, params)
+    network = nnx.merge(graph, params)
+    model = Predictor(network)
     ids, known = start
     size, length = ids.shape
     every = jnp.broadcast_to(jnp.arange(length), ids.shape)
@@ -74,8 +76,8 @@ def fill(
 
     def predict(ids, known, queries):
         encoded = conditions.encode(model, TokenSet(ids, modality, every, known))
-        y = conditions.guide(model.decode(encoded, conditions.spread(queries)))
-        return model.logits(y, model.modalities[target].vocab)
+        y = conditions.guide(model.decode(encoded, conditions.spread(queries)).x)
+        return model.logits(y, network.modalities[target].vocab)
 
     def roar(carry, step):
         ids, known = carry

@@ -8,6 +8,7 @@ from flax import nnx
 
 from pretrain.generate.draw import draw
 from pretrain.generate.parallel import Conditions
+from pretrain.models.predictor import Predictor
 from pretrain.models.tokens import TokenSet
 
 
@@ -21,8 +22,8 @@ def write(
     keys `[B]`. Valid are the tokens up to `[EOS]`, itself included; a closing `[S_2]` is no part of the text. The
     encoder runs once, and the loop ends when the last example has ended.
     """
-    model = nnx.merge(graph, params)
-    modality = model.modalities[target]
+    network = nnx.merge(graph, params)
+    model, modality = Predictor(network), network.modalities[target]
     size, length = conditions.tokens.ids.shape[0], modality.length
     encoded = conditions.encode(model)
 

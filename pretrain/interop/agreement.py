@@ -12,7 +12,9 @@ from data_pipeline.text import TextTokenizer
 from pretrain.finite import furthest
 from pretrain.interop import tokenizer_json
 from pretrain.models import multimodal
-from pretrain.models.tokens import dense_rows, whole
+from pretrain.models.network import Network
+from pretrain.models.passes import Leaf, compute
+from pretrain.models.tokens import Whole
 
 TOLERANCE = 1e-3  # of a number of an embedding of unit length, in fp32
 # One text is longer than any model's: what is cut, and where it ends, is a matter of convention.
@@ -90,13 +92,13 @@ def _embed(model: multimodal.Config, pair, params: dict, batch: dict) -> dict[st
     """{modality: embeddings `[n, D]`} by our towers, in fp32."""
     names = tuple(m.name for m in pair)
     config = dataclasses.replace(model, dtype="float32")
-    graph = nnx.split(nnx.eval_shape(lambda: multimodal.Model(config, tuple(pair), names, nnx.Rngs(0))))[0]
+    graph = nnx.split(nnx.eval_shape(lambda: Network(config, tuple(pair), names, nnx.Rngs(0))))[0]
 
     @jax.jit
     def run(params):
         network = nnx.merge(graph, params)
-        dense = dense_rows(batch, pair)
-        return {n: network.pooled(whole(batch, n, pair), dense, n)[1] for n in names}
+        nodes = {n: network.states.embedding(n, Leaf(Whole((n,), tuple(pair)))) for n in names}
+        return compute(network, nodes, batch)
 
     with jax.default_matmul_precision("highest"):
         return jax.device_get(run(params))

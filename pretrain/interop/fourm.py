@@ -16,13 +16,14 @@ from flax import nnx
 from data_pipeline.fourm import IMAGENET, MODALITIES
 from data_pipeline.spec import Modality
 from pretrain.interop.fourm_file import nest, read_file, some, write_file
-from pretrain.models.encdec import Config, Model
+from pretrain.models.encdec import Config
+from pretrain.models.network import Network
 from pretrain.ops.positions import sincos_1d, sincos_2d
 from pretrain.parameters import path_str
 
 SEQUENCE_ROWS = 512  # of every sequence's position buffer, whatever its length
 SIDES = {"inputs": "encoder_embeddings", "targets": "decoder_embeddings"}
-TOP = {"encoder_norm": "encoder_norm", "decoder_norm": "decoder_norm", "context": "decoder_proj_context"}
+TOP = {"encoder/norm": "encoder_norm", "decoder/norm": "decoder_norm", "decoder/context": "decoder_proj_context"}
 # Of a block: {ours: theirs}, norms before what they are part of.
 BLOCKS = {
     "encoder": {"attn/norm": "norm1", "mlp/norm": "norm2"},
@@ -37,8 +38,9 @@ BLOCKS = {
 class Checkpoint:
     """A 4M checkpoint in our terms.
 
-    params: the tree of `models.encdec.Model`; positions: {their name: table} of fixed position tables that differ from
-    ours in some bit, for `write` to give back as they came; report: what was missing or read in another way.
+    params: the tree of the network that `models.encdec` composes; positions: {their name: table} of fixed position
+    tables that differ from ours in some bit, for `write` to give back as they came; report: what was missing or read in
+    another way.
     """
 
     model: Config
@@ -118,9 +120,9 @@ def shapes(model: Config, modalities) -> dict[str, tuple]:
 
 def layout(model: Config, modalities) -> dict[str, tuple[str, int | None]]:
     """{their name: (our path, index into its first axis or None)}; aliases of one tensor give the same pair."""
-    out = {"mask_token": ("tokens/mask_token", None)}
+    out = {"mask_token": ("embed/mask_token", None)}
     if model.registers:
-        out["register_tokens"] = ("registers", None)
+        out["register_tokens"] = ("encoder/registers", None)
     target_tables = {
         "shared": ("tables", "tables"),
         "split": ("decoder_tables",) * 2,
@@ -132,31 +134,32 @@ def layout(model: Config, modalities) -> dict[str, tuple[str, int | None]]:
             if not getattr(m, side):
                 continue
             at = f"{group}.{m.fourm or m.name}."
-            out[at + "mod_emb"] = ("tokens/modality", i)
-            if m.kind == "pixels":
-                out[at + "proj.weight"] = (f"tokens/dense/{m.name}/kernel", None)
-            elif m.kind == "vectors":
-                out[at + "emb_proj.weight"] = (f"tokens/dense/{m.name}/kernel", None)
-                out[at + "emb_proj.bias"] = (f"tokens/dense/{m.name}/bias", None)
+            out[at + "mod_emb"] = ("embed/modality", i)
+            if m.pictures:
+                out[at + "proj.weight"] = (f"embed/dense/{m.name}/kernel", None)
+            elif m.dense:
+                out[at + "emb_proj.weight"] = (f"embed/dense/{m.name}/kernel", None)
+                out[at + "emb_proj.bias"] = (f"embed/dense/{m.name}/bias", None)
             else:
-                out[at + "token_emb.weight"] = (f"tokens/{'tables' if side == 'inputs' else read_from}/{m.vocab}", None)
+                out[at + "token_emb.weight"] = (f"embed/{'tables' if side == 'inputs' else read_from}/{m.vocab}", None)
             if side == "targets":
-                out[at + "to_logits.weight"] = (f"tokens/{head}/{m.vocab}", None)
-            if m.kind == "set":
+                out[at + "to_logits.weight"] = (f"embed/{head}/{m.vocab}", None)
+            if m.learned_positions:
                 learned = "learned" if side == "inputs" or model.tables == "shared" else "decoder_learned"
-                out[at + "pos_emb"] = (f"tokens/{learned}/{m.name}", None)
+                out[at + "pos_emb"] = (f"embed/{learned}/{m.name}", None)
     for path, leaf in param_shapes(model, modalities).items():
-        first, *rest = path.split("/")
-        name = {"kernel": "weight", "scale": "weight"}.get(rest[-1], rest[-1]) if rest else ""
+        part, first, *rest, last = *path.split("/"), ""
+        *rest, last = rest or [""]
+        name = {"kernel": "weight", "scale": "weight"}.get(last, last)
         if path.endswith("/slopes"):
             continue  # 4M has none: `write` refuses them
-        if first in ("encoder", "decoder"):
-            ours = "/".join(rest[:-1])
-            there = next((t + ours[len(o) :] for o, t in BLOCKS[first].items() if f"{ours}/".startswith(f"{o}/")), ours)
+        if first == "blocks":
+            ours = "/".join(rest)
+            there = next((t + ours[len(o) :] for o, t in BLOCKS[part].items() if f"{ours}/".startswith(f"{o}/")), ours)
             for layer in range(leaf.shape[0]):
-                out[".".join([first, str(layer), there.replace("/", "."), name])] = (path, layer)
-        elif first in TOP:
-            out[f"{TOP[first]}.{name}"] = (path, None)
+                out[".".join([part, str(layer), there.replace("/", "."), name])] = (path, layer)
+        elif f"{part}/{first}" in TOP:
+            out[f"{TOP[f'{part}/{first}']}.{name}"] = (path, None)
     return out
 
 
@@ -165,7 +168,7 @@ def buffers(model: Config, modalities) -> dict[str, np.ndarray]:
     out = {}
     for m in modalities:
         for side, group in SIDES.items():
-            if getattr(m, side) and m.kind != "set":
+            if getattr(m, side) and not m.learned_positions:
                 rows = sincos_1d(SEQUENCE_ROWS, model.dim)
                 if m.grid:
                     rows = sincos_2d(*m.grid, model.dim, span=m.trained_grid)
@@ -181,13 +184,13 @@ def buffers(model: Config, modalities) -> dict[str, np.ndarray]:
 
 def param_shapes(model: Config, modalities) -> dict:
     """{our path: ShapeDtypeStruct} of the trunk without contrastive heads."""
-    tree = nnx.split(nnx.eval_shape(lambda: Model(model, tuple(modalities), (), nnx.Rngs(0))))[1]
+    tree = nnx.split(nnx.eval_shape(lambda: Network(model, tuple(modalities), (), nnx.Rngs(0))))[1]
     return {path_str(k): v for k, v in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(tree))}
 
 
 def metadata(model: Config, modalities) -> dict:
     """Their constructor's arguments for this trunk."""
-    pixels = [m for m in modalities if m.kind == "pixels"] or [MODALITIES["rgb@224"]]
+    pixels = [m for m in modalities if m.pictures] or [MODALITIES["rgb@224"]]
     config = dict(
         dim=model.dim, encoder_depth=model.encoder_depth, decoder_depth=model.decoder_depth, num_heads=model.heads,
         mlp_ratio=int(model.mlp_ratio) if model.mlp_ratio == int(model.mlp_ratio) else model.mlp_ratio,

@@ -160,7 +160,7 @@ def _diffusion(c: dict, fail) -> dict:
 def metadata(run: build.Run) -> dict:
     """Their constructor's arguments for a tokenizer of ours. ValueError for what they cannot build."""
     out = _arguments(run)
-    ours, theirs = (build.model_config(r)[1] for r in (run, make_run(*describe(out, "4M's arguments")[:2])))
+    ours, theirs = (build.model_config(r) for r in (run, make_run(*describe(out, "4M's arguments")[:2])))
     if ours.code_scale != 1:
         raise ValueError(
             f"config.model.code_scale={ours.code_scale}: 4M's decoders read codes as they are: train with 1"
@@ -173,7 +173,7 @@ def metadata(run: build.Run) -> dict:
 
 
 def _arguments(run: build.Run) -> dict:
-    c, m = build.model_config(run)[1], run.modalities[0]
+    c, m = build.model_config(run), run.modalities[0]
     encoder, decoder, quantizer = (p.args[0] for p in (c.encoder, c.decoder, c.quantizer))
     for key, part in (("encoder", encoder), ("decoder", decoder), ("quantizer", quantizer)):
         if not isinstance(part, PARTS[key]):
@@ -184,7 +184,7 @@ def _arguments(run: build.Run) -> dict:
     if m.vocab_size:
         out["n_channels"] = c.class_dim
     if isinstance(encoder, vit.Config):
-        plain = m.kind == "vectors"
+        plain = m.form == "vectors"
         side = vit.as_map(m.shape)[0]
         out |= dict(patch_proj=not plain, post_mlp=encoder.post_mlp, patch_size=16 if plain else encoder.patch)
         out["image_size"] = side * 16 if plain else side

@@ -16,6 +16,7 @@ from pretrain import build
 from pretrain.interop.fourm_file import nest, read_file, read_names, some, write_file
 from pretrain.interop.fourm_networks import SAME, Tensor, affine, mlp_tensors, pointwise, unet_tensors, vit_tensors
 from pretrain.interop.fourm_tokenizer_config import describe, make_run, metadata, resized
+from pretrain.models.passes import ONLINE
 from pretrain.ops.positions import sincos_2d
 from pretrain.parameters import path_str
 from pretrain.tokenizers.networks import mlp, vit
@@ -26,9 +27,9 @@ from pretrain.tokenizers.quantizers import vq
 class Checkpoint:
     """A tokenizer of 4M in our terms.
 
-    model: the `model` of a run's config; params: the tree of its network; config: their constructor's arguments as they
-    came; fixed: {their name: array} of what is no parameter and differs from ours in some bit, for `write` to give back
-    as it came; report: what was missing or read in another way.
+    model: the `model` of a run's config; params: the tree of its part `autoencoder`; config: their constructor's
+    arguments as they came; fixed: {their name: array} of what is no parameter and differs from ours in some bit, for
+    `write` to give back as it came; report: what was missing or read in another way.
     """
 
     model: dict
@@ -47,8 +48,8 @@ class Names:
     """
 
     def __init__(self, run: build.Run):
-        c, modality = build.model_config(run)[1], run.modalities[0]
-        model = nnx.eval_shape(lambda: build.model(run, {})(nnx.Rngs(0)))
+        c, modality = build.model_config(run), run.modalities[0]
+        model = nnx.eval_shape(lambda: build.models(run, {})[ONLINE](nnx.Rngs(0))).autoencoder
         tree = nnx.to_pure_dict(nnx.split(model)[1])
         self.ours = {path_str(k): v for k, v in jax.tree_util.tree_leaves_with_path(tree)}
         self.fixed = {}

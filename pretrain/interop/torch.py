@@ -3,9 +3,9 @@
 Fine-tuned heads go with the network, as `predictors`; low-rank updates are in the matrices of what `restore` gives.
 
 ours                                   PyTorch
-`encoder/attn/qkv/kernel [depth,a,b]`  `encoder.{i}.attn.qkv.weight [b, a]` for every layer i
+`encoder/blocks/attn/qkv/kernel [depth,a,b]`  `encoder.{i}.attn.qkv.weight [b, a]` for every layer i
 `norm/scale`                           `norm.weight`
-`tokens/tables/text [V, D]`            `tables.text [V, D]`
+`embed/tables/text [V, D]`             `tables.text [V, D]`
 `depthwise/kernel [H, W, 1, C]`        `depthwise.weight [C, 1, H, W]`
 """
 
@@ -17,14 +17,21 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pretrain import digests
+from pretrain import build, digests
 from pretrain.build import plain
 from pretrain.finite import check_finite
+from pretrain.models import encdec
 from pretrain.objectives import classification, dense
 from pretrain.parameters import path_str
 from pretrain.restore import Restored
 
 STACKS = ("encoder", "decoder")
+# {ours: PyTorch's} of the beginnings of paths, the first that fits.
+PREFIXES = {
+    "embed/": "", "encoder/blocks/": "encoder/", "encoder/registers": "registers", "encoder/norm/": "encoder_norm/",
+    "decoder/blocks/": "decoder/", "decoder/norm/": "decoder_norm/", "decoder/context/": "context/",
+    "pool/head/": "", "project/each/": "project/",
+}  # fmt: skip
 
 
 def to_state_dict(model_params: dict) -> dict[str, np.ndarray]:
@@ -61,7 +68,9 @@ def from_state_dict(state: dict[str, np.ndarray], like: dict) -> dict:
 
 def _names(path, leaf):
     """(PyTorch names, whether the leaf stacks a layer for each, the order of each one's axes in PyTorch)."""
-    *parents, last = path_str(path).removeprefix("tokens/").split("/")
+    ours = path_str(path)
+    prefix = next((p for p in PREFIXES if ours.startswith(p)), "")
+    *parents, last = (PREFIXES.get(prefix, "") + ours.removeprefix(prefix)).split("/")
     weight = last == "kernel" or (last == "scale" and "norm" in parents[-1])
     name = "weight" if weight else last
     at = None
@@ -105,11 +114,11 @@ def export(restored: Restored, out) -> Path:
     """
     from safetensors.numpy import save_file
 
-    kind = restored.run.model.get("model", "models.encdec")
-    if kind != "models.encdec":
+    composed = build.model_config(restored.run)
+    if type(composed) is not encdec.Config:
         raise ValueError(
-            f"model.model={kind!r}: the PyTorch module is models.encdec alone; towers of images and texts go to "
-            "PyTorch through `tools.convert --write`, as CLIP or SigLIP of transformers"
+            f"model.model={restored.run.model['model']!r}: the PyTorch module is models.encdec alone; towers of images "
+            "and texts go to PyTorch through `tools.convert --write`, as CLIP or SigLIP of transformers"
         )
     check_finite(restored.params, f"step {restored.step}")
     out = Path(out)
@@ -120,7 +129,7 @@ def export(restored: Restored, out) -> Path:
     predictors = heads(restored)
     params = restored.params["model"] | {"predictors": {n: restored.params["objective"][n] for n in predictors}}
     config = {
-        "model": dataclasses.asdict(model.config),
+        "model": dataclasses.asdict(composed),
         "modalities": plain(model.modalities),
         "embedded": list(model.embedded),
         "predictors": predictors,

@@ -133,15 +133,15 @@ class DecoderBlock(nn.Module):
 
 
 class Classifier(nn.Linear):
-    """A linear layer on the normalised mean of the outputs, or on what the probes pool of them."""
+    """A linear layer on the normalised mean of the outputs, or on what the queries pool of them."""
 
-    def __init__(self, head, dim, probes):
-        width = dim * (probes if head["pool"] == "probes" else 1)
+    def __init__(self, head, dim, queries):
+        width = dim * (queries if head["pool"] == "queries" else 1)
         super().__init__(width, head["outputs"])
         self.head, self.norm = head, LayerNorm(width, True)
 
-    def forward(self, x, placed, valid, probes):
-        return super().forward(self.norm(pool(x, placed, valid, probes if self.head["pool"] == "probes" else None)))
+    def forward(self, x, placed, valid, queries):
+        return super().forward(self.norm(pool(x, placed, valid, queries if self.head["pool"] == "queries" else None)))
 
 
 class ConvNeXtBlock(nn.Module):
@@ -159,14 +159,14 @@ class ConvNeXtBlock(nn.Module):
 class DenseHead(nn.Module):
     """ConvNeXt blocks on the outputs of a grid, spread over up × up places each: [B, H, W, outputs] of a map's size."""
 
-    def __init__(self, head, dim, probes):
+    def __init__(self, head, dim, queries):
         super().__init__()
         self.head, width = head, head["width"]
         self.expand = nn.Linear(dim, head["up"] ** 2 * width)
         self.blocks = nn.ModuleList(ConvNeXtBlock(width) for _ in range(head["blocks"]))
         self.out = nn.Linear(width, head["outputs"])
 
-    def forward(self, x, placed, valid, probes):
+    def forward(self, x, placed, valid, queries):
         (rows, columns), start, up = self.head["grid"], self.head["start"], self.head["up"]
         x = self.expand(x[:, start : start + rows * columns]).unflatten(1, (rows, columns))
         x = x.unflatten(-1, (up, up, -1)).permute(0, 5, 1, 3, 2, 4)
@@ -214,11 +214,11 @@ class EncDec(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(*args) for _ in range(c["decoder_depth"]))
         self.encoder_norm, self.decoder_norm = LayerNorm(dim, c["bias"]), LayerNorm(dim, c["bias"])
         self.context = nn.Linear(dim, dim)
-        probes = c["probes"] if config["embedded"] else 0
-        self.probes = nn.Parameter(torch.zeros(probes, dim)) if probes else None
-        pooled = max(probes, 1) * dim
+        queries = c["pool_queries"] if config["embedded"] else 0
+        self.pool_queries = nn.Parameter(torch.zeros(queries, dim)) if queries else None
+        pooled = max(queries, 1) * dim
         self.project = nn.ModuleDict({m: nn.Linear(pooled, c["embed_dim"], bias=False) for m in config["embedded"]})
-        predictors = {name: HEADS[h["kind"]](h, dim, probes) for name, h in config["predictors"].items()}
+        predictors = {name: HEADS[h["kind"]](h, dim, queries) for name, h in config["predictors"].items()}
         self.predictors = nn.ModuleDict(predictors)
         self.register_buffer("is_sequence", torch.tensor([m["kind"] == "sequence" for m in mods]), persistent=False)
         grids = [[n // max(m["patch"], 1) for n in m["shape"][:2]] if on_grid(m) else [1, 1] for m in mods]
@@ -270,8 +270,8 @@ class EncDec(nn.Module):
             x = block(x, self._valid(valid)[:, None, None, :], distances(where, where))
         return self.encoder_norm(x)
 
-    def _valid(self, valid):
-        return valid if self.registers is None else F.pad(valid, (len(self.registers), 0), value=True)
+    def _valid(self, valid, registers=True):
+        return valid if self.registers is None else F.pad(valid, (len(self.registers), 0), value=registers)
 
     def _where(self, modality, position, registers=False):
         """(row, column, 1) in fractions of the picture, zeros off grids."""
@@ -286,7 +286,7 @@ class EncDec(nn.Module):
 
     def embed(self, x, inputs, name):
         _, modality, position, valid = inputs
-        pooled = pool(x, self._placed(modality, position, valid), self._valid(valid), self.probes)
+        pooled = pool(x, self._placed(modality, position, valid), self._valid(valid, False), self.pool_queries)
         return F.normalize(self.project[name](pooled), dim=-1)
 
     def predict(self, x, inputs, name):
@@ -300,7 +300,7 @@ class EncDec(nn.Module):
         if modality.shape[1:] != wanted.shape or (modality != wanted.to(modality.device)).any():
             raise ValueError(f"{name!r} reads {head.head['inputs']} (modality, tokens), whole and in this order")
         placed = self.place(modality, position) * valid[..., None]
-        return head(x[:, -modality.shape[1] :], placed, valid, self.probes)
+        return head(x[:, -modality.shape[1] :], placed, valid, self.pool_queries)
 
     def decode(self, x, inputs, queries):
         if not self.decoder:
@@ -327,13 +327,13 @@ class EncDec(nn.Module):
         return y @ (head if self.heads is None else self.heads)[vocab].T
 
 
-def pool(x, placed, valid, probes):
-    """Mean of the valid outputs [B, D], or of each probe one weighted by how it likes them, [B, probes·D]."""
+def pool(x, placed, valid, queries):
+    """Mean of the valid outputs [B, D], or of each query one weighted by how it likes them, [B, queries·D]."""
     valid = valid[:, None]
-    if probes is None:
+    if queries is None:
         weights = valid / valid.sum(-1, keepdim=True).clamp(min=1)
     else:
-        scores = probes @ (x + placed).transpose(1, 2)
+        scores = queries @ (x + placed).transpose(1, 2)
         weights = scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(-1) * valid
     return (weights @ x).flatten(1)
 

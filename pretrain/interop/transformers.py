@@ -19,6 +19,7 @@ from data_pipeline.spec import Modality
 from pretrain.interop import tokenizer_json
 from pretrain.interop.transformers_config import CLASSES, classify, describe, metadata, preprocessor, read_json, select
 from pretrain.models import multimodal
+from pretrain.models.network import Network
 from pretrain.objectives import contrastive, sigmoid
 from pretrain.objectives.base import Context
 from pretrain.parameters import path_str
@@ -28,13 +29,14 @@ SIDES = {"image": "vision_model.", "text": "text_model."}
 
 # Their modules and tensors: ours.
 MODULES = {
-    "embeddings.patch_embedding": "patches", "pre_layrnorm": "pre_norm", "head.layernorm": "head/norm",
-    "head.mlp.fc1": "head/mlp/fc1", "head.mlp.fc2": "head/mlp/fc2", "head.attention.out_proj": "head/attn/proj",
+    "embeddings.patch_embedding": "embed/patches", "pre_layrnorm": "embed/norm", "head.layernorm": "pool/head/norm",
+    "head.mlp.fc1": "pool/head/mlp/fc1", "head.mlp.fc2": "pool/head/mlp/fc2",
+    "head.attention.out_proj": "pool/head/attn/proj",
 }  # fmt: skip
 NORMS = {"image": "post_layernorm", "text": "final_layer_norm"}
 TENSORS = {
-    "embeddings.class_embedding": "cls", "embeddings.position_embedding.weight": "positions",
-    "embeddings.token_embedding.weight": "table", "head.probe": "head/probe",
+    "embeddings.class_embedding": "embed/cls", "embeddings.position_embedding.weight": "embed/positions",
+    "embeddings.token_embedding.weight": "embed/table", "head.probe": "pool/head/probe",
 }  # fmt: skip
 BLOCK = {
     "layer_norm1": "attn/norm", "layer_norm2": "mlp/norm", "self_attn.out_proj": "attn/proj", "mlp.fc1": "mlp/fc1",
@@ -161,34 +163,34 @@ def layout(kind: str, model: multimodal.Config, flat) -> dict[str, tuple]:
                 out[f"{theirs}.{name}"] = ((f"{ours}/{leaf}", index),)
 
     for (side, prefix), t in zip(SIDES.items(), model.towers):
-        at = f"towers/{t.name}/"
+        at = f"{t.name}_"
         for theirs, ours in TENSORS.items():
             if at + ours in flat:
                 out[prefix + theirs] = ((at + ours, ...),)
-        for theirs, ours in (MODULES | {NORMS[side]: "norm"}).items():
+        for theirs, ours in (MODULES | {NORMS[side]: "encoder/norm"}).items():
             add(prefix + theirs, at + ours)
         for layer in range(t.depth):
             block = f"{prefix}encoder.layers.{layer}."
             for theirs, ours in BLOCK.items():
-                add(block + theirs, f"{at}blocks/{ours}", layer)
+                add(block + theirs, f"{at}encoder/blocks/{ours}", layer)
             for i, part in enumerate("qkv"):
                 add(
-                    f"{block}self_attn.{part}_proj", f"{at}blocks/attn/qkv",
+                    f"{block}self_attn.{part}_proj", f"{at}encoder/blocks/attn/qkv",
                     (layer, ..., slice(i * t.dim, (i + 1) * t.dim)),
                 )  # fmt: skip
         if t.pool == "map":
             for name, leaf in (("weight", "kernel"), ("bias", "bias")):
-                parts = tuple((f"{at}head/attn/{p}/{leaf}", ...) for p in ("q", "kv"))
+                parts = tuple((f"{at}pool/head/attn/{p}/{leaf}", ...) for p in ("q", "kv"))
                 out[f"{prefix}head.attention.in_proj_{name}"] = parts
         if t.project:
-            add(PROJECTIONS[kind][side], at + "project")
+            add(PROJECTIONS[kind][side], at + "project/linear")
     return out
 
 
 def param_shapes(model: multimodal.Config, modalities) -> dict:
     """{our path: ShapeDtypeStruct} of the towers."""
     names = tuple(m.name for m in modalities)
-    tree = nnx.split(nnx.eval_shape(lambda: multimodal.Model(model, tuple(modalities), names, nnx.Rngs(0))))[1]
+    tree = nnx.split(nnx.eval_shape(lambda: Network(model, tuple(modalities), names, nnx.Rngs(0))))[1]
     return {path_str(k): v for k, v in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(tree))}
 
 

@@ -258,7 +258,7 @@ def select(model: multimodal.Config, modalities, image: str, text: str) -> tuple
     owner = {name: t for t in model.towers for name in t.modalities}
     pair = []
     for key, kind, given in (("image", "pixels", image), ("text", "sequence", text)):
-        found = {m.name: m for m in modalities if m.kind == kind and m.name in owner}
+        found = {m.name: m for m in modalities if (m.pictures if key == "image" else m.text) and m.name in owner}
         if not given and len(found) == 1:
             (given,) = found
         if given not in found:

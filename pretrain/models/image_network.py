@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pretrain.models import encdec, multimodal
-from pretrain.models.tokens import dense_rows, whole
+from pretrain.models.passes import Leaf, compute
+from pretrain.models.stream import unit
+from pretrain.models.tokens import Whole
 from pretrain.parameters import mark, variables
 
 # workdir → (make(rngs), modalities) of the network that was trained there.
@@ -45,8 +46,9 @@ class ImageNetwork:
 
     def pooled(self, params, pictures):
         """What it says of each picture as a whole, `[B, P]`."""
-        model, tokens, dense = self._take(params, pictures)
-        return model.pooled(tokens, dense, self._spec.name)[0]
+        model, batch = self._take(params, pictures)
+        node = model.states.pooled(self._spec.name, Leaf(Whole((self._spec.name,), model.modalities)))
+        return compute(model, {"pooled": node}, batch)["pooled"]
 
     def distance(self, params, a, b):
         """The mean over places and layers of ‖u(a) − u(b)‖², u what a layer says of a place, at unit length: `[B]`.
@@ -58,23 +60,22 @@ class ImageNetwork:
 
     def _features(self, params, pictures) -> list:
         """Of each of `layers`, `[B, N, D]` of unit length."""
-        model, tokens, dense = self._take(params, pictures)
-        hidden, _ = blocks(model, self._spec.name, tokens, dense)
+        layers = blocks(*self._take(params, pictures), (self._spec.name,))[0]
         for i in self.layers:
-            if not -len(hidden) <= i < len(hidden):
-                self._fail("layers", f"that network has blocks 0 … {len(hidden) - 1}")
-        return [encdec.unit(hidden[i].astype(jnp.float32)) for i in self.layers]
+            if not -layers.shape[1] <= i < layers.shape[1]:
+                self._fail("layers", f"that network has blocks 0 … {layers.shape[1] - 1}")
+        return [unit(layers[:, i].astype(jnp.float32)) for i in self.layers]
 
     def _take(self, params, pictures):
-        """(the network, tokens and dense rows of the pictures)."""
-        _, graph, modalities = self._opened
+        """(the network, a batch of the pictures)."""
+        _, graph, _ = self._opened
         m, (height, width, channels) = self._spec, self._spec.shape
         if pictures.shape[-1] != channels:
             pictures = pictures.repeat(channels, -1)
         if pictures.shape[1:3] != (height, width):
             pictures = jax.image.resize(pictures, (len(pictures), height, width, channels), "cubic")
         batch = {m.name: {"pixels": pictures, "valid": jnp.ones(len(pictures), bool)}}
-        return nnx.merge(graph, params), whole(batch, m.name, modalities), dense_rows(batch, [m])
+        return nnx.merge(graph, params), batch
 
     @functools.cached_property
     def _opened(self):
@@ -89,12 +90,11 @@ class ImageNetwork:
     def _spec(self):
         """The modality that it reads."""
         make, _, modalities = self._opened
-        model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-        if not isinstance(model, encdec.Model | multimodal.Model):
+        network = nnx.eval_shape(lambda: make(nnx.Rngs(0))).states
+        if not network.pooled_modalities:
             self._fail("workdir", "no transformer over pictures was trained there: name towers or an encoder-decoder")
-        trunk = isinstance(model, encdec.Model) or model.trunk is not None
-        found = {m.name: m for m in modalities if m.kind == "pixels" and m.patch}
-        found = {n: m for n, m in found.items() if n in getattr(model, "owner", {}) or (trunk and m.inputs)}
+        found = {m.name: m for m in modalities if m.pictures and m.readable and m.inputs}
+        found = {n: m for n, m in found.items() if n in network.pooled_modalities}
         if not found:
             self._fail("workdir", "that network reads no pixels: name one that does")
         if (not self.modality and len(found) > 1) or (self.modality and self.modality not in found):
@@ -106,10 +106,14 @@ class ImageNetwork:
         raise ValueError(f"network.{key}={getattr(self, key)!r}: {remedy}{where}")
 
 
-def blocks(model, name: str, tokens, dense):
-    """What every block of a tower or a trunk gave of one modality, `[depth, B, N, D]`, and which tokens are valid."""
-    if name in getattr(model, "owner", {}):
-        x, valid, hidden = model.towers[model.owner[name]].encode(tokens, dense.get(name), layers=True)
-        return x[None] if hidden is None else hidden, valid
-    encoded = model.encode(tokens, dense, layers=True)
-    return encoded.layers, encoded.valid
+def blocks(network, batch, names):
+    """What every block gave of modalities side by side, `[B, depth, N, D]`, and which tokens count `[B, N]`.
+
+    ValueError if no encoder reads them together.
+    """
+    leaf = Leaf(Whole(tuple(names), network.modalities))
+    node = network.states.stream(names[0], leaf)
+    if node is None or not set(names) <= set(network.states.read_by(node.part)):
+        raise ValueError(f"{'+'.join(names)}: towers have no layers in common; name one modality")
+    stream = compute(network, {"stream": node}, batch, layers=(node,))["stream"]
+    return stream.x[:, None] if stream.layers is None else stream.layers, stream.counted

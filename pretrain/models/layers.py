@@ -1,7 +1,7 @@
 """Linear, LayerNorm, attention, MLP and bottleneck adapters: what blocks and heads are made of.
 
-Parameters are fp32. `dtype` is the type of the matmul operands; every matmul accumulates in fp32, and norms, softmax
-and the residual stream stay fp32.
+Parameters are fp32. `dtype` is the type of the matmul operands; every matmul accumulates in fp32, and norms and softmax
+are computed in fp32. What a layer gives has the type of what it gets: inside of stacks `dtype`, elsewhere fp32.
 """
 
 from typing import NamedTuple
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.ops.attention import attend
+from pretrain.ops.layer_norm import layer_norm
 from pretrain.ops.matmul import matmul
-from pretrain.parameters import param, undecayed
+from pretrain.parameters import mark, param, undecayed
 
 xavier_uniform = jax.nn.initializers.xavier_uniform()
 
@@ -21,6 +22,7 @@ ACTIVATIONS = {
     "gelu_tanh": jax.nn.gelu,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # CLIP's
     "tanh": jnp.tanh,
+    "relu": jax.nn.relu,  # OPT's
 }
 
 
@@ -36,15 +38,15 @@ class Linear(nnx.Module):
         kernels = [xavier_uniform(k, (d_in, d_out // parts), jnp.float32) for k in keys]
         self.kernel = param(jnp.concatenate(kernels, axis=1), matrix=True, split=split)
         self.bias = undecayed(jnp.zeros(d_out), split=-1 if split == -1 else 0) if bias else None
-        self.dtype = dtype
+        self.dtype, self.split = dtype, split
 
     def __call__(self, x):
-        y = matmul(x, self.kernel[...], self.dtype)
-        return y if self.bias is None else y + self.bias[...]
+        y = matmul(x, self.kernel[...], self.dtype, self.split)
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
 class LayerNorm(nnx.Module):
-    """fp32 layer normalisation over the last axis (arXiv 1607.06450)."""
+    """Layer normalisation over the last axis (`ops.layer_norm`)."""
 
     def __init__(self, dim: int, *, bias: bool, eps: float = 1e-6):
         self.eps = eps
@@ -52,11 +54,7 @@ class LayerNorm(nnx.Module):
         self.bias = undecayed(jnp.zeros(dim)) if bias else None
 
     def __call__(self, x):
-        mean = x.mean(-1, keepdims=True)
-        centred = x - mean
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.eps) * self.scale[...]
-        return y if self.bias is None else y + self.bias[...]
+        return layer_norm(x, self.scale[...], None if self.bias is None else self.bias[...], self.eps)
 
 
 class Seen(NamedTuple):
@@ -123,12 +121,12 @@ class Attention(nnx.Module):
 
     def mix(self, q, k, v, seen: Seen):
         """What the queries find, projected, `[B, N, D]`. Without distance none of them lies in a picture."""
-        bias = seen.bias
+        bias, given = seen.bias, q.dtype
         if self.slopes is not None and seen.distance is not None:
             near = -self.slopes[...][:, None, None] * seen.distance[:, None]
             bias = near if bias is None else bias + near
         y = attend(*(a.astype(self.dtype) for a in (q, k, v)), mask=seen.mask, bias=bias, how=self.attention)
-        return self.proj(y.reshape(*y.shape[:2], -1))
+        return self.proj(y.reshape(*y.shape[:2], -1).astype(given))
 
     def _split(self, x):
         return x.reshape(*x.shape[:2], self.heads, -1)
@@ -157,6 +155,7 @@ class Adapter(nnx.Module):
         self.down = Linear(dim, width, bias=True, dtype=dtype, rngs=rngs)
         self.up = Linear(width, dim, bias=True, dtype=dtype, rngs=rngs)
         self.up.kernel[...] = jnp.zeros((width, dim))
+        mark(self, anew=True)
 
     def __call__(self, x):
         return x + self.up(jax.nn.gelu(self.down(x)))

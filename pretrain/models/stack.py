@@ -26,8 +26,8 @@ class PerLayer(NamedTuple):
     """What a stack gives to each of its blocks alone, every leaf with a leading axis `[depth, …]`.
 
     keep `[depth, B, branches]`: multipliers of the residual branches, from `drop_path`.
-    prompts `[depth, n, D]` or `[depth, B, n, D]`: what stands in the first n slots before a block, where `prompted`
-      `[depth]` says so (all blocks without it): deep prompts (arXiv 2203.12119, section 3.1).
+    prompts `[depth, n, D]` or `[depth, B, n, D]`: what stands in n slots before a block, whatever the block before gave
+      there, where `prompted` `[depth]` says so (all blocks without it): deep prompts (arXiv 2203.12119, section 3.1).
     biased `[depth]`: which blocks' self-attention the bias of `Given.seen` is for; all without it.
     cache: {branch: memory}, from `open_cache`.
     """
@@ -76,41 +76,59 @@ def drop_path(keys, rate: float, depth: int, branches: int = 2):
 
 
 def run_stack(
-    blocks, x, given: Given = NOTHING, each: PerLayer = ALIKE, *, remat: str = "none", layers: bool = False,
-    unroll: int | bool = 1,
+    blocks, x, given: Given = NOTHING, each: PerLayer = ALIKE, *, dtype=None, remat: str = "none",
+    layers: bool = False, unroll: int | bool = 1, slot: int = 0,
 ):  # fmt: skip
     """Runs stacked blocks on x `[B, N, D]`; block(x, given) → (x, {name: auxiliary output}).
 
+    Of blocks over several streams x is a tuple of theirs, `[B, N_i, D_i]` each, and so is every entry of `layers`.
+
     Returns (x, outputs): the auxiliary outputs of all blocks, `[depth, …]` each, among them if `layers` what every
     block gave, `layers [depth, B, N, D]`, and of a cached sequence the new `cache`.
+    dtype: of the residual stream and all else that flows between layers, None for that of x; what comes out has the
+    type of x again.
     unroll: how many blocks one round of the scan writes out, True for all (False for one). More of them compile longer,
     and let XLA work across blocks.
+    slot: the first of those of `PerLayer.prompts`, from the end if it is negative. ValueError where they have no room.
     """
 
     def body(x, layer):
         block, each = layer
-        x, outputs = block(_insert(x, each), _given(given, each))
-        x = constrain(x)
+        x, outputs = block(_insert(x, each, slot), _given(given, each))
+        x = jax.tree.map(constrain, x)
         return x, outputs | ({LAYERS: x} if layers else {})
 
     if blocks is None:
-        return x, {LAYERS: x[None][:0]} if layers else {}
+        return x, {LAYERS: jax.tree.map(lambda x: x[None][:0], x)} if layers else {}
     if REMAT[remat] is not None:
         body = jax.checkpoint(body, policy=REMAT[remat])
-    return jax.lax.scan(body, constrain(x), (blocks, each), unroll=unroll)
+    outside = jax.tree.map(lambda x: x.dtype, x)
+    x, given = jax.tree.map(lambda x: constrain(_as(dtype, x)), x), given._replace(context=_as(dtype, given.context))
+    x, outputs = jax.lax.scan(body, x, (blocks, each), unroll=unroll)
+    back = lambda x: jax.tree.map(lambda x, dtype: x.astype(dtype), x, outside)
+    return back(x), outputs | ({LAYERS: back(outputs[LAYERS])} if layers else {})
 
 
-def open_cache(blocks, given: Given, length: int):
+def open_cache(blocks, given: Given, length: int, dtype=None):
     """`PerLayer.cache` of a sequence of up to `length` tokens, which every call of `run_stack` extends by one."""
+    given = given._replace(context=_as(dtype, given.context))
     return None if blocks is None else jax.vmap(lambda block: block.open(given, length))(blocks)
 
 
-def _insert(x, each: PerLayer):
-    """x with a block's prompts in its first slots."""
+def _as(dtype, x):
+    return x if dtype is None or x is None else x.astype(dtype)
+
+
+def _insert(x, each: PerLayer, slot: int):
+    """x with a block's prompts in their slots."""
     if each.prompts is None:
         return x
+    length, n = x.shape[1], each.prompts.shape[-2]
+    first = slot + length if slot < 0 else slot
+    if not 0 <= first <= length - n:
+        raise ValueError(f"slot={slot}: {n} prompts have no room there among {length} tokens")
     prompts = jnp.broadcast_to(each.prompts, (len(x), *each.prompts.shape[-2:])).astype(x.dtype)
-    with_prompts = jnp.concatenate([prompts, x[:, prompts.shape[1] :]], axis=1)
+    with_prompts = jnp.concatenate([x[:, :first], prompts, x[:, first + n :]], axis=1)
     return with_prompts if each.prompted is None else jnp.where(each.prompted, with_prompts, x)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.models.convolution import Conv, GroupNorm
+from pretrain.models.passes import Leaf
 from pretrain.objectives import reconstruction
 from pretrain.parameters import variables
 
@@ -53,29 +54,28 @@ class Objective(reconstruction.Objective):
     def init(self, key) -> dict:
         return super().init(key) | {"discriminator": variables(self._make(key))}
 
-    def view(self, batch, keys):
-        begun = batch["step"] >= self.start if "step" in batch else jnp.ones(len(keys), bool)
-        return super().view(batch, keys) | {"begun": begun}
+    def passes(self, train: bool) -> dict:
+        return super().passes(train) | {"begun": Leaf(Begun(self.start))}
 
-    def weights(self, view):
-        counts = super().weights(view)
+    def weights(self, data):
+        counts = super().weights(data)
         return counts | dict.fromkeys(GAME, counts["psnr"])
 
-    def totals(self, model, own, view, keys, *, train):
-        out = super().totals(model, own, view, keys, train=train)
-        return out | {name: jnp.where(view["begun"][0], out[name], 0.0) for name in GAME}
+    def totals(self, params, outputs, *, train, run):
+        out = super().totals(params, outputs, train=train, run=run)
+        return out | {name: jnp.where(outputs["begun"][0], out[name], 0.0) for name in GAME}
 
-    def distances(self, own, made, target) -> dict:
+    def distances(self, params, made, target) -> dict:
         fixed = jax.lax.stop_gradient
         judge = lambda params, x: nnx.merge(self._graph, params)(reconstruction.pictures(x))
-        mine = own["discriminator"]
+        mine = params["discriminator"]
         real, fake = judge(mine, target), judge(mine, fixed(made))
         hinge = jax.nn.relu(1 - real) + jax.nn.relu(1 + fake)
         game = {"generator": -judge(fixed(mine), made), "discriminator": 0.5 * hinge}
-        return super().distances(own, made, target) | {k: v.reshape(len(made), -1).mean(1) for k, v in game.items()}
+        return super().distances(params, made, target) | {k: v.reshape(len(made), -1).mean(1) for k, v in game.items()}
 
-    def share(self, name) -> float:
-        return {"generator": self.weight, "discriminator": 1.0}.get(name, super().share(name))
+    def loss_weight(self, name) -> float:
+        return {"generator": self.weight, "discriminator": 1.0}.get(name, super().loss_weight(name))
 
     @functools.cached_property
     def _graph(self):
@@ -83,6 +83,16 @@ class Objective(reconstruction.Objective):
 
     def _make(self, key):
         return Discriminator(self.context.modalities[0].shape[-1], self.width, self.layers, rngs=nnx.Rngs(key))
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """Whether training has come to a step, `[B]`; in evaluation it has."""
+
+    start: int
+
+    def __call__(self, batch, keys):
+        return batch["step"] >= self.start if "step" in batch else jnp.ones(len(keys), bool)
 
 
 class Discriminator(nnx.Module):

@@ -1,4 +1,4 @@
-"""What an objective is: corruption on the device, then sums whose denominators are known before the forward pass.
+"""What an objective is: nodes that it needs, then sums whose denominators are known before the forward pass.
 
 loss = Σ_k coef · total_k / W_k over all terms k of all objectives, W_k the weight of the *global* batch: exact under
 accumulation, padding and sharding. An objective is a frozen dataclass `Objective` in a file of its own; its fields are
@@ -6,13 +6,18 @@ its config keys, except `context`, which the build fills in.
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from data_pipeline.spec import Modality
+from pretrain.models.passes import ONLINE, Call, Constant, Leaf
 from pretrain.models.states import States
+from pretrain.schedule import Coefficient, at
+
+EXAMPLE, BATCH = "example", "batch"  # the scopes of objectives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,72 +25,95 @@ class Context:
     """What a run gives its objectives.
 
     modalities; labels: what they may ask for and the network never sees; sources: the names of the sources of its data,
-    in their order, () of a run that has only one; network: what the network states; sentinel, n_sentinels: the first of
-    the ids that stand for masked spans of texts, and how many there are.
+    in their order, () of a run that has only one; network: what the network states; others: what the run's other models
+    state, peers and references; sentinel, n_sentinels: the first of the ids that stand for masked spans of texts, and
+    how many there are; write: (modality, texts) → the batch entry of texts that are no example's.
     """
 
     modalities: tuple[Modality, ...]
     labels: tuple[Modality, ...] = ()
     sources: tuple[str, ...] = ()
     network: States = States()
+    others: tuple[States, ...] = ()
     sentinel: int = 0
     n_sentinels: int = 0
+    write: Callable = dataclasses.field(default=None, compare=False)
+
+    def texts(self, modality: str, texts, network: States | None = None) -> Constant:
+        """The node of texts that are no example's, such as the names of classes, in their order.
+
+        network: the model that is shown them; None for what learns. ValueError if no tokenizer writes the modality.
+        """
+        return Constant(Written(modality, tuple(texts), network or self.network, self.write(modality, texts)))
+
+    def model(self, name: str, where: str) -> States:
+        """What a model states, whose nodes are then of it: `online`, a peer, a reference. ValueError names `where`."""
+        known = {ONLINE: self.network} | {states.model: states for states in self.others}
+        if name not in known:
+            raise ValueError(
+                f"{where}={name!r}: no such model; there are {', '.join(known)}: add it to config.references, or to "
+                "config.models if it is to learn"
+            )
+        return known[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What a model is shown of texts that are no example's; batch: their entry, of these texts in this modality."""
+
+    modality: str
+    texts: tuple[str, ...]
+    network: States
+    batch: dict = dataclasses.field(compare=False, repr=False)
+
+    def __call__(self):
+        return self.network.shown(self.modality).make({self.modality: self.batch})
 
 
 class Objective(Protocol):
-    """A per-example objective."""
+    """scope: `example`: its totals are sums over examples, which microbatches add up. `batch`: it compares examples: it
+    gets the outputs of the whole global batch, and accumulation stays exact (`gradcache`).
+    """
 
     context: Context
-
-    coef: float
+    coef: Coefficient
+    scope: str
     tokens_per_example: int  # that pass through the network, to report a rate
+    embedded: tuple[str, ...]  # the modalities whose embeddings in the common space it asks for
 
     def init(self, key) -> dict:
-        """Own parameters with their roles (`parameters.param`), a nested dict; {} if none."""
+        """Its own parameters with their roles (`parameters.param`), a nested dict; {} if none."""
 
-    def view(self, batch, keys) -> Any:
-        """Corruption and selection: data only, every leaf with leading axis B. keys `[B]`, one an example.
+    def passes(self, train: bool) -> dict[str, Leaf | Constant | Call]:
+        """{name: node} of what `totals` reads: data and outputs of the networks.
 
-        In training the batch holds `step [B]` too, the number of the step from 0.
+        A corruption of a leaf sees the undivided batch, in training with `step [B]`, the number of the step from 0.
         """
 
-    def weights(self, view) -> dict[str, jax.Array]:
-        """The coefficient-free denominators W_k, from data alone."""
+    def weights(self, data: dict) -> dict[str, jax.Array]:
+        """The coefficient-free denominators W_k, from the data among `passes` alone."""
 
-    def totals(self, model, own, view, keys, *, train: bool) -> dict[str, jax.Array]:
-        """Sums of the same names as the weights; beside them, if it likes, `statistics`, any tree of further sums."""
+    def totals(self, params, outputs: dict, *, train: bool, run) -> dict[str, jax.Array]:
+        """Sums of the same names as the weights; beside them, if it likes, `statistics`, any tree of further sums.
 
-    def share(self, name: str) -> float:
+        params: of `init`. outputs: of `passes`, by name. run(part, *args, **options): what a part of the network gives
+        for rows that are made of the outputs, such as pairs of examples of the batch; it runs in as many chunks as the
+        batch has microbatches, and is computed again in the backward pass.
+        """
+
+    def loss_weight(self, name: str) -> float:
         """coef of one term inside this objective; the shares usually sum to 1, a metric's is 0."""
 
     def update(self, model, params, statistics):
         """The network's parameters with what follows from the statistics of the global batch, such as a codebook.
 
-        Only of an objective that has some, after the optimizer's own update, and not where a step is skipped or
-        `config.adapt` trains a part beside a base. What may change has the role `statistics`.
+        Only of an objective that has some, be it an empty tree, after the optimizer's own update, and not where a step
+        is skipped. What may change has the role `statistics`, or is what `config.train` trains of a parameter: the
+        whole, its last blocks or its rows. The rest stays as it is.
         """
 
     def summary(self, statistics) -> dict[str, jax.Array]:
         """Metrics of a step that are no sums: {name: value}."""
-
-
-class CrossExample(Protocol):
-    """An objective that compares examples: it embeds each alone, then pairs all embeddings of the global batch.
-
-    The split lets `gradcache` accumulate exactly. `init`, `view` and `weights` are as in Objective.
-    """
-
-    coef: float
-
-    def embed(self, model, own, view, keys) -> dict[str, jax.Array]:
-        """Embeddings, every leaf floating with leading axis B. `matryoshka` also asks for those of an `early` layer."""
-
-    def pair(self, own, z) -> dict[str, jax.Array]:
-        """Sums of the same names as the weights, from the embeddings of the global batch."""
-
-
-def is_cross_example(objective) -> bool:
-    return hasattr(objective, "pair")
 
 
 class Term(NamedTuple):
@@ -95,7 +123,7 @@ class Term(NamedTuple):
     weight: jax.Array
 
 
-def weighted_sum(objective, totals: dict, weights: dict):
-    """Σ_k total_k / W_k · coef · share_k: this objective's part of the loss."""
-    terms = (totals[k] / jnp.maximum(weights[k], 1e-9) * objective.share(k) for k in weights)
-    return objective.coef * sum(terms)
+def weighted_sum(objective, totals: dict, weights: dict, step=None):
+    """Σ_k total_k / W_k · coef · share_k: this objective's part of the loss at a step, or at the end."""
+    terms = (totals[k] / jnp.maximum(weights[k], 1e-9) * objective.loss_weight(k) for k in weights)
+    return at(objective.coef, step) * sum(terms)

@@ -8,8 +8,10 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from pretrain.objectives.base import Context
-from pretrain.objectives.reconstruction import raw_view
+from pretrain.models.passes import Leaf, call
+from pretrain.objectives.base import BATCH, Context
+from pretrain.objectives.corruptions import Raw
+from pretrain.schedule import Coefficient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,10 @@ class Objective:
     spread: float = 1.0
     temperature: float = 1.0
     group: int = 1024
-    coef: float = 0.1
+    coef: Coefficient = 0.1
+
+    scope = BATCH
+    embedded = ()
 
     def __post_init__(self):
         if self.temperature <= 0 or not 2 <= self.group <= 2**18:
@@ -42,28 +47,21 @@ class Objective:
     def init(self, key) -> dict:
         return {}
 
-    def view(self, batch, keys):
-        return raw_view(self.context.modalities, batch, keys)
+    def passes(self, train: bool) -> dict:
+        raw = Leaf(Raw(self.context.modalities))
+        return {"raw": raw, "out": call("autoencoder", raw, temperature=self.temperature)}
 
-    def weights(self, view):
-        return dict.fromkeys(("token", "codebook"), (view["place"].rank >= 0).any().astype(jnp.float32))
+    def weights(self, data):
+        return dict.fromkeys(("token", "codebook"), (data["raw"]["place"].rank >= 0).any().astype(jnp.float32))
 
-    def embed(self, model, own, view, keys):
-        """log p of each digit, `[B, tokens, values]` of all modalities of an example; which are valid, 0 or 1."""
-        raw, rank = view["raw"], view["place"].rank
-        if not hasattr(model.quantizer, "log_likelihoods"):
-            raise ValueError("objectives.code_entropy: needs quantizer='lfq', 'fsq' or 'memcodes': take it out")
-        z = model.latents(raw.reshape(-1, *raw.shape[2:]))
-        logs = model.quantizer.log_likelihoods(z.reshape(-1, z.shape[-1]), self.temperature)
-        valid = jnp.repeat((rank >= 0).astype(jnp.float32), z.shape[1], axis=1)
-        return {"logs": [x.reshape(len(raw), -1, x.shape[-1]) for x in logs], "valid": valid}
-
-    def pair(self, own, z):
-        logs = [x.reshape(-1, x.shape[-1]) for x in z["logs"]]
-        token, codebook = entropies(logs, z["valid"].reshape(-1), self.group)
+    def totals(self, params, outputs, *, train, run):
+        logs, rank = outputs["out"]["logs"], outputs["raw"]["place"].rank
+        weight = jnp.repeat((rank >= 0).astype(jnp.float32), logs[0].shape[1] // rank.shape[1], axis=1)
+        logs = [x.reshape(-1, x.shape[-1]) for x in logs]
+        token, codebook = entropies(logs, weight.reshape(-1), self.group)
         return {"token": token, "codebook": codebook}
 
-    def share(self, name) -> float:
+    def loss_weight(self, name) -> float:
         return self.sure if name == "token" else -self.spread
 
 

@@ -5,7 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from data_pipeline.spec import Modality
+from pretrain.models.passes import Leaf, call
 from pretrain.objectives import reconstruction
+from pretrain.objectives.corruptions import Raw
 from pretrain.objectives.reconstruction import DISTANCES
 from pretrain.ops.keys import named
 
@@ -26,23 +29,34 @@ class Objective(reconstruction.Objective):
     def known(self) -> tuple[str, ...]:
         return tuple(DISTANCES)
 
-    def weights(self, view):
-        return dict.fromkeys(self.terms, (view["place"].rank >= 0).sum().astype(jnp.float32))
-
-    def totals(self, model, own, view, keys, *, train):
-        if not hasattr(model, "predict"):
+    def __post_init__(self):
+        super().__post_init__()
+        network = self.context.network
+        if network.parts and not network["autoencoder"].denoises:
             raise ValueError("objectives.denoising: the decoder is no diffusion: set model.model='tokenizers.divae'")
-        return super().totals(model, own, view, keys, train=train)
 
-    def compare(self, model, own, raw, codes, keys) -> dict:
-        """{term: `[B]`} at a time and with noise that are drawn from the keys."""
-        x0, d = model.target(raw), model.diffusion
-        t, epsilon = jax.vmap(lambda k: draw(k, x0.shape[1:], d.steps))(keys)
-        error = model.predict(d.add_noise(x0, epsilon, t), t, codes) - d.target(x0, epsilon, t)
-        return {n: distance(error).mean((1, 2, 3)) for n, distance in DISTANCES.items()}
+    def passes(self, train: bool) -> dict:
+        raw, noise = Leaf(Raw(self.context.modalities)), Leaf(Noise(self.context.modalities))
+        return {"raw": raw, "out": call("autoencoder", raw, noise, learns=train)}
+
+    def weights(self, data):
+        return dict.fromkeys(self.terms, (data["raw"]["place"].rank >= 0).sum().astype(jnp.float32))
+
+    def distances(self, params, made, target) -> dict:
+        return {n: distance(made - target).mean((1, 2, 3)) for n, distance in DISTANCES.items()}
 
 
-def draw(key, shape, steps: int):
-    """(t, ε `shape`) of one image."""
-    t, epsilon = (named(key, name) for name in ("time", "noise"))
-    return jax.random.randint(t, (), 0, steps), jax.random.normal(epsilon, shape)
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Of pictures → {"noise", ε `[B, modalities, H, W, C]`, "time" `[B, modalities]` in [0, 1)}."""
+
+    modalities: tuple[Modality, ...]
+
+    def __call__(self, batch, keys) -> dict:
+        names, shape = [m.name for m in self.modalities], self.modalities[0].shape
+        each = [named(keys, "denoising", name) for name in names]
+        normal = jax.vmap(lambda key: jax.random.normal(key, shape))
+        return {
+            "time": jnp.stack([jax.vmap(jax.random.uniform)(named(k, "time")) for k in each], 1),
+            "noise": jnp.stack([normal(named(k, "noise")) for k in each], 1),
+        }

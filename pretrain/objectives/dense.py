@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from data_pipeline.spec import Modality
-from pretrain.models.stack import drop_path
-from pretrain.models.tokens import concat, dense_rows, whole
-from pretrain.objectives.base import Context
+from pretrain.models.passes import Leaf, call
+from pretrain.models.tokens import Whole, whole
+from pretrain.objectives.base import EXAMPLE, Context
 from pretrain.objectives.classification import normalise
 from pretrain.parameters import param, undecayed
+from pretrain.schedule import Coefficient
 
 NO_LABEL = 255  # `data_pipeline.image.NO_LABEL`
 LOSSES = ("segmentation", "l1", "berhu")
@@ -41,23 +42,27 @@ class Objective:
     up: int = 4
     blocks: int = 4
     drop_path: float = 0.0
-    coef: float = 1.0
+    coef: Coefficient = 1.0
+
+    scope = EXAMPLE
+    reads = "stream"  # the name of the output from which it predicts
+    embedded = ()
 
     def __post_init__(self):
         def fail(key, remedy):
             raise ValueError(f"objectives.dense.{key}={getattr(self, key)!r}: {remedy}")
 
-        if not self.context.network.dim:
-            raise ValueError(
-                "objectives.dense: it reads the outputs of an encoder over all inputs: set "
-                "config.model.model='models.encdec', or give the towers a trunk"
-            )
         specs = {m.name: m for m in self.context.modalities}
         if self.grid not in self.inputs or not specs.get(self.grid) or not specs[self.grid].grid:
             fail("grid", "must be one of objectives.dense.inputs, and a grid or pixels")
         if [n for n in self.inputs if n not in specs or not specs[n].inputs]:
             fail("inputs", f"must be of the network's inputs, {', '.join(n for n, m in specs.items() if m.inputs)}")
-        maps = {m.name: m for m in self.context.labels if m.kind == "pixels"}
+        if not self.encoder:
+            raise ValueError(
+                "objectives.dense: it reads the outputs of an encoder over all inputs: set "
+                "config.model.model='models.encdec', or give the towers a trunk"
+            )
+        maps = {m.name: m for m in self.context.labels if m.pictures}
         if self.label not in maps:
             fail("label", f"no such map among config.labels; there are: {', '.join(maps) or 'none'}")
         if self.loss not in LOSSES:
@@ -69,6 +74,11 @@ class Objective:
             fail("label", f"segmentation needs one channel and vocab_size=CLASSES, at most {NO_LABEL}")
         if min(self.width, self.up, self.blocks) < 1 or not self.unit > 0 or not 0 <= self.drop_path < 1:
             fail("width", "width, up, blocks and unit must be positive, and 0 <= drop_path < 1")
+
+    @property
+    def encoder(self) -> str:
+        """The part of the network that reads the inputs together."""
+        return self.context.network.encodes(self.inputs)
 
     @property
     def target(self) -> Modality:
@@ -89,7 +99,10 @@ class Objective:
         normal = lambda *shape: param(0.02 * jax.random.truncated_normal(next(k), -2.0, 2.0, shape))
         zeros = lambda *shape: undecayed(jnp.zeros(shape))
         return {
-            "expand": {"kernel": normal(self.context.network.dim, self.up**2 * c), "bias": zeros(self.up**2 * c)},
+            "expand": {
+                "kernel": normal(self.context.network[self.encoder].dim, self.up**2 * c),
+                "bias": zeros(self.up**2 * c),
+            },
             "blocks": {
                 "depthwise": {"kernel": normal(n, 7, 7, 1, c), "bias": zeros(n, c)},
                 "norm": {"scale": undecayed(jnp.ones((n, c))), "bias": zeros(n, c)},
@@ -100,33 +113,19 @@ class Objective:
             "out": {"kernel": normal(c, self.outputs), "bias": zeros(self.outputs)},
         }
 
-    def view(self, batch, keys):
-        """tokens, dense rows, the map `[B, H, W]` (class numbers, or metres) and where it is known."""
-        shown = [m for m in self.context.modalities if m.name in self.inputs]
-        pixels = batch[self.label]["pixels"]
-        if self.loss == "segmentation":
-            target = pixels[..., 0].astype(jnp.int32)
-            known = target != NO_LABEL
-        else:
-            target = 0.0
-            for channel in range(pixels.shape[-1]):
-                target = 256.0 * target + pixels[..., channel]
-            target, known = target * self.unit, target > 0
-        present = batch[self.label]["valid"] & whole(batch, self.grid, self.context.modalities).valid.all(1)
-        return {
-            "tokens": concat([whole(batch, name, self.context.modalities) for name in self.inputs]),
-            "dense": dense_rows(batch, shown), "target": target, "known": known & present[:, None, None],
-        }  # fmt: skip
-
-    def weights(self, view):
-        return dict.fromkeys((self.loss, self._metric), view["known"].sum().astype(jnp.float32))
-
-    def totals(self, model, own, view, keys, *, train):
-        keep = None
+    def passes(self, train: bool) -> dict:
+        given = Leaf(Whole(self.inputs, self.context.modalities))
+        stream = self.context.network.chain(self.encoder, given)
         if train and self.drop_path:
-            keep = drop_path(keys, self.drop_path, self.context.network.depth)
-        y = self.predict(own, model.encode(view["tokens"], view["dense"], keep=keep))
-        known, target = view["known"], view["target"]
+            stream = call(self.encoder, *stream.args, drop=self.drop_path)
+        return {"map": Leaf(Map(self)), self.reads: stream}
+
+    def weights(self, data):
+        return dict.fromkeys((self.loss, self._metric), data["map"]["known"].sum().astype(jnp.float32))
+
+    def totals(self, params, outputs, *, train, run):
+        y = self.predict(params, outputs[self.reads])
+        known, target = outputs["map"]["known"], outputs["map"]["target"]
         if self.loss == "segmentation":
             at = jnp.where(known, target, 0)[..., None]  # a number beyond the classes reads NaN: the step is skipped
             loss = -jnp.take_along_axis(jax.nn.log_softmax(y), at, axis=-1)[..., 0]
@@ -140,20 +139,20 @@ class Objective:
             good = jnp.maximum(y, target) < 1.25 * jnp.minimum(y, target)
         return {k: jnp.where(known, v, 0.0).sum() for k, v in ((self.loss, loss), (self._metric, good))}
 
-    def predict(self, own, encoded):
-        """Encoder output → logits or metres `[B, H, W, outputs]`, in the size of the map."""
+    def predict(self, params, stream):
+        """What the encoder gives (`passes`) → logits or metres `[B, H, W, outputs]`, in the size of the map."""
         lengths = {n: m.length for n in self.inputs for m in self.context.modalities if m.name == n}
-        before = encoded.x.shape[1] - sum(lengths.values())  # registers and prompts
+        before = stream.x.shape[1] - sum(lengths.values())  # registers and prompts
         before += sum(lengths[n] for n in self.inputs[: self.inputs.index(self.grid)])
         (rows, columns), up = next(m.grid for m in self.context.modalities if m.name == self.grid), self.up
-        x = encoded.x[:, before : before + rows * columns]
-        x = _linear(own["expand"], x).reshape(-1, rows, columns, up, up, self.width)
+        x = stream.x[:, before : before + rows * columns]
+        x = _linear(params["expand"], x).reshape(-1, rows, columns, up, up, self.width)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * up, columns * up, self.width)
-        x, _ = jax.lax.scan(lambda x, block: (x + _convnext(block, x), None), x, own["blocks"])
-        y = _linear(own["out"], x)
+        x, _ = jax.lax.scan(lambda x, block: (x + _convnext(block, x), None), x, params["blocks"])
+        y = _linear(params["out"], x)
         return jax.image.resize(y, (len(y), *self.target.shape[:2], self.outputs), "bilinear")
 
-    def share(self, name) -> float:
+    def loss_weight(self, name) -> float:
         return float(name == self.loss)
 
     @property
@@ -161,15 +160,37 @@ class Objective:
         return "accuracy" if self.loss == "segmentation" else "delta1"
 
 
-def _linear(own, x):
-    return x @ own["kernel"] + own["bias"]
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """What an objective of this file is trained on: {"target" `[B, H, W]`, class numbers or metres, and where it is
+    "known" `[B, H, W]`}."""
+
+    objective: Objective
+
+    def __call__(self, batch, keys) -> dict:
+        o = self.objective
+        pixels = batch[o.label]["pixels"]
+        if o.loss == "segmentation":
+            target = pixels[..., 0].astype(jnp.int32)
+            known = target != NO_LABEL
+        else:
+            target = 0.0
+            for channel in range(pixels.shape[-1]):
+                target = 256.0 * target + pixels[..., channel]
+            target, known = target * o.unit, target > 0
+        present = batch[o.label]["valid"] & whole(batch, o.grid, o.context.modalities).valid.all(1)
+        return {"target": target, "known": known & present[:, None, None]}
 
 
-def _convnext(own, x):
+def _linear(params, x):
+    return x @ params["kernel"] + params["bias"]
+
+
+def _convnext(params, x):
     """scale · fc2(gelu(fc1(norm(7 × 7 convolution of each channel)))), x `[B, H, W, C]`."""
     y = jax.lax.conv_general_dilated(
-        x, own["depthwise"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, params["depthwise"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )  # fmt: skip
-    y = normalise(own["norm"], y + own["depthwise"]["bias"])
-    return own["scale"] * _linear(own["fc2"], jax.nn.gelu(_linear(own["fc1"], y), approximate=False))
+    y = normalise(params["norm"], y + params["depthwise"]["bias"])
+    return params["scale"] * _linear(params["fc2"], jax.nn.gelu(_linear(params["fc1"], y), approximate=False))

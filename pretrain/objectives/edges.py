@@ -1,14 +1,15 @@
-"""What objectives over pairs of modalities share: edges, the view they embed, and the sum over edges."""
+"""What objectives over pairs of modalities share: edges, the embeddings that they compare, and the sum over edges."""
 
 import dataclasses
-import functools
 
-import jax
 import jax.numpy as jnp
 
-from pretrain.models.tokens import TokenSet, dense_rows, whole
-from pretrain.objectives.base import Context
-from pretrain.ops.keys import named
+from pretrain.models.parts.base import EMBEDDING
+from pretrain.models.passes import ONLINE, Leaf
+from pretrain.models.states import States
+from pretrain.objectives.base import BATCH, Context
+from pretrain.objectives.corruptions import Thinned
+from pretrain.schedule import Coefficient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,15 +26,28 @@ class Edge:
 
 
 @dataclasses.dataclass(frozen=True)
+class Branch:
+    """An embedding of a modality beside the one that represents it, such as of a part of what it shows: edges join it
+    by its `name`. part: of the network, which gives it of one modality."""
+
+    name: str
+    part: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Embedding:
-    """The part of a cross-example objective that embeds modalities, each alone: those that its `embedded` names.
+    """The part of an objective that embeds modalities, each alone, and compares examples: those of its `embedded`.
 
     grid_tokens: how many random tokens of a picture are embedded (0: all), as in FLIP (arXiv 2212.00794).
+    model: which of the run's models embeds (`config.models`, `config.references`).
     """
 
     context: Context
     grid_tokens: int = dataclasses.field(default=0, kw_only=True)
-    coef: float = dataclasses.field(default=1.0, kw_only=True)
+    coef: Coefficient = dataclasses.field(default=1.0, kw_only=True)
+    model: str = dataclasses.field(default=ONLINE, kw_only=True)
+
+    scope = BATCH
 
     def __post_init__(self):
         if self.grid_tokens < 0:
@@ -46,13 +60,30 @@ class Embedding:
                 raise ValueError(
                     f"{self.where}: modality {name!r}: patch=0: give pixels the side of a patch; clips need tokens"
                 )
+            if self.network.parts and name not in self.network.embeds:
+                raise ValueError(
+                    f"{self.where}: the network gives no embedding of {name!r}, but of "
+                    f"{', '.join(self.network.embeds) or 'nothing'}; add it to a tower"
+                )
+
+    @property
+    def ends(self) -> dict[str, str]:
+        """{name of what is compared: its modality}."""
+        return {m: m for m in self.embedded}
 
     @property
     def where(self) -> str:
         return f"objectives.{type(self).__module__.rpartition('.')[2]}"
 
-    def fail(self, key, remedy):
-        raise ValueError(f"{self.where}.{key}={getattr(self, key)!r}: {remedy}")
+    @property
+    def network(self) -> States:
+        """What the model that embeds can do."""
+        return self.context.model(self.model, f"{self.where}.model")
+
+    def fail(self, key, remedy, *value):
+        """value: of the key, where it is not a field of this."""
+        (value,) = value or (getattr(self, key),)
+        raise ValueError(f"{self.where}.{key}={value!r}: {remedy}")
 
     @property
     def tokens_per_example(self) -> int:
@@ -61,39 +92,41 @@ class Embedding:
     def _size(self, m) -> int:
         return min(m.length, self.grid_tokens or m.length) if m.grid else m.length
 
-    def view(self, batch, keys) -> dict:
-        """{"tokens": {modality: TokenSet `[B, n]`}, "dense": `dense_rows`}: texts whole, pictures thinned."""
-        tokens = {}
-        for m in self.context.modalities:
-            if m.name not in self.embedded:
-                continue
-            tokens[m.name] = whole(batch, m.name, self.context.modalities)
-            if self._size(m) < m.length:
-                thin = jax.vmap(functools.partial(_thin, size=self._size(m)))
-                tokens[m.name] = thin(named(keys, "thin", m.name), tokens[m.name])
-        mine = [m for m in self.context.modalities if m.name in self.embedded]
-        return {"tokens": tokens, "dense": dense_rows(batch, mine)}
+    def shown(self, modality: str) -> Leaf:
+        """What is embedded of a modality: texts whole, pictures thinned."""
+        m, network = next(m for m in self.context.modalities if m.name == modality), self.network
+        if self._size(m) < m.length:
+            return network.leaf(Thinned(network.called(modality), self._size(m), network.specs))
+        return network.shown(modality)
 
-    def embed(self, model, own, view, keys, early=None):
-        """{modality: {"z" `[B, embed_dim]` of unit length, "present" `[B]` 1.0 or 0.0}}; "early" too, if asked for."""
-        z = model.embed(view["tokens"], view["dense"], early=early)
-        out = {}
-        for name, t in view["tokens"].items():
-            last = {"z": z[name]} if early is None else dict(zip(("z", "early"), z[name]))
-            out[name] = last | {"present": t.valid.any(1).astype(jnp.float32)}
-        return out
+    def passes(self, train: bool) -> dict:
+        """{("shown", name): leaf, ("z", name): embedding `[B, embed_dim]` of unit length}, by the names of `ends`."""
+        leaves = {name: self.shown(m) for name, m in self.ends.items()}
+        return {("shown", name): leaf for name, leaf in leaves.items()} | {
+            ("z", name): self.embedding(name, leaf) for name, leaf in leaves.items()
+        }
+
+    def embedding(self, name: str, leaf: Leaf):
+        """The node of what is compared of a leaf."""
+        return self.network.embedding(name, leaf)
+
+    def present(self, data: dict) -> dict:
+        """{name of `ends`: which examples have it, bool `[B]`}."""
+        return {name: data["shown", name].tokens.valid.any(1) for name in self.ends}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(Embedding):
     """A loss of every edge, averaged over edges by weight.
 
-    A file's Objective has `compare(own, a, b, present)` → the sum over present examples of the loss of one edge, a and
-    b `[B, D]` of unit length, present bool `[B]`; or a `pair` of its own.
+    A file's Objective has `compare(params, a, b, present)` → the sum over present examples of the loss of one edge, a
+    and b `[B, D]` of unit length, present bool `[B]`; or `totals` of its own.
     An example that lacks a modality of an edge is neither row nor column of it.
+    branches: what edges may join beside modalities.
     """
 
     edges: tuple[Edge, ...]
+    branches: tuple[Branch, ...] = dataclasses.field(default=(), kw_only=True)
 
     def __post_init__(self):
         if not self.edges:
@@ -106,32 +139,82 @@ class Pairs(Embedding):
                 )
         if len({e.name for e in self.edges}) < len(self.edges):
             self.fail("edges", "the same pair occurs twice; give it one weight")
+        self._check_branches()
         super().__post_init__()
+
+    def _check_branches(self):
+        names, known = [b.name for b in self.branches], {m.name for m in self.context.modalities}
+        if len({*names, *known}) < len(names) + len(known):
+            self.fail("branches", "give each a name that no other and no modality has", names)
+        for i, branch in enumerate(self.branches):
+            where = f"branches[{i}].part"
+            part = self.network.need(branch.part, f"{self.where}.{where}")
+            if part.gives != EMBEDDING or len(self.network.read_by(branch.part)) != 1:
+                self.fail(where, "name a part that gives an embedding of one modality", branch.part)
+
+    @property
+    def ends(self):
+        parts = {b.name: b.part for b in self.branches}
+        names = dict.fromkeys(n for e in self.edges for n in (e.a, e.b))
+        return {n: self.network.read_by(parts[n])[0] if n in parts else n for n in names}
 
     @property
     def embedded(self):
-        return tuple(dict.fromkeys(n for e in self.edges for n in (e.a, e.b)))
+        return tuple(dict.fromkeys(self.ends.values()))
+
+    def embedding(self, name, leaf):
+        part = next((b.part for b in self.branches if b.name == name), "")
+        return self.network.chain(part, leaf) if part else super().embedding(name, leaf)
 
     def init(self, key) -> dict:
         return {}
 
-    def weights(self, view):
-        present = {m: t.valid.any(1) for m, t in view["tokens"].items()}
+    def weights(self, data):
+        present = self.present(data)
         return {e.name: (present[e.a] & present[e.b]).sum().astype(jnp.float32) for e in self.edges}
 
-    def pair(self, own, z):
-        return {e.name: self.compare(own, z[e.a]["z"], z[e.b]["z"], together(z[e.a], z[e.b])) for e in self.edges}
+    def totals(self, params, outputs, *, train, run):
+        present = self.present(outputs)
+        return {
+            e.name: self.compare(params, outputs["z", e.a], outputs["z", e.b], present[e.a] & present[e.b])
+            for e in self.edges
+        }
 
-    def share(self, name) -> float:
+    def loss_weight(self, name) -> float:
         return next(e.weight for e in self.edges if e.name == name) / sum(e.weight for e in self.edges)
 
 
-def together(a: dict, b: dict):
-    """Which examples have both modalities, bool `[B]`."""
-    return (a["present"] * b["present"]) > 0
+def embeddings_of(model: str, objective: Pairs, key: str) -> dict:
+    """{modality: node} of what another model of the run makes of all that an objective embeds, `[B, E]` of unit length.
+
+    ValueError that names the key for a model that is not there, is the objective's own, or embeds less.
+    """
+    if objective.branches:
+        objective.fail("branches", f"leave them out beside `{key}`: another model has none of them", "given")
+    if model == objective.model:
+        objective.fail(key, f"name another model than the one that learns by this, {model!r}", model)
+    network = objective.context.model(model, f"{objective.where}.{key}")
+    for modality in (m for m in objective.embedded if network.parts and m not in network.embeds):
+        gives = ", ".join(network.embeds) or "nothing"
+        objective.fail(key, f"{model!r} gives no embedding of {modality!r}, but of {gives}", model)
+    theirs = Pairs(objective.context, objective.edges, model=model, grid_tokens=objective.grid_tokens).passes(True)
+    return {m: theirs["z", m] for m in objective.embedded}
 
 
-def _thin(key, tokens: TokenSet, size: int) -> TokenSet:
-    """A random subset of `size` tokens of one example's `[L]` tokens."""
-    kept = jax.random.permutation(key, len(tokens.ids))[:size]
-    return TokenSet(*(field[jnp.sort(kept)] for field in tokens))
+@dataclasses.dataclass(frozen=True)
+class Reduced(Pairs):
+    """Pairs whose loss may be the sum over the examples of the global batch.
+
+    reduction: `mean` over the examples, or their `sum`, which ties the learning rate to the batch's size.
+    """
+
+    reduction: str = dataclasses.field(default="mean", kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.reduction not in ("mean", "sum"):
+            self.fail("reduction", "must be one of mean, sum")
+
+    def weights(self, data):
+        counts = super().weights(data)
+        return {e: jnp.minimum(n, 1.0) for e, n in counts.items()} if self.reduction == "sum" else counts

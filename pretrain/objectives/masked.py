@@ -1,15 +1,18 @@
 """Masked multimodal modeling: 4M's objective (arXiv 2312.06647, section 2.3)."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline.spec import SPANS
-from pretrain.models.tokens import dense_rows, whole
-from pretrain.objectives.base import Context
+from pretrain.models.passes import Leaf, call
+from pretrain.models.tokens import Shown, dense_rows, whole
+from pretrain.objectives.base import EXAMPLE, Context
 from pretrain.objectives.masking import KEEP, mask_example
+from pretrain.schedule import Coefficient
+from pretrain.sharding import over_batch
 
 TOKENS = "tokens"  # the term of `token_mean`; those of the modalities are then for the log only
 
@@ -40,6 +43,7 @@ class Objective:
     input_tokens, target_tokens: (smallest, largest) token budget; the largest is the static size.
     z_loss, label_smoothing: of the training loss (`ops.cross_entropy`); evaluation reports the plain one.
     fill: `full`, or `4m` to lose the part of a budget that a modality cannot take (`masking.mask_example`).
+    head: the part of the network that scores the tokens which a decoder predicts.
     """
 
     context: Context
@@ -50,12 +54,18 @@ class Objective:
     fill: str = "full"
     z_loss: float = 0.0
     label_smoothing: float = 0.0
-    coef: float = 1.0
+    head: str = "head"
+    coef: Coefficient = 1.0
+
+    scope = EXAMPLE
+    embedded = ()
 
     def __post_init__(self):
         for key, allowed in (("loss", ("modality_mean", "token_mean")), ("fill", ("full", "4m"))):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"objectives.masked.{key}={getattr(self, key)!r}: must be one of {', '.join(allowed)}")
+        if self.context.network.parts:
+            self.context.network.need(self.head, "objectives.masked.head")
         names = {m.name: m for m in self.context.modalities}
         for i, c in enumerate(self.mixture):
             for side, alphas in (("inputs", c.inputs), ("targets", c.targets)):
@@ -69,14 +79,14 @@ class Objective:
                         raise ValueError(f"{where}: the modality's spec says {side}=False")
             for name, scheme in c.keep.items():
                 where = f"objectives.masked.mixture[{i}].keep[{name!r}]={scheme!r}"
-                if name not in names or names[name].kind not in SPANS:
+                if name not in names or not names[name].spans:
                     raise ValueError(f"{where}: no sequence of this run")
                 if scheme not in KEEP:
                     raise ValueError(f"{where}: must be one of {', '.join(KEEP)}")
             for side, alphas in (("inputs", c.inputs), ("targets", c.targets)):
                 if not any(a > 0 for a in alphas.values()):
                     raise ValueError(f"objectives.masked.mixture[{i}].{side}: needs at least one positive alpha")
-        longest = max((m.length for m in self.context.modalities if m.kind == "sequence"), default=0)
+        longest = max((m.length for m in self.context.modalities if m.autoregressive), default=0)
         if longest // 2 + 2 > self.context.n_sentinels:
             raise ValueError(
                 f"objectives.masked: a sequence of {longest} tokens can need {longest // 2 + 2} sentinels, the text "
@@ -110,7 +120,7 @@ class Objective:
                     f"objectives.masked.mixture[{i}].sources: no source {name!r}; config.data.sources has {known}: "
                     "name one of these, or set the `name` of a source"
                 )
-        for number, odds in enumerate(self._odds):
+        for number, odds in enumerate(self.odds):
             if not sum(odds) > 0:
                 raise ValueError(
                     f"objectives.masked.mixture: no component of positive weight applies to config.data.sources"
@@ -118,7 +128,7 @@ class Objective:
                 )
 
     @property
-    def _odds(self) -> list[list[float]]:
+    def odds(self) -> list[list[float]]:
         """Of each source of the run the weights of the components, 0 of one that does not apply to it."""
         return [
             [c.weight if not c.sources or s in c.sources else 0.0 for c in self.mixture] for s in self.context.sources
@@ -136,43 +146,25 @@ class Objective:
     def init(self, key) -> dict:
         return {}
 
-    def view(self, batch, keys):
-        """(inputs TokenSet `[B, N]`, dense_rows, queries TokenSet `[B, M]`, labels `[B, M]`)."""
+    def passes(self, train: bool) -> dict:
+        """The decoder sees what the encoder makes of the inputs; `nll [B, M]` of the labels of its queries."""
+        queries, labels = (Leaf(self._masking, item) for item in ("queries", "labels"))
+        network = self.context.network
+        (decoder,) = network[self.head].reads
+        embed, encoder = network[decoder].reads
+        encoded = network.chain(encoder, Leaf(self._masking, "inputs"))
+        decoded = call(decoder, call(embed, queries, queries=True), encoded)
+        more = dict(z_loss=self.z_loss, smoothing=self.label_smoothing) if train else {}
+        return {"queries": queries, "nll": call(self.head, decoded, labels, **more)}
 
-        def table(side, default):
-            return [[getattr(c, side).get(m.name, default) for m in self.context.modalities] for c in self.mixture]
-
-        alphas = table("inputs", 0.0), table("targets", 0.0)
-        # Other data than the run's own, as evaluations may read, do not say it: then all components apply.
-        by_source = "source" in batch and any(c.sources for c in self.mixture)
-        odds = jnp.asarray(self._odds)[batch["source"]] if by_source else jnp.asarray([c.weight for c in self.mixture])
-        keep = np.asarray([[KEEP.index(k) for k in row] for row in table("keep", "random")])
-
-        given = self.context
-
-        def one(example, key, odds):
-            return mask_example(
-                key, example, given.modalities, inputs=self.input_tokens, outputs=self.target_tokens,
-                alphas=(*alphas, odds), sentinel=given.sentinel, n_sentinels=given.n_sentinels, keep=keep,
-                fill=self.fill,
-            )  # fmt: skip
-
-        sets = {m.name: whole(batch, m.name, self.context.modalities) for m in self.context.modalities}
-        examples = {n: {"ids": t.ids, "valid": t.valid} for n, t in sets.items()}
-        inputs, queries, labels = jax.vmap(one, (0, 0, 0 if by_source else None))(examples, keys, odds)
-        return inputs, dense_rows(batch, self.context.modalities), queries, labels
-
-    def weights(self, view):
-        _, _, queries, _ = view
+    def weights(self, data):
+        queries = data["queries"].tokens
         return self._per_modality(jnp.ones(queries.valid.shape), queries)
 
-    def totals(self, model, own, view, keys, *, train):
-        inputs, dense, queries, labels = view
-        y = model.decode(model.encode(inputs, dense), queries)
-        more = dict(z_loss=self.z_loss, smoothing=self.label_smoothing) if train else {}
-        return self._per_modality(model.nll(y, queries, labels, **more), queries)
+    def totals(self, params, outputs, *, train, run):
+        return self._per_modality(outputs["nll"], outputs["queries"].tokens)
 
-    def share(self, name) -> float:
+    def loss_weight(self, name) -> float:
         if self.loss == "token_mean":
             return float(name == TOKENS)
         return 1.0 / len(self.targets)
@@ -182,3 +174,40 @@ class Objective:
         mine = {t: (queries.modality == names.index(t)) & queries.valid for t in self.targets}
         sums = {t: jnp.where(m, values, 0.0).sum() for t, m in mine.items()}
         return sums | ({TOKENS: sum(sums.values())} if self.loss == "token_mean" else {})
+
+    @functools.cached_property
+    def _masking(self):
+        return Masking(self)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Masking:
+    """The corruption: {"inputs": Shown `[B, N]`, "queries": Shown `[B, M]`, "labels" `[B, M]`}."""
+
+    objective: Objective
+
+    def __call__(self, batch, keys) -> dict:
+        given, o = self.objective.context, self.objective
+
+        def table(side, default):
+            return [[getattr(c, side).get(m.name, default) for m in given.modalities] for c in o.mixture]
+
+        alphas = table("inputs", 0.0), table("targets", 0.0)
+        # Other data than the run's own, as evaluations may read, do not say it: then all components apply.
+        by_source = "source" in batch and any(c.sources for c in o.mixture)
+        odds = jnp.asarray(o.odds)[batch["source"]] if by_source else jnp.asarray([c.weight for c in o.mixture])
+        keep = np.asarray([[KEEP.index(k) for k in row] for row in table("keep", "random")])
+
+        def one(example, key, odds):
+            return mask_example(
+                key, example, given.modalities, inputs=o.input_tokens, outputs=o.target_tokens, alphas=(*alphas, odds),
+                sentinel=given.sentinel, n_sentinels=given.n_sentinels, keep=keep, fill=o.fill,
+            )  # fmt: skip
+
+        sets = {m.name: whole(batch, m.name, given.modalities) for m in given.modalities}
+        examples = {n: {"ids": t.ids, "valid": t.valid} for n, t in sets.items()}
+        # Every device draws for its own examples: the loops of samplers would else wait for all devices every round.
+        draw = over_batch(jax.vmap(one))
+        inputs, queries, labels = draw(examples, keys, jnp.broadcast_to(odds, (len(keys), odds.shape[-1])))
+        shown = Shown(inputs, dense_rows(batch, given.modalities))
+        return {"inputs": shown, "queries": Shown(queries, {}), "labels": labels}

@@ -10,7 +10,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from data_pipeline.spec import SPANS
 from pretrain.models.tokens import TokenSet
 from pretrain.ops.counting import running_count
 from pretrain.ops.keys import named
@@ -148,9 +147,9 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
     `4m` loses it, as 4M does. Returns (TokenSet `[N]`, TokenSet `[M]`, labels `[M]`).
     """
     each = lambda name, chosen=modalities: jnp.stack([named(key, name, m.name) for m in chosen])
-    spans = [i for i, m in enumerate(modalities) if m.kind in SPANS]
-    singles = [i for i, m in enumerate(modalities) if m.kind not in SPANS]
-    is_single = jnp.asarray([m.kind not in SPANS for m in modalities])
+    spans = [i for i, m in enumerate(modalities) if m.spans]
+    singles = [i for i, m in enumerate(modalities) if not m.spans]
+    is_single = jnp.asarray([not m.spans for m in modalities])
     present = jnp.stack([example[m.name]["valid"].sum() for m in modalities])
     lengths = jnp.asarray([m.length for m in modalities])
 
@@ -172,7 +171,7 @@ def mask_example(key, example, modalities, *, inputs, outputs, alphas, sentinel,
         at = jnp.asarray(spans)
         ids, valid = _side_by_side(example, [modalities[i].name for i in spans])
         # A masked run of vectors is shown as a row past the last: zeros.
-        first = jnp.asarray([modalities[i].length if modalities[i].kind == "vectors" else sentinel for i in spans])
+        first = jnp.asarray([modalities[i].length if modalities[i].dense else sentinel for i in spans])
         chunk = jnp.asarray([modalities[i].chunk for i in spans])
         scheme = jnp.zeros_like(at) if keep is None else jnp.asarray(keep)[component][at]
         keys = each("spans", [modalities[i] for i in spans])

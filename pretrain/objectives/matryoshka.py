@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from pretrain.frozen import Files
-from pretrain.models.encdec import unit
-from pretrain.objectives.base import Context, is_cross_example
-from pretrain.ops.keys import named
+from pretrain.models.passes import Leaf
+from pretrain.models.stream import unit
+from pretrain.objectives.base import BATCH, Context
+from pretrain.objectives.corruptions import Numbers
+from pretrain.schedule import Coefficient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +34,15 @@ class Objective:
     layers: bool = False
     align: float = 0.0
     align_temperature: float = 0.3
-    coef: float = 1.0
+    coef: Coefficient = 1.0
 
     def __post_init__(self):
-        if not is_cross_example(self.base) or isinstance(self.base, Objective):
-            raise ValueError("objectives.matryoshka.base: must be an objective that compares examples, and not nested")
+        if not self.base.embedded or self.base.scope != BATCH or isinstance(self.base, Objective):
+            raise ValueError(
+                "objectives.matryoshka.base: must be an objective that compares embeddings of examples, and not nested"
+            )
+        if set(self.base.ends) != set(self.base.embedded):
+            raise ValueError("objectives.matryoshka.base.branches: leave them out: modalities alone are nested")
         if not self.widths or min(self.widths) < 1 or len(set(self.widths)) < len(self.widths):
             raise ValueError(f"objectives.matryoshka.widths={self.widths}: list positive widths, each once")
         if self.align < 0 or not self.align_temperature > 0 or (self.align and not self.layers):
@@ -44,6 +50,8 @@ class Objective:
                 f"objectives.matryoshka.align={self.align}: must not be negative, needs layers=True, and "
                 f"align_temperature={self.align_temperature} must be positive"
             )
+
+    scope = BATCH
 
     @property
     def embedded(self):
@@ -56,64 +64,67 @@ class Objective:
     def init(self, key) -> dict:
         return self.base.init(key)
 
-    def view(self, batch, keys):
-        """The base's, and what a step draws, the same for every example of the global batch."""
-        out = {"base": self.base.view(batch, keys)}
+    def shown(self, modality: str) -> Leaf:
+        return self.base.shown(modality)
+
+    def present(self, data: dict) -> dict:
+        return self.base.present(data)
+
+    def passes(self, train: bool) -> dict:
+        """The base's; with layers also the embeddings of an earlier one, and what a step draws, the same for all."""
+        out = self.base.passes(train)
         if self.layers:
-            k_width, k_layer = (named(keys[0], "matryoshka", name) for name in ("width", "layer"))
-            width = jnp.asarray(self.widths)[jax.random.randint(k_width, (), 0, len(self.widths))]
-            out |= {
-                "width": jnp.broadcast_to(width.astype(jnp.float32), keys.shape),  # z must be differentiable
-                "early": jnp.broadcast_to(jax.random.uniform(k_layer), keys.shape),
-            }
+            early, network = Leaf(Numbers(("matryoshka", "layer"), shared=True)), self.context.network
+            out |= {"width": Leaf(Numbers(("matryoshka", "width"), shared=True))}
+            # What has no layers has only the last.
+            out |= {("early", m): network.embedding(m, self.base.shown(m), early) or out["z", m] for m in self.embedded}
         return out
 
-    def weights(self, view):
-        base = self.base.weights(view["base"])
+    def weights(self, data):
+        base = self.base.weights(data)
         out = {f"{k}@{v}": w for v in self._variants for k, w in base.items()}
         if self.align:
-            out["align"] = sum(t.valid.any(1).sum() for t in view["base"]["tokens"].values()).astype(jnp.float32)
+            out["align"] = sum(p.sum() for p in self.base.present(data).values()).astype(jnp.float32)
         return out
 
-    def embed(self, model, own, view, keys):
-        early = view["early"][0] if self.layers else None
-        z = self.base.embed(model, own, view["base"], keys, **({"early": early} if self.layers else {}))
-        out = {"z": z}
-        return out | {"width": view["width"]} if self.layers else out
-
-    def pair(self, own, z):
-        full = z["z"]
-        whole = next(iter(full.values()))["z"].shape[-1]
+    def totals(self, params, outputs, *, train, run):
+        full = {m: outputs["z", m] for m in self.embedded}
+        whole = next(iter(full.values())).shape[-1]
         if max(self.widths) > whole:
             raise ValueError(
                 f"objectives.matryoshka.widths={self.widths}: embeddings have model.embed_dim={whole} numbers"
             )
         if self.layers:
-            cut = jnp.arange(whole) < z["width"][0]
-            early = {n: v | {"z": v["early"]} for n, v in full.items()}
+            width = jnp.asarray(self.widths)[(outputs["width"][0] * len(self.widths)).astype(jnp.int32)]
+            cut, early = jnp.arange(whole) < width, {m: outputs["early", m] for m in self.embedded}
             versions = {"full": full, "width": _cut(full, cut), "layer": early, "both": _cut(early, cut)}
         else:
             versions = {"full": full} | {w: _cut(full, jnp.arange(whole) < w) for w in self.widths}
-        out = {f"{k}@{v}": total for v, zs in versions.items() for k, total in self.base.pair(own, zs).items()}
+        out = {}
+        for name, zs in versions.items():
+            replaced = outputs | {("z", m): z for m, z in zs.items()}
+            totals = self.base.totals(params, replaced, train=train, run=run)
+            out |= {f"{k}@{name}": total for k, total in totals.items()}
         if self.align:
-            out["align"] = sum(self._align(v) for v in full.values())
+            present = self.base.present(outputs)
+            out["align"] = sum(self._align(full[m], early[m], present[m]) for m in self.embedded)
         return out
 
-    def share(self, name) -> float:
+    def loss_weight(self, name) -> float:
         if name == "align":
             return self.align
-        return self.base.share(name.rpartition("@")[0]) / len(self._variants)
+        return self.base.loss_weight(name.rpartition("@")[0]) / len(self._variants)
 
     @property
     def _variants(self):
         return ("full", "width", "layer", "both") if self.layers else ("full", *self.widths)
 
-    def _align(self, v):
-        last = jax.nn.log_softmax(jax.lax.stop_gradient(v["z"]) / self.align_temperature)
-        early = jax.nn.log_softmax(v["early"] / self.align_temperature)
+    def _align(self, z, early, present):
+        last = jax.nn.log_softmax(jax.lax.stop_gradient(z) / self.align_temperature)
+        early = jax.nn.log_softmax(early / self.align_temperature)
         kl = (jnp.exp(last) * (last - early)).sum(-1) * self.align_temperature
-        return jnp.where(v["present"] > 0, kl, 0.0).sum()
+        return jnp.where(present, kl, 0.0).sum()
 
 
 def _cut(z: dict, kept):
-    return {n: v | {"z": unit(v["z"] * kept)} for n, v in z.items()}
+    return {m: unit(v * kept) for m, v in z.items()}

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from pretrain.models.image_network import ImageNetwork
-from pretrain.objectives.base import Context
+from pretrain.models.passes import Leaf, call
+from pretrain.objectives.base import EXAMPLE, Context
+from pretrain.objectives.corruptions import Raw
 from pretrain.objectives.dense import NO_LABEL
-from pretrain.ops.keys import named
-from pretrain.tokenizers.quantizers.base import Place
+from pretrain.schedule import Coefficient
 
 # {term: what it is of}: means over the numbers of an example, and then over examples
 DISTANCES = {
@@ -38,7 +39,10 @@ class Objective:
     context: Context
     terms: dict = dataclasses.field(default_factory=lambda: {"l1": 1.0})
     network: ImageNetwork | None = None
-    coef: float = 1.0
+    coef: Coefficient = 1.0
+
+    scope = EXAMPLE
+    embedded = ()
 
     def __post_init__(self):
         for name, weight in self.terms.items():
@@ -71,7 +75,7 @@ class Objective:
 
     @property
     def vectors(self) -> bool:
-        return self.context.modalities[0].kind == "vectors"
+        return self.context.modalities[0].form == "vectors"
 
     @property
     def maps(self) -> bool:
@@ -87,34 +91,29 @@ class Objective:
         self.network.check(self.context.modalities[0].shape[-1])
         return {"network": self.network.fresh(key)}
 
-    def view(self, batch, keys):
-        return raw_view(self.context.modalities, batch, keys)
+    def passes(self, train: bool) -> dict:
+        raw = Leaf(Raw(self.context.modalities))
+        return {"raw": raw, "out": call("autoencoder", raw, learns=train)}
 
-    def weights(self, view):
-        valid = view["place"].rank >= 0
+    def weights(self, data):
+        valid = data["raw"]["place"].rank >= 0
         counts = dict.fromkeys(self.terms, valid.sum().astype(jnp.float32))
         if self.maps:
-            labelled = (view["raw"] != NO_LABEL) & valid[..., None, None, None]
+            labelled = (data["raw"]["raw"] != NO_LABEL) & valid[..., None, None, None]
             return counts | dict.fromkeys(("cross_entropy", "accuracy"), labelled.sum().astype(jnp.float32))
         return counts if self.vectors else counts | {"psnr": counts[next(iter(counts))]}
 
-    def totals(self, model, own, view, keys, *, train):
-        raw, place, each = alone(view, keys)
-        z = model.latents(raw)
-        quantized = model.quantizer(z, each if train else None)
-        found = quantized.losses | self.compare(model, own, raw, quantized.codes, each)
-        lacking = sorted(set(self.terms) - set(found))
-        if lacking:
+    def totals(self, params, outputs, *, train, run):
+        out, valid = outputs["out"], outputs["raw"]["place"].rank.reshape(-1) >= 0
+        found = out["losses"] | self.distances(params, out["made"], out["target"])
+        names = self.weights(outputs)
+        if lacking := sorted(set(names) - set(found)):
             raise ValueError(f"{self.where}.terms: the quantizer has no {', '.join(lacking)}: take it out")
-        out = {n: jnp.where(place.rank >= 0, found[n], 0.0).sum() for n in self.weights(view)}
-        return out | ({"statistics": model.quantizer.statistics(z, quantized.ids, place)} if train else {})
+        totals = {n: jnp.where(valid, found[n], 0.0).sum() for n in names}
+        return totals | ({"statistics": out["statistics"]} if train else {})
 
-    def compare(self, model, own, raw, codes, keys) -> dict:
-        """{term or metric: `[B]`} of what is decoded from the codes: of label maps sums over pixels, else means."""
-        return self.distances(own, model.decode(codes), model.target(raw))
-
-    def distances(self, own, made, target) -> dict:
-        """`compare` of what was made and what it should be."""
+    def distances(self, params, made, target) -> dict:
+        """{term or metric: `[B]`} of what was made and what it should be: of label maps sums over pixels, or means."""
         if self.maps:
             known = target != NO_LABEL
             at = jnp.where(known, target, 0)[..., None]  # a number beyond the classes reads NaN, and so does the loss
@@ -126,18 +125,21 @@ class Objective:
         if self.vectors:
             return out | ({"cosine": (1 - cosine(made, target)).mean(1)} if "cosine" in self.terms else {})
         if self.network:
-            fixed = jax.lax.stop_gradient(own["network"])
+            fixed = jax.lax.stop_gradient(params["network"])
             apart = self.network.distance(fixed, *(127.5 * pictures(x) + 127.5 for x in (made, target)))
             out["perceptual"] = apart.reshape(len(made), -1).mean(1)
         mse = jnp.square(jax.lax.stop_gradient(jnp.clip(made, -1, 1)) - target).mean(axes)
         return out | {"psnr": 10 * jnp.log10(4 / jnp.maximum(mse, 1e-10))}
 
-    def share(self, name) -> float:
+    def loss_weight(self, name) -> float:
         return float(self.terms.get(name, 0.0))
 
     def update(self, model, params, statistics):
-        new = model.quantizer.update(statistics)
-        return params | {"quantizer": params["quantizer"] | new} if new else params
+        new = model.autoencoder.quantizer.update(statistics)
+        if not new:
+            return params
+        mine = params["autoencoder"]
+        return params | {"autoencoder": mine | {"quantizer": mine["quantizer"] | new}}
 
     def summary(self, statistics) -> dict:
         return usage(statistics["counts"])
@@ -146,30 +148,6 @@ class Objective:
 def pictures(x):
     """Pictures `[B, H, W, C]` as they are, of clips `[B, T, H, W, C]` the frames: `[B · T, H, W, C]`."""
     return x.reshape(-1, *x.shape[-3:])
-
-
-def raw_view(modalities, batch, keys) -> dict:
-    """raw `[B, modalities, …]`: what one example holds stays together. place, leaves `[B, …]`: the rank of each
-    `[B, modalities]`, how many there are and one key for the batch (`quantizers.base.Place`).
-
-    Vectors of which some are lacking are left out.
-    """
-    own, vectors = [batch[m.name] for m in modalities], modalities[0].kind == "vectors"
-    valid = jnp.stack([x["valid"].all(-1) if vectors else x["valid"] for x in own], 1)
-    order = jnp.cumsum(valid.ravel().astype(jnp.int32)).reshape(valid.shape)
-    place = Place(
-        jnp.where(valid, order - 1, -1),
-        jnp.broadcast_to(valid.sum(dtype=jnp.int32), len(keys)),
-        jnp.broadcast_to(named(keys[0], "batch"), keys.shape),
-    )
-    return {"raw": jnp.stack([x["vectors" if vectors else "pixels"] for x in own], 1), "place": place}
-
-
-def alone(view, keys):
-    """A view as a batch of modalities alone: (raw `[B · modalities, …]`, their Place, a key for each)."""
-    raw, (rank, count, key) = view["raw"], view["place"]
-    each = jax.vmap(lambda k: jax.random.split(k, raw.shape[1]))(keys).reshape(-1)
-    return raw.reshape(-1, *raw.shape[2:]), Place(rank.reshape(-1), count[0], key[0]), each
 
 
 def cosine(a, b):

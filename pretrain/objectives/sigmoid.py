@@ -34,5 +34,6 @@ class Objective(Pairs):
         scale, bias = jnp.float32(math.log(1 / self.temperature)), jnp.float32(self.bias)
         return {"log_scale": undecayed(scale), "bias": undecayed(bias)}
 
-    def compare(self, own, a, b, present):
-        return sigmoid_losses(a, b, present, jnp.exp(own["log_scale"]), own["bias"], chunk=self.chunk).sum()
+    def compare(self, params, a, b, present):
+        scale, bias = jnp.exp(params["log_scale"]), params["bias"]
+        return sigmoid_losses(a, b, present, scale, bias, chunk=self.chunk).sum()

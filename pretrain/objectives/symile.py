@@ -6,6 +6,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from pretrain.models.passes import Leaf
+from pretrain.objectives.corruptions import Numbers
 from pretrain.objectives.edges import Embedding
 from pretrain.ops.keys import named
 from pretrain.ops.pairs import symile_losses, symile_losses_all
@@ -56,28 +58,22 @@ class Objective(Embedding):
             own["missing"] = {m: undecayed(fresh(m)) for m in self.group}
         return own
 
-    def view(self, batch, keys):
+    def passes(self, train: bool) -> dict:
         """As in Embedding, and random numbers `[B]` a modality whose order is its shuffling: the same on all hosts."""
-        draw = {m: jax.vmap(jax.random.uniform)(named(keys, "shuffle", m)) for m in self.group}
-        return super().view(batch, keys) | {"draw": draw}
+        return super().passes(train) | {("draw", m): Leaf(Numbers(("shuffle", m))) for m in self.group}
 
-    def weights(self, view):
-        has = {m: t.valid.any(1) for m, t in view["tokens"].items()}
-        count = self._counted(has).sum().astype(jnp.float32)
+    def weights(self, data):
+        count = self._counted(self.present(data)).sum().astype(jnp.float32)
         return dict.fromkeys(self.group, count)
 
-    def embed(self, model, own, view, keys, early=None):
-        z = super().embed(model, own, view, keys, early)
-        return {m: z[m] | {"draw": view["draw"][m]} for m in self.group}
-
-    def pair(self, own, z):
-        has = {m: z[m]["present"] > 0 for m in self.group}
-        counted, scale = self._counted(has), jnp.exp(own["log_scale"])
-        x = {m: z[m]["z"] for m in self.group}
+    def totals(self, params, outputs, *, train, run):
+        has = self.present(outputs)
+        counted, scale = self._counted(has), jnp.exp(params["log_scale"])
+        x = {m: outputs["z", m] for m in self.group}
         if self.missing == "learn":
-            unit = {m: v / jnp.linalg.norm(v) for m, v in own["missing"].items()}
+            unit = {m: v / jnp.linalg.norm(v) for m, v in params["missing"].items()}
             x = {m: jnp.where(has[m][:, None], x[m], unit[m]) for m in self.group}
-        orders = {m: jnp.argsort(z[m]["draw"]) for m in self.group}
+        orders = {m: jnp.argsort(outputs["draw", m]) for m in self.group}
         totals = {}
         for m in self.group:
             others = [k for k in self.group if k != m]
@@ -89,7 +85,7 @@ class Objective(Embedding):
             totals[m] = losses.sum()
         return totals
 
-    def share(self, name) -> float:
+    def loss_weight(self, name) -> float:
         return 1 / len(self.group)
 
     def _counted(self, has):

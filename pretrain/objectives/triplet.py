@@ -5,19 +5,22 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from pretrain.models.passes import Leaf
 from pretrain.objectives.contrastive import DIRECTIONS
-from pretrain.objectives.edges import Pairs, together
+from pretrain.objectives.corruptions import Numbers
+from pretrain.objectives.edges import Reduced
 from pretrain.ops.pairs import triplet_losses
 
 NEGATIVES = ("all", "sum", "hardest", "random")
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective(Pairs):
+class Objective(Reduced):
     """relu(margin + s_ij − s_ii), of rows and of columns, s the cosine similarities of the global batch.
 
     negatives: the mean over `all` j, their `sum`, the `hardest`, or one at `random`, drawn anew every step. From fresh
-    weights the hardest is unstable: start such a run from one that was trained on `all` (config.init).
+    weights the hardest is unstable: start such a run from one that was trained on `all` (`config.load`).
+    reduction: VSE++ has the `sum` over the batch.
     directions: the `sum` of both, their `mean`, `forward` with negatives b alone (anchor a), `backward` with negatives
     a alone.
     block: as in `contrastive`; one random negative needs none.
@@ -36,36 +39,34 @@ class Objective(Pairs):
         if not self.margin > 0:
             self.fail("margin", "must be positive")
 
-    def view(self, batch, keys):
+    def passes(self, train: bool) -> dict:
         """As in Embedding; for `random`, numbers `[B]` whose order says who is whose negative: alike on all hosts."""
-        view = super().view(batch, keys)
+        drawn = {"draw": Leaf(Numbers(("triplet", "negative")))} if self.negatives == "random" else {}
+        return super().passes(train) | drawn
+
+    def totals(self, params, outputs, *, train, run):
         if self.negatives != "random":
-            return view
-        # A number that no modality has: thinning folds those in.
-        return view | {"draw": jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 3000)))(keys)}
+            return super().totals(params, outputs, train=train, run=run)
+        present = self.present(outputs)
+        return {
+            e.name: self._random(
+                outputs["z", e.a], outputs["z", e.b], present[e.a] & present[e.b], outputs["draw"]
+            )
+            for e in self.edges
+        }  # fmt: skip
 
-    def embed(self, model, own, view, keys, early=None):
-        z = super().embed(model, own, view, keys, early)
-        return {m: v | {"draw": view["draw"]} for m, v in z.items()} if "draw" in view else z
-
-    def pair(self, own, z):
-        if self.negatives != "random":
-            return super().pair(own, z)
-        return {e.name: self._random(z[e.a], z[e.b]) for e in self.edges}
-
-    def compare(self, own, a, b, present):
+    def compare(self, params, a, b, present):
         hardest = self.negatives == "hardest"
         losses = triplet_losses(a, b, present, self.margin, hardest=hardest, block=self.block)
         many = jnp.maximum(present.sum() - 1, 0) if self.negatives == "sum" else 1
         return many * self._joined(*losses)
 
-    def _random(self, a, b):
+    def _random(self, a, b, present, draw):
         """In the order of the draws every present example's negative is the next one; the last one's is the first."""
-        present = together(a, b)
-        order = jnp.argsort(jnp.where(present, a["draw"], jnp.inf))
+        order = jnp.argsort(jnp.where(present, draw, jnp.inf))
         after = jnp.argsort(order) + 1
         negative = order[jnp.where(after < present.sum(), after, 0)]
-        x, y = (jnp.where(present[:, None], v["z"].astype(jnp.float32), 0.0) for v in (a, b))
+        x, y = (jnp.where(present[:, None], v.astype(jnp.float32), 0.0) for v in (a, b))
         ways = ((p * (q[negative] - q)).sum(1) for p, q in ((x, y), (y, x)))
         counted = present & (present.sum() > 1)
         return self._joined(*(jnp.where(counted, jax.nn.relu(self.margin + way), 0.0) for way in ways))

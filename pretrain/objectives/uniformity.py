@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from pretrain.objectives.edges import Pairs, together
+from pretrain.objectives.edges import Pairs
 from pretrain.ops.pairs import log_mean_potential
 
 
@@ -30,21 +30,21 @@ class Objective(Pairs):
         if not self.align + self.uniform + self.cross > 0:
             self.fail("align", "all three coefficients are 0; leave the objective out")
 
-    def weights(self, view):
+    def weights(self, data):
         """Alignment is a mean over pairs; the others are logarithms of means already, of two examples or more."""
-        counts = super().weights(view)
+        counts = super().weights(data)
         return {
             f"{kind} {e}": n if kind == "align" else (n >= 2).astype(jnp.float32)
             for e, n in counts.items()
             for kind in self._kinds
         }
 
-    def pair(self, own, z):
-        out = {}
+    def totals(self, params, outputs, *, train, run):
+        out, present = {}, self.present(outputs)
         for e in self.edges:
-            a, b, present = z[e.a]["z"], z[e.b]["z"], together(z[e.a], z[e.b])
+            a, b, both = outputs["z", e.a], outputs["z", e.b], present[e.a] & present[e.b]
             for kind in self._kinds:
-                out[f"{kind} {e.name}"] = self._term(kind, a, b, present)
+                out[f"{kind} {e.name}"] = self._term(kind, a, b, both)
         return out
 
     def _term(self, kind, a, b, present):
@@ -54,9 +54,9 @@ class Objective(Pairs):
             return log_mean_potential(a, b, present, block=self.block)
         return 0.5 * sum(log_mean_potential(x, x, present, block=self.block) for x in (a, b))
 
-    def share(self, name):
+    def loss_weight(self, name):
         kind, _, edge = name.partition(" ")
-        return getattr(self, kind) * super().share(edge)
+        return getattr(self, kind) * super().loss_weight(edge)
 
     @property
     def _kinds(self):

@@ -12,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from pretrain.ops.counting import running_count
 from pretrain.ops.matmul import matmul
+from pretrain.ops.tiles import TILE, arrange
 from pretrain.sharding import BATCH, TENSOR, current_mesh
-
-TILE = 128
 
 
 def dense_nll(y, tables, vocab, labels, valid, *, dtype=jnp.float32, z_loss=0.0, smoothing=0.0):
@@ -76,7 +74,7 @@ def _grouped(how, y, tables, vocab, labels, valid):
 
 
 def _forward(how, y, tables, vocab, labels, valid):
-    tiles = _tile(how, len(tables), vocab, valid)
+    tiles = arrange(jnp.where(valid, vocab, -1), len(tables), how.tile)
     y_tiles, label_tiles = tiles.gather(y), tiles.gather(labels)
     out = jnp.zeros((2, *label_tiles.shape))  # loss and log-sum-exp of every token
     for g, table in enumerate(tables):
@@ -97,13 +95,14 @@ def _forward(how, y, tables, vocab, labels, valid):
             loss = z - (1 - how.smoothing) * own - how.smoothing * mean + how.z_loss * z**2
             return out.at[:, i].set(jnp.stack([loss, z]))
 
-        out = jax.lax.fori_loop(tiles.first[g], tiles.first[g] + tiles.count[g], body, out)
+        with tiles.rounds:
+            out = jax.lax.fori_loop(tiles.first[g], tiles.first[g] + tiles.count[g], body, out)
     return tiles.scatter(out[0]), (y, tables, vocab, labels, valid, out[1])
 
 
 def _backward(how, residuals, upstream):
     y, tables, vocab, labels, valid, z_tiles = residuals
-    tiles = _tile(how, len(tables), vocab, valid)
+    tiles = arrange(jnp.where(valid, vocab, -1), len(tables), how.tile)
     y_tiles, label_tiles = tiles.gather(y), tiles.gather(labels)
     # `shard_map` hands each of `ways` devices its share of the gradient, and adds up what they return for an argument
     # that they all hold. A slice of a table is one device's own: it takes the whole gradient.
@@ -126,45 +125,14 @@ def _backward(how, residuals, upstream):
             return d_y.at[i].set(_dot(d_logits, weights, 1, 0)), d_table + _dot(d_logits, rows, 0, 0)
 
         stop = tiles.first[g] + tiles.count[g]
-        d_y, d_table = jax.lax.fori_loop(tiles.first[g], stop, body, (d_y, jnp.zeros(table.shape)))
+        with tiles.rounds:
+            d_y, d_table = jax.lax.fori_loop(tiles.first[g], stop, body, (d_y, jnp.zeros(table.shape)))
         d_tables.append(d_table.astype(table.dtype))
     none = [np.zeros(a.shape, jax.dtypes.float0) for a in (vocab, labels, valid)]
     return tiles.scatter(d_y).astype(y.dtype), tuple(d_tables), *none
 
 
 _grouped.defvjp(_forward, _backward)
-
-
-class _Tiles(NamedTuple):
-    """Where tokens lie when every vocabulary has tiles of its own. first, count `[groups]`: its tiles.
-
-    token `[tiles, tile]`: which token stands there (past the last: none); slot `[tokens]`: where each one stands.
-    """
-
-    first: jax.Array
-    count: jax.Array
-    token: jax.Array
-    slot: jax.Array
-
-    def gather(self, x):
-        return x.at[self.token].get(mode="fill", fill_value=0)
-
-    def scatter(self, x):
-        return x.reshape(-1, *x.shape[2:]).at[self.slot].get(mode="fill", fill_value=0)
-
-
-def _tile(how, groups, vocab, valid) -> _Tiles:
-    tokens = len(vocab)
-    tile = min(how.tile, tokens)
-    tiles = -(-tokens // tile) + groups  # every group ends in a tile of its own
-    mine = (vocab == jnp.arange(groups)[:, None]) & valid
-    rank = running_count(mine)  # not by sorting, which takes a TPU seconds to compile
-    count = -(-rank[:, -1] // tile)
-    first = jnp.cumsum(count) - count
-    slot = jnp.where(mine, first[:, None] * tile + rank - 1, 0).sum(0)
-    slot = jnp.where(valid, slot, tiles * tile)  # empty slots are never computed
-    token = jnp.full(tiles * tile, tokens, jnp.int32).at[slot].set(jnp.arange(tokens, dtype=jnp.int32), mode="drop")
-    return _Tiles(first, count, token.reshape(tiles, tile), slot)
 
 
 def _own(how, g, weights, labels):

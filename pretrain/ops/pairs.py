@@ -7,6 +7,7 @@ memory (see `pretrain.ops.ring`); with 0 the whole `[B, B]` is computed at once.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +16,73 @@ from pretrain.ops.ring import map_rows, ring_sum
 from pretrain.sharding import constrain
 
 
-def softmax_losses(a, b, present, scale, *, smoothing=0.0, block=0):
-    """(a→b `[B]`, b→a `[B]`): cross-entropies of the rows and columns of scale·a bᵀ (CLIP, arXiv 2103.00020).
+class Candidates(NamedTuple):
+    """What rows are compared with, n of them with M candidates.
 
-    With label smoothing ε: (1 − ε)·CE + ε·(mean of −log p over the candidates that are present) (ALIGN, arXiv
-    2102.05918).
+    logits `[n, M]`; weights `[n, M]`, bool or fp32: the target, a distribution over each row's candidates, without
+    gradient; counted, bool `[n, M]`: which are candidates, of every row at least one.
     """
-    loss = functools.partial(_cross_entropy, smoothing=smoothing)
-    return _both_ways(loss, a, b, present, scale, block)
+
+    logits: jax.Array
+    weights: jax.Array
+    counted: jax.Array
+
+    def toward(self, logits):
+        """The same with softmax(logits), over the candidates, as the target."""
+        logits = jax.lax.stop_gradient(logits)
+        return self._replace(weights=jax.nn.softmax(jnp.where(self.counted, logits, -jnp.inf), axis=1))
+
+
+def softmax_losses(a, b, present, scale, *, smoothing=0.0, block=0):
+    """(a→b `[B]`, b→a `[B]`): cross-entropies of the rows and columns of scale·a bᵀ (CLIP, arXiv 2103.00020);
+    smoothing as of `cross_entropy`."""
+    divergence = functools.partial(cross_entropy, smoothing=smoothing)
+    return target_losses(a, b, present, scale, divergence=divergence, block=block)
+
+
+def target_losses(a, b, present, scale, target=None, sides=((), ()), *, divergence, block=0):
+    """(a→b `[B]`, b→a `[B]`): the divergence of softmax(scale·a bᵀ), of rows and of columns, from a target.
+
+    divergence(Candidates) → `[n]`: `cross_entropy`, `kl`, `reverse_kl`.
+    target(Candidates, scale, rows, columns) → Candidates: given are those that are present, their own column the
+    target; sides: what it reads of a and of b, trees of arrays `[B, …]`, of which it gets those of its rows and all of
+    the other side's, zeros where absent. It must not close over traced values. None leaves it at the own column.
+    """
+
+    def loss(logits, own, present, scale, rows, columns):
+        # The own counts always, so that no row's sum is empty: absent rows are finite too, and dropped by the caller.
+        candidates = Candidates(logits, own, present | own)
+        return divergence(target(candidates, scale, rows, columns) if target else candidates)
+
+    return _both_ways(loss, a, b, present, scale, block, sides)
+
+
+def cross_entropy(candidates: Candidates, smoothing=0.0):
+    """`[n]`: −Σ_j q_j log p_j, p the softmax of the logits and q the target.
+
+    With label smoothing ε: (1 − ε)·CE + ε·(mean of −log p over the candidates) (ALIGN, arXiv 2102.05918).
+    """
+    logits, weights, counted = candidates
+    total = jax.nn.logsumexp(jnp.where(counted, logits, -jnp.inf), axis=1)
+    expected = jnp.where(weights > 0, weights * logits, 0.0).sum(1)
+    if not smoothing:
+        return total - expected
+    mean = jnp.where(counted, logits, 0.0).sum(1) / counted.sum(1)
+    return total - (1 - smoothing) * expected - smoothing * mean
+
+
+def kl(candidates: Candidates):
+    """`[n]`: KL(q ‖ p), as of `cross_entropy`."""
+    weights = candidates.weights.astype(jnp.float32)
+    return cross_entropy(candidates) + (weights * jnp.log(jnp.where(weights > 0, weights, 1.0))).sum(1)
+
+
+def reverse_kl(candidates: Candidates, epsilon):
+    """`[n]`: Σ_j p_j (log p_j − log(q_j + ε)), as of `cross_entropy`."""
+    logits, weights, counted = candidates
+    log_p = jax.nn.log_softmax(jnp.where(counted, logits, -jnp.inf), axis=1)
+    log_q = jnp.log(weights.astype(jnp.float32) + epsilon)
+    return (jnp.exp(log_p) * jnp.where(counted, log_p - log_q, 0.0)).sum(1)
 
 
 def triplet_losses(a, b, present, margin, *, hardest=False, block=0):
@@ -31,6 +91,15 @@ def triplet_losses(a, b, present, margin, *, hardest=False, block=0):
     The hardest negative is VSE++'s (arXiv 1707.05612, section 3.2). A row without negatives gives 0.
     """
     loss = functools.partial(_hinge, margin=margin, hardest=hardest)
+    return _both_ways(loss, a, b, present, 1.0, block)
+
+
+def absolute_losses(a, b, present, above, below, *, block=0):
+    """(a→b `[B]`, b→a `[B]`): relu(above − s_ii) + the greatest relu(below + s_ij) of j ≠ i: a hinge for either alone.
+
+    A row without negatives gives the first.
+    """
+    loss = functools.partial(_hinges, above=above, below=below)
     return _both_ways(loss, a, b, present, 1.0, block)
 
 
@@ -60,7 +129,7 @@ def log_mean_potential(a, b, present, *, t=2.0, block=0):
 
     def row(_, rows, columns):
         (a, index), (b, counted) = rows, columns
-        square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * _dot(a, b)
+        square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * dot(a, b)
         return jax.nn.logsumexp(jnp.where(counted & ~_own(index, counted), -t * square, -jnp.inf), axis=1)
 
     rows = map_rows(row, (), (a, jnp.arange(len(a))), (b, counted), block=block)
@@ -83,8 +152,8 @@ def symile_losses(anchor, others, orders, present, scale, *, block=0):
     def row(scale, rows, columns):
         (anchor, own, index), (candidates, counted) = rows, columns
         diagonal = _own(index, counted)
-        logits = jnp.where(diagonal, own[:, None], _dot(anchor, candidates))
-        return _cross_entropy(scale * logits, diagonal, counted)
+        logits = jnp.where(diagonal, own[:, None], dot(anchor, candidates))
+        return cross_entropy(Candidates(scale * logits, diagonal, counted | diagonal))
 
     rows = (anchor, own, jnp.arange(len(anchor)))
     losses = map_rows(row, jnp.float32(scale), rows, (candidates, counted), block=block)
@@ -103,7 +172,7 @@ def symile_losses_all(anchor, x, y, present, scale, *, block=0):
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def with_one(y):
-            logits = scale * _dot(anchor * y, x)
+            logits = scale * dot(anchor * y, x)
             return jax.nn.logsumexp(jnp.where(present | _own(index, present), logits, -jnp.inf), axis=1)
 
         each = jax.lax.map(with_one, y)  # [B, n], by k
@@ -114,48 +183,53 @@ def symile_losses_all(anchor, x, y, present, scale, *, block=0):
     return jnp.where(present, total - scale * (anchor * x * y).sum(1), 0.0)
 
 
-def _both_ways(loss, a, b, present, scale, block):
-    """loss(logits, own, present) → `[n]` of the rows and of the columns of scale·a bᵀ; 0 where absent."""
+def _both_ways(loss, a, b, present, scale, block, sides=((), ())):
+    """loss(logits, own, present, scale, rows, columns) → `[n]` of the rows and of the columns of scale·a bᵀ; 0 where
+    absent."""
     a, b = _clean(present, a, b)
     scale, index = jnp.float32(scale), jnp.arange(len(a))
+    sides = jax.tree.map(lambda x: jnp.where(present.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), sides)
 
     def row(scale, rows, columns):
-        (a, index), (b, present) = rows, columns
-        return loss(scale * _dot(a, b), _own(index, present), present)
+        (a, index, of_rows), (b, present, of_columns) = rows, columns
+        return loss(scale * dot(a, b), _own(index, present), present, scale, of_rows, of_columns)
 
+    x, y = sides
     if block:
-        pair = [map_rows(row, scale, (p, index), (q, present), block=block) for p, q in ((a, b), (b, a))]
+        ways = ((a, index, x), (b, present, y)), ((b, index, y), (a, present, x))
+        pair = [map_rows(row, scale, *way, block=block) for way in ways]
     else:
-        logits, own = constrain(scale * _dot(a, b)), _own(index, present)
-        pair = [loss(logits, own, present), loss(logits.T, own, present)]
+        logits, own = constrain(scale * dot(a, b)), _own(index, present)
+        pair = [loss(logits, own, present, scale, x, y), loss(logits.T, own, present, scale, y, x)]
     return tuple(jnp.where(present, losses, 0.0) for losses in pair)
 
 
-def _cross_entropy(logits, own, present, smoothing=0.0):
-    """`[n]` of logits `[n, B]`: own bool `[n, B]` marks the positive, present `[B]` the other candidates."""
-    # The positive always counts, so that no row's sum is empty: absent rows are finite too, and dropped by the caller.
-    total = jax.nn.logsumexp(jnp.where(present | own, logits, -jnp.inf), axis=1)
-    positive = jnp.where(own, logits, 0.0).sum(1)
-    if not smoothing:
-        return total - positive
-    mean = jnp.where(present, logits, 0.0).sum(1) / jnp.maximum(present.sum(), 1)
-    return total - (1 - smoothing) * positive - smoothing * mean
-
-
-def _hinge(similarity, own, present, margin, hardest):
-    """`[n]`: how far negatives come within `margin` of the positive; arguments as of `_cross_entropy`."""
+def _hinge(similarity, own, present, *_, margin, hardest):
+    """`[n]`: how far negatives come within `margin` of the positive; arguments as of `_both_ways`."""
     negative = present & ~own
     positive = jnp.where(own, similarity, 0.0).sum(1)
     if hardest:
-        return jax.nn.relu(margin + jnp.where(negative, similarity, -jnp.inf).max(1) - positive)
+        return jax.nn.relu(margin + _hardest(similarity, negative) - positive)
     hinge = jax.nn.relu(margin + similarity - positive[:, None])
     return jnp.where(negative, hinge, 0.0).sum(1) / jnp.maximum(negative.sum(1), 1)
+
+
+def _hinges(similarity, own, present, *_, above, below):
+    """`[n]`: how far the positive lies under `above`, and the hardest negative over −below; arguments as of
+    `_both_ways`."""
+    positive = jnp.where(own, similarity, 0.0).sum(1)
+    return jax.nn.relu(above - positive) + jax.nn.relu(below + _hardest(similarity, present & ~own))
+
+
+def _hardest(similarity, negative):
+    """`[n]`: −∞ of a row without negatives."""
+    return jnp.where(negative, similarity, -jnp.inf).max(1)
 
 
 def _sigmoid(scalars, rows, columns):
     """`[n]`: sums over the columns; ids number the examples, and are −1 for absent ones."""
     (scale, bias), (a, a_ids), (b, b_ids) = scalars, rows, columns
-    logits = scale * _dot(a, b) + bias
+    logits = scale * dot(a, b) + bias
     losses = jax.nn.softplus(jnp.where(a_ids[:, None] == b_ids, -logits, logits))
     return jnp.where((a_ids[:, None] >= 0) & (b_ids >= 0), losses, 0.0).sum(1)
 
@@ -170,5 +244,6 @@ def _own(index, columns):
     return index[:, None] == jnp.arange(len(columns))
 
 
-def _dot(a, b):
+def dot(a, b):
+    """a bᵀ in full fp32."""
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)

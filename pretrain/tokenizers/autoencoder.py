@@ -7,7 +7,7 @@ they are.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,14 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from data_pipeline.spec import DENSE, Modality
+from data_pipeline.spec import Modality
 from pretrain.frozen import Files
 from pretrain.models.layers import Linear
-from pretrain.models.states import States
+from pretrain.models.parts import autoencoder
+from pretrain.models.parts.base import Numerics
+from pretrain.models.passes import Asked
 from pretrain.parameters import mark, param
+from pretrain.tokenizers.quantizers.base import Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,22 +44,31 @@ class Config:
     fixed_encoder: bool = False
     dtype: str = "bfloat16"
 
+    denoises: ClassVar[bool] = False  # whether the decoder is a diffusion model
+
     @property
-    def states(self) -> States:
-        return States()
+    def numerics(self) -> Numerics:
+        return Numerics(self.dtype)
+
+    def compose(self, modalities: tuple[Modality, ...], embedded: tuple[str, ...]) -> dict:
+        """{"autoencoder": its Config}: a tokenizer is one part (`network.Network`)."""
+        return {"autoencoder": autoencoder.Config(network=self)}
+
+    def make(self, modalities: tuple[Modality, ...], rngs: nnx.Rngs) -> nnx.Module:
+        return Model(self, modalities, rngs)
 
 
 class Model(nnx.Module):
     """Every modality it is trained on has the same kind and shape, and shares the one vocabulary."""
 
-    def __init__(self, config: Config, modalities: tuple[Modality, ...], embedded: tuple[str, ...], rngs: nnx.Rngs):
+    def __init__(self, config: Config, modalities: tuple[Modality, ...], rngs: nnx.Rngs):
         c, m, dtype = config, modalities[0], jnp.dtype(config.dtype)
-        if embedded or len({(m.kind, m.shape, m.vocab_size) for m in modalities}) != 1:
-            raise ValueError("an autoencoder needs modalities of one kind and shape and no contrastive objective")
-        if m.kind not in DENSE:
-            raise ValueError(f"an autoencoder needs {', '.join(DENSE)}; {m.name!r} is a {m.kind}")
-        self.kind, self.shape, self.n_classes, self.code_scale = m.kind, m.shape, m.vocab_size, c.code_scale
-        maps = m.kind == "pixels" and m.vocab_size
+        if len({(m.kind, m.shape, m.vocab_size) for m in modalities}) != 1:
+            raise ValueError("an autoencoder needs modalities of one kind and shape")
+        if not m.dense:
+            raise ValueError(f"an autoencoder needs pixels, a video or vectors, not ids; {m.name!r} is a {m.kind}")
+        self.form, self.shape, self.n_classes, self.code_scale = m.kind, m.shape, m.vocab_size, c.code_scale
+        maps = m.pictures and m.vocab_size
         inside = (*m.shape[:2], c.class_dim) if maps else m.shape
         outside = (*m.shape[:2], m.vocab_size) if maps else m.shape
         self.classes = param(0.02 * jax.random.normal(rngs.params(), (m.vocab_size, c.class_dim))) if maps else None
@@ -67,6 +79,29 @@ class Model(nnx.Module):
         for part in filter(None, (self.encoder, self.to_code, self.classes) if c.fixed_encoder else ()):
             mark(part, fixed=True)
         self.from_code = Linear(self.quantizer.width, self.decoder.dim, bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, given: dict, *noise, asked: Asked, learns: bool = False, temperature: float = 0.0) -> dict:
+        """given: of `corruptions.Raw`, an example's modalities side by side → of every one of them alone, `[B · m, …]`,
+
+        made: what is decoded; target: what it should be; losses: the quantizer's; with `learns`, which is for training,
+        also its statistics. noise: what a diffusion decoder is given (`divae`).
+        With a temperature nothing is decoded, and `logs` are of each digit log p(digit | z) `[B, tokens, values]`.
+        """
+        raw, place, keys = alone(given, asked.keys)
+        z = self.latents(raw)
+        if temperature:
+            if self.quantizer.log_likelihoods is None:
+                raise ValueError("objectives.code_entropy: needs quantizer='lfq', 'fsq' or 'memcodes': take it out")
+            logs = self.quantizer.log_likelihoods(z.reshape(-1, z.shape[-1]), temperature)
+            return {"logs": [x.reshape(len(given["raw"]), -1, x.shape[-1]) for x in logs]}
+        quantized = self.quantizer(z, keys if learns else None)
+        made, target = self.reconstruct(raw, quantized.codes, *noise)
+        out = {"made": made, "target": target, "losses": quantized.losses}
+        return out | ({"statistics": self.quantizer.statistics(z, quantized.ids, place)} if learns else {})
+
+    def reconstruct(self, raw, codes):
+        """(what is decoded from the codes, what it should be)."""
+        return self.decode(codes), self.target(raw)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -86,7 +121,7 @@ class Model(nnx.Module):
 
     def target(self, raw):
         """What the decoder should give for raw inputs: the inputs scaled, class numbers int32 `[B, H, W]` of maps."""
-        if self.kind == "vectors":
+        if self.form == "vectors":
             return raw.astype(jnp.float32)
         return raw[..., 0].astype(jnp.int32) if self.n_classes else raw.astype(jnp.float32) / 127.5 - 1.0
 
@@ -115,11 +150,23 @@ class Model(nnx.Module):
 
     def finish(self, x):
         """What the decoder gave → as the raw inputs were."""
-        if self.kind == "vectors":
+        if self.form == "vectors":
             return x
         if self.n_classes:
             return x.argmax(-1, keepdims=True).astype(jnp.uint8)
         return jnp.round(jnp.clip(x * 127.5 + 127.5, 0, 255)).astype(jnp.uint8)
+
+
+def alone(given: dict, keys):
+    """Of `corruptions.Raw`, as examples of one modality each: (raw `[B · modalities, …]`, their Place, a key for each).
+
+    keys `[B]`, or None where nothing is drawn.
+    """
+    raw, (rank, count, key) = given["raw"], given["place"]
+    each = None
+    if keys is not None:
+        each = jax.vmap(lambda k: jax.random.split(k, raw.shape[1]))(keys).reshape(-1)
+    return raw.reshape(-1, *raw.shape[2:]), Place(rank.reshape(-1), count[0], key[0]), each
 
 
 class Tokenizer:

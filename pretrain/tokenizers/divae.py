@@ -16,19 +16,31 @@ class Config(autoencoder.Config):
 
     diffusion: DiffusionConfig = DiffusionConfig()
 
+    denoises = True
+
+    def make(self, modalities, rngs):
+        return Model(self, modalities, rngs)
+
 
 class Model(autoencoder.Model):
     """The decoder reads the codes themselves: there is no layer between."""
 
-    def __init__(self, config: Config, modalities, embedded, rngs):
-        super().__init__(config, modalities, embedded, rngs)
-        if self.kind != "pixels" or self.n_classes:
+    def __init__(self, config: Config, modalities, rngs):
+        super().__init__(config, modalities, rngs)
+        if not modalities[0].pictures or len(self.shape) != 3 or self.n_classes:
             raise ValueError(f"a diffusion decoder gives images; {modalities[0].name!r} holds none")
         if self.decoder.dim != self.quantizer.width:
             raise ValueError(
                 f"config.model.decoder.dim={self.decoder.dim}: reads codes, whose width is {self.quantizer.width}"
             )
         self.from_code, self.diffusion = None, config.diffusion
+
+    def reconstruct(self, raw, codes, noise: dict):
+        """noise: of `denoising.Noise`. (what the network gives for the noised images, what it should give)."""
+        x0, d = self.target(raw), self.diffusion
+        t = (noise["time"].reshape(-1) * d.steps).astype(jnp.int32)
+        epsilon = noise["noise"].reshape(x0.shape)
+        return self.predict(d.add_noise(x0, epsilon, t), t, codes), d.target(x0, epsilon, t)
 
     def predict(self, x_t, t, codes):
         """What the network gives for images `[B, H, W, C]` noised to the times t `[B]`."""

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from data_pipeline.image import BICUBIC, NEAREST, apply_crop, jitter_setting
+from data_pipeline.image import BICUBIC, NEAREST, apply_crop
 from data_pipeline.pipeline import Encoder
-from data_pipeline.randaugment import OPERATIONS, RandAugment
 from data_pipeline.spec import Modality
+from data_pipeline.transforms import crop, jitter, randaugment
+from data_pipeline.transforms.jitter import jitter_setting
+from data_pipeline.transforms.randaugment import OPERATIONS
 
 PICTURE = np.asarray(
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)).resize((48, 32), BICUBIC)
@@ -66,7 +68,7 @@ def test_operations_are_those_of_pillow(name):
 
 @pytest.mark.parametrize("magnitude, std", [(8.0, 1.0), (5.0, 100.0)])
 def test_a_picture_is_what_the_drawn_operations_make_of_it(magnitude, std):
-    augment = RandAugment(ops=3, magnitude=magnitude, std=std)
+    augment = randaugment.Transform(ops=3, magnitude=magnitude, std=std)
     left_out = 0
     for seed in range(30):
         rng, picture = np.random.default_rng(seed), Image.fromarray(PICTURE)
@@ -75,24 +77,25 @@ def test_a_picture_is_what_the_drawn_operations_make_of_it(magnitude, std):
             left_out += not applied
             if applied:
                 picture = OPERATIONS[name](picture, min(max(strength, 0), 10) / 10, sign, 99)
-        assert np.array_equal(augment(PICTURE, np.random.default_rng(seed), 99), np.asarray(picture))
+        assert np.array_equal(augment.distort(PICTURE, np.random.default_rng(seed), 99), np.asarray(picture))
     assert 30 < left_out < 60
 
 
 def test_the_pipeline_augments_training_crops_after_the_crop_and_repeatably():
     example = {"row": 0, "rgb": PICTURE}
-    plain = Encoder((RGB, GREY), {}, True, flip=0.5)
-    made = dataclasses.replace(plain, randaugment=RandAugment(ops=2))
+    augment = randaugment.Transform(ops=2)
+    plain = Encoder((RGB, GREY), {}, True, (crop.Transform(flip=0.5),))
+    made = dataclasses.replace(plain, transforms=(*plain.transforms, augment))
     differ = 0
     for seed in range(20):
         one, two = (made(example, np.random.default_rng(seed)) for _ in range(2))
-        crop = plain(example, np.random.default_rng(seed))
+        whole = plain(example, np.random.default_rng(seed))
         number = int(np.random.default_rng(seed).random() * 2**32)
         for m, grey in ((RGB, 102), (GREY, 128)):
             assert np.array_equal(one[m.name]["pixels"], two[m.name]["pixels"])
-            expected = made.randaugment(crop[m.name]["pixels"], np.random.default_rng([number, 1]), grey)
+            expected = augment.distort(whole[m.name]["pixels"], np.random.default_rng([number, 1]), grey)
             assert np.array_equal(one[m.name]["pixels"], expected)
-        differ += not np.array_equal(one["rgb"]["pixels"], crop["rgb"]["pixels"])
+        differ += not np.array_equal(one["rgb"]["pixels"], whole["rgb"]["pixels"])
     assert 10 < differ < 20  # both operations are left out a quarter of the time
     still = dataclasses.replace(made, train=False)(example, np.random.default_rng(0))
     assert np.array_equal(still["rgb"]["pixels"], PICTURE)
@@ -136,7 +139,7 @@ def test_a_picture_and_its_map_show_the_same_window():
     columns = np.repeat(np.arange(12) * 20 + 10, 8)
     red = np.broadcast_to(columns, (64, 96))[..., None].astype(np.uint8)
     example = {"row": 0, "rgb": red[::2, ::2].repeat(3, 2), "map": red}
-    encoder = Encoder((RGB, MAP, DEPTH), {}, True, flip=0.5, jitter=(0.1, 2.0))
+    encoder = Encoder((RGB, MAP, DEPTH), {}, True, (jitter.Transform((0.1, 2.0), flip=0.5),))
     outside = flipped = 0
     for seed in range(40):
         made = encoder(example, np.random.default_rng(seed))
@@ -161,23 +164,26 @@ def test_a_picture_and_its_map_show_the_same_window():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "settings, message",
     [
-        (dict(jitter=(2.0, 0.1)), r"jitter=\(2.0, 0.1\) must be \(least, greatest\)"),
-        (dict(jitter=(0.5,)), r"jitter=\(0.5,\) must be"),
-        (dict(jitter=(0.1, 2.0), flip=2.0), r"flip=2.0 must be in \[0, 1\]"),
-        (
-            dict(randaugment=RandAugment(ops=2)),
-            "randaugment.ops=2: it moves pictures, and 'map' would stay where it is",
-        ),
+        (dict(scales=(2.0, 0.1)), r"scales=\(2.0, 0.1\) must be \(least, greatest\)"),
+        (dict(scales=(0.5,)), r"scales=\(0.5,\) must be"),
+        (dict(flip=2.0), r"flip=2.0 must be in \[0, 1\]"),
     ],
 )
-def test_settings_that_make_no_sense_fail_at_once(options, message):
+def test_settings_that_make_no_sense_fail_at_once(settings, message):
     with pytest.raises(ValueError, match=message):
-        Encoder((RGB, MAP), {}, True, **options)
+        jitter.Transform(**settings)
+
+
+def test_transforms_that_do_not_fit_fail_at_once():
+    with pytest.raises(ValueError, match=r"randaugment\.ops=2: it moves pictures, and 'map' would stay where it is"):
+        Encoder((RGB, MAP), {}, True, (randaugment.Transform(ops=2),))
+    with pytest.raises(ValueError, match=r"data\.transforms: jitter draws crop again after crop: keep one of them"):
+        Encoder((RGB, MAP), {}, True, (crop.Transform(), jitter.Transform()))
 
 
 @pytest.mark.parametrize("options", [dict(ops=-1), dict(magnitude=11.0), dict(std=-0.5)])
 def test_randaugment_out_of_range(options):
     with pytest.raises(ValueError, match=r"needs ops >= 0, magnitude in 0…10 and std >= 0"):
-        RandAugment(**options)
+        randaugment.Transform(**options)

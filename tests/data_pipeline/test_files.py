@@ -1,5 +1,6 @@
 """A folder of one's own: JSONL or class folders, images of every kind, and batches out of them."""
 
+import dataclasses
 import json
 import pickle
 
@@ -13,6 +14,7 @@ from data_pipeline.pipeline import Encoder, eval_batches, train_batches
 from data_pipeline.sources.files import Source
 from data_pipeline.spec import Modality
 from data_pipeline.text import TextTokenizer
+from data_pipeline.transforms import crop
 
 RED, GREY = (200, 30, 40), 120
 
@@ -234,7 +236,7 @@ def test_batches(folder):
     lines = [json.loads(line) | {"ids": [1, 2]} for line in open(folder / "train.jsonl")]
     write(folder, "train", *lines)
     text, source = TextTokenizer(), Source(folder, "train")
-    encoder = Encoder(SPECS, {"text": text}, True, 0.4, (3 / 4, 4 / 3), 0.5)
+    encoder = Encoder(SPECS, {"text": text}, True, (crop.Transform(0.4, (3 / 4, 4 / 3), 0.5),))
     batch = next(iter(train_batches(source, encoder, batch_size=20, seed=0)))
     assert batch["image"]["pixels"].shape == (20, 8, 8, 3) and batch["depth"]["pixels"].shape == (20, 4, 4, 1)
     assert (batch["image"]["pixels"] == RED).all() and batch["image"]["valid"].all()
@@ -260,7 +262,9 @@ def test_workers_read_files(folder):
 
 
 def test_a_mistyped_field_fails_before_training(folder):
-    for index, message in ((0, r"field='imagee' is unknown: use one of caption, depth, id, image$"), (2, "name:en")):
-        spec = SPECS[index].__class__(**{**SPECS[index].__dict__, "field": SPECS[index].field + "e"})
+    """A text that is written of a field which is not there is none, either."""
+    known = "is unknown: use one of caption, depth, id, image$"
+    for index, field in ((0, "imagee"), (2, "captione"), (2, "palette"), (2, "name:en")):
+        spec, message = dataclasses.replace(SPECS[index], field=field), f"field='{field}' {known}"
         with pytest.raises(ValueError, match=message):
             train_batches(Source(folder, "train"), Encoder((spec,), {}, True), batch_size=1, seed=0)

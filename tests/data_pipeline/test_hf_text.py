@@ -9,6 +9,7 @@ import pytest
 from data_pipeline.hf_text import HFTokenizer
 from data_pipeline.pipeline import Encoder, eval_batches
 from data_pipeline.spec import Modality
+from data_pipeline.transforms import crop
 from pretrain import build
 
 pytest.importorskip("tokenizers.models")  # `tokenizers` alone would find the folder beside this one
@@ -84,14 +85,15 @@ def run(path, vocab_size=9):
         dict(name="again", vocab="hf", vocab_size=vocab_size, tokenizer=path) | text,
     ]
     config = dict(steps=1, batch_size=2, modalities=modalities, model={}, objectives={"masked": {}})
-    return build.parse(config | dict(data=dict(source="files", path="x", flip=0.5, ratio=(0.75, 1.25))))
+    crops = dict(transform="crop", flip=0.5, ratio=(0.75, 1.25))
+    return build.parse(config | dict(data=dict(source="files", path="x", transforms=[crops])))
 
 
 def test_a_run_may_have_several_tokenizers(path):
     found = build.text_tokenizers(run(path))
     assert set(found) == {path, "text"} and found[path].digest == HFTokenizer(path).digest
     encoder = build.encoder(run(path), train=True)
-    assert (encoder.flip, encoder.ratio, encoder.min_scale) == (0.5, (0.75, 1.25), 0.8)
+    assert encoder.transforms == (crop.Transform(0.8, (0.75, 1.25), 0.5),)
     (batch,) = eval_batches([{"row": 0, "caption": "the red bus"}], build.encoder(run(path), train=False), batch_size=1)
     assert batch["hf"]["ids"].tolist() == batch["again"]["ids"].tolist() == [[0, 7, 4, 5, 1]]
     assert found["text"].decode(batch["ours"]["ids"][0]).startswith("the red")

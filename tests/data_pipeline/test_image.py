@@ -6,13 +6,13 @@ import pytest
 from data_pipeline.image import (
     NEAREST,
     apply_crop,
-    crop_settings,
     edges,
     palette,
     palette_text,
     palettes,
     parse_palette,
 )
+from data_pipeline.transforms.crop import crop_settings
 
 
 def test_crop_settings_are_within_the_image_and_square():

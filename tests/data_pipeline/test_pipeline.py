@@ -166,7 +166,7 @@ def test_errors():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(kind="film"), "modality 'code': kind='film': must be one of grid"),
+        (dict(kind="film"), "modality 'code': kind='film': must be one of boxes, detections, grid"),
         (dict(shape=(4,)), r"shape=\(4,\): a grid modality needs 2 positive sizes"),
         (dict(shape=(0, 4)), "shape"),
         (dict(tokenizer=""), "name the tokenizer"),

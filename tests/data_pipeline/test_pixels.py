@@ -5,10 +5,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.image import apply_crop, as_channels, centre_crop, crop_settings
+from data_pipeline.image import apply_crop, as_channels, centre_crop
 from data_pipeline.pipeline import Encoder, train_batches
 from data_pipeline.sources import emoji
 from data_pipeline.spec import Modality
+from data_pipeline.transforms import crop
+from data_pipeline.transforms.crop import crop_settings
+
+
+def crops(**settings):
+    """What the pipeline does to pictures: crops of these settings."""
+    return (crop.Transform(**settings),)
+
 
 STYLES = {"render3d": 3, "noto": 3, "line": 1, "mask": 1}
 
@@ -20,7 +28,8 @@ STYLES = {"render3d": 3, "noto": 3, "line": 1, "mask": 1}
 def test_emoji_crops_are_those_of_the_first_release(min_scale):
     """Written out here in Pillow: square images of the spec's own size, no flip, no ratio."""
     specs = [Modality(style, "pixels", (64, 64, channels), style) for style, channels in STYLES.items()]
-    encoder = Encoder((*specs, Modality("edges", "pixels", (64, 64, 1), "edges:render3d")), {}, True, min_scale)
+    specs = (*specs, Modality("edges", "pixels", (64, 64, 1), "edges:render3d"))
+    encoder = Encoder(specs, {}, True, crops(min_scale=min_scale))
     for index in range(8):
         example = emoji.Source("train")[index]
         made = encoder(example, np.random.default_rng(index))
@@ -36,7 +45,7 @@ def test_emoji_crops_are_those_of_the_first_release(min_scale):
 def test_emoji_are_whole_in_evaluation():
     specs = tuple(Modality(style, "pixels", (64, 64, channels), style) for style, channels in STYLES.items())
     example = emoji.Source("val")[7]
-    made = Encoder(specs, {}, False, flip=1.0)(example, np.random.default_rng(0))
+    made = Encoder(specs, {}, False, crops(flip=1.0))(example, np.random.default_rng(0))
     assert all(np.array_equal(made[style]["pixels"], example[style]) for style in STYLES)
 
 
@@ -123,7 +132,7 @@ def ramps(scale=1, row=0):
 
 
 def test_crops_and_flips_are_shared_by_images_of_other_sizes():
-    encoder = Encoder(SPECS, {}, True, min_scale=0.2, ratio=(0.7, 1.4), flip=0.5)
+    encoder = Encoder(SPECS, {}, True, crops(min_scale=0.2, ratio=(0.7, 1.4), flip=0.5))
     flips = []
     for seed in range(40):
         made = {
@@ -140,7 +149,7 @@ def test_crops_and_flips_are_shared_by_images_of_other_sizes():
 
 def test_the_resolution_of_an_image_does_not_change_what_the_others_show():
     """Only the largest decides in which pixels a crop is drawn."""
-    encoder = Encoder(SPECS, {}, True, min_scale=0.2, flip=0.5)
+    encoder = Encoder(SPECS, {}, True, crops(min_scale=0.2, flip=0.5))
     for seed in range(5):
         one, two = (encoder(ramps(scale), np.random.default_rng(seed)) for scale in (1, 2))
         assert all(np.array_equal(one[k]["pixels"], two[k]["pixels"]) for k in ("small", "rgb"))
@@ -209,7 +218,7 @@ def test_images_that_one_crop_does_not_fit(train):
 )
 def test_settings_that_make_no_sense_fail_at_once(options, message):
     with pytest.raises(ValueError, match=message):
-        Encoder(SPECS, {}, True, **options)
+        crops(**options)
 
 
 def test_specs_that_one_crop_does_not_fit():

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from data_pipeline.checks import check_fields
-from data_pipeline.image import apply_crop, crop_settings
+from data_pipeline.image import apply_crop
 from data_pipeline.pipeline import Encoder
 from data_pipeline.sources import emoji, files, moving_emoji
 from data_pipeline.spec import Modality
+from data_pipeline.transforms import crop
+from data_pipeline.transforms.crop import crop_settings
 
 CLIP = Modality("clip", "video", (3, 16, 24, 3), "clip")
 
@@ -39,13 +41,13 @@ def test_evaluation_takes_the_first_frames_whole(source):
 
 
 def test_training_crops_all_frames_alike_and_begins_anywhere(source):
-    encoder, starts = Encoder((CLIP,), {}, True, min_scale=0.3, flip=0.5), set()
+    encoder, starts = Encoder((CLIP,), {}, True, (crop.Transform(min_scale=0.3, flip=0.5),)), set()
     for seed in range(12):
         made = encoder(source[0], np.random.default_rng(seed))["clip"]["pixels"]
-        crop = np.random.default_rng(seed).random()
-        rng = np.random.default_rng(int(crop * 2**32))
+        number = np.random.default_rng(seed).random()
+        rng = np.random.default_rng(int(number * 2**32))
         setting = crop_settings(rng, 2, (32, 48), min_scale=0.3, flip=0.5, aspect=1.5)[1]
-        start = int(crop * 3)
+        start = int(number * 3)
         want = [apply_crop(f, setting, (16, 24)) for f in source[0]["clip"][start : start + 3]]
         np.testing.assert_array_equal(made, want)
         starts.add(start)

@@ -1,6 +1,5 @@
 """Frozen features: which examples they cover, and what they hold."""
 
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -11,7 +10,8 @@ from pretrain.evals import retrieval
 from pretrain.evals.base import Context
 from pretrain.evals.features import STEPS, features, represent
 from pretrain.generate.chain import Generator, Target
-from pretrain.models.tokens import whole
+from pretrain.models.passes import Leaf, compute
+from pretrain.models.tokens import Whole
 
 
 class Fixed:
@@ -26,14 +26,15 @@ class Fixed:
 
 
 def test_examples_that_lack_the_modality_are_left_out():
-    model, batch = tiny.model(probes=2), tiny.batch(8, missing=0.5)
+    model, batch = tiny.model(pool_queries=2), tiny.batch(8, missing=0.5)
     batch["row"] = np.asarray([10, 11, 12, 13, 14, 15, -1, -1])
     context = Fixed(model, [batch])
     found = features(context, context.params, "caption", "val")
     has = batch["caption"]["valid"].any(1) & (batch["row"] >= 0)
     assert 0 < has.sum() < 6
     np.testing.assert_array_equal(found.row, batch["row"][has])
-    pooled = model.pool(model.encode(whole(jax.tree.map(np.asarray, batch), "caption", tiny.MODALITIES)))
+    leaf = Leaf(Whole(("caption",), tiny.MODALITIES))
+    pooled = compute(model, {"pooled": model.states.pooled("caption", leaf)}, batch)["pooled"]
     np.testing.assert_allclose(found.pooled, np.asarray(pooled)[has], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found.z, axis=1), 1, atol=1e-5)
 

@@ -12,7 +12,8 @@ from flax import nnx
 from configs import emoji
 from pretrain.evals.base import Context
 from pretrain.evals.nll import Evaluator
-from pretrain.models.tokens import TokenSet
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import Shown, TokenSet
 from pretrain.ops.cross_entropy import dense_nll
 
 
@@ -32,14 +33,15 @@ def token_set(ids, index):
 @pytest.mark.slow
 def test_matrix_equals_each_example_alone(built):
     names = [m.name for m in built.run.modalities]
-    context = Context(built.run, built.graph, built.objectives)
+    context = Context(built.run, built.graphs, built.objectives)
     inputs, targets = ("line", "caption"), ("caption", "noto", "group")
     evaluator = Evaluator(context, inputs, targets, splits=("val",), batch_size=5)
     found = dict(evaluator.run(built.params))
     assert set(found) == {f"{a}→{b}" for a in (*inputs, "none", "unigram") for b in targets if a != b}
 
-    model = nnx.merge(built.graph, built.params["model"])
-    tables = [model.tokens.head(v) for v in model.tokens.targets]
+    network = nnx.merge(built.graph, built.params["model"])
+    model, embed = Predictor(network), network.embed
+    tables = [embed.head(v) for v in embed.targets]
     examples = [e for batch in context.batches("val", 1) for e in [batch] if e["row"][0] >= 0]
 
     def labels_of(example, name):
@@ -48,8 +50,8 @@ def test_matrix_equals_each_example_alone(built):
 
     @jax.jit
     def score(given, queries, labels):
-        y = model.decode(model.encode(given), queries)
-        vocab = model.tokens.target_of(jnp.asarray(queries.modality))
+        y = model.decode(model.encode(Shown(given, {})), queries).x
+        vocab = embed.target_of(jnp.asarray(queries.modality))
         return dense_nll(y, tables, vocab, labels[None], queries.valid).sum()
 
     def alone(a, b):

@@ -59,7 +59,7 @@ def workdir(tmp_path_factory, token_store):
     )
     (folder / "config.json").write_text(build.to_json(c))
     with Checkpointer(folder, last=1) as checkpointer:
-        checkpointer.save(TrainState(np.asarray(1, np.int32), laws.Built(c).params, (), None), NoData())
+        checkpointer.save(TrainState(np.asarray(1, np.int32), laws.Built(c).params, (), {}), NoData())
     return folder
 
 

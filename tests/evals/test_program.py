@@ -51,7 +51,7 @@ def save(workdir, config, params, *steps):
     with Checkpointer(workdir, last=9) as checkpointer:
         for step in steps:
             scaled = jax.tree.map(lambda x, step=step: x * (1 + step), params)
-            checkpointer.save(TrainState(np.asarray(step, np.int32), scaled, (), None), NoData())
+            checkpointer.save(TrainState(np.asarray(step, np.int32), scaled, (), {}), NoData())
     return workdir
 
 

@@ -16,7 +16,8 @@ from data_pipeline.spec import Modality
 from pretrain import build
 from pretrain.evals import reconstruction
 from pretrain.evals.base import Context
-from pretrain.models.tokens import dense_rows, whole
+from pretrain.models.passes import Leaf, compute
+from pretrain.models.tokens import Whole
 from pretrain.restore import restore
 
 
@@ -60,15 +61,16 @@ def test_scores_of_a_split(name):
     c = emoji_tokenizer.get_config(f"rgb-{name}")
     c.modalities = [{**m, "shape": (16, 16, 3)} for m in c.modalities]
     run = build.parse(c)
-    made = build.model(run, build.objectives(run))(nnx.Rngs(0))
+    made = build.models(run, build.objectives(run))["online"](nnx.Rngs(0))
     graph, params = nnx.split(made)
     first, last = tiny.batch(4, 0, run.modalities), tiny.batch(4, 1, run.modalities)
     last["row"] = np.array([5, 6, -1, -1])  # padding
-    context = stand_in(run.modalities, graph=graph, batches=lambda split, size: iter((first, last)))
+    context = stand_in(run.modalities, graphs={"online": graph}, batches=lambda split, size: iter((first, last)))
     found = dict(reconstruction.Evaluator(context).run({"model": nnx.to_pure_dict(params)}))
     raw = np.concatenate(
         [b[m.name]["pixels"][b[m.name]["valid"] & (b["row"] >= 0)] for b in (first, last) for m in run.modalities]
     )
+    made = made.autoencoder
     ids = np.asarray(made.tokenize(raw))
     books, size = made.quantizer.books, made.quantizer.vocab_size
     p = np.stack([np.bincount(ids[:, k::books].ravel(), minlength=size) for k in range(books)]) / (ids.size / books)
@@ -121,11 +123,11 @@ def test_rfid_of_a_split(tmp_path):
     c = emoji_tokenizer.get_config("rgb-fsq")
     c.modalities = [{**m, "shape": (16, 16, 3)} for m in c.modalities]
     run = build.parse(c)
-    made = build.model(run, build.objectives(run))(nnx.Rngs(0))
+    made = build.models(run, build.objectives(run))["online"](nnx.Rngs(0))
     graph, params = nnx.split(made)
     first, last = tiny.batch(8, 0, run.modalities), tiny.batch(8, 1, run.modalities)
     last["row"] = np.array([8, 9, 10, 11, 12, -1, -1, -1])
-    context = stand_in(run.modalities, graph=graph, batches=lambda split, size: iter((first, last)))
+    context = stand_in(run.modalities, graphs={"online": graph}, batches=lambda split, size: iter((first, last)))
     (_, evaluator), *_ = build.evaluators(
         dict(codes=dict(evaluator="reconstruction", network=dict(workdir=str(tmp_path)))), context
     ).values()
@@ -138,9 +140,10 @@ def test_rfid_of_a_split(tmp_path):
     def features(x):
         x = jax.image.resize(x.astype(np.float32), (len(x), 64, 64, 3), "cubic")
         batch = {"image": {"pixels": x, "valid": np.ones(len(x), bool)}}
-        tokens = whole(batch, "image", held.run.modalities)
-        return np.asarray(held.model.pooled(tokens, dense_rows(batch, held.run.modalities[:1]), "image")[0])
+        node = held.model.states.pooled("image", Leaf(Whole(("image",), held.run.modalities)))
+        return np.asarray(compute(held.model, {"pooled": node}, batch)["pooled"])
 
+    made = made.autoencoder
     want = scipy_frechet(features(raw), features(np.asarray(made.detokenize(made.tokenize(raw)))))
     np.testing.assert_allclose(found["rfid"], want, rtol=1e-3)
     assert want > 1e-2

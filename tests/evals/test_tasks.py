@@ -10,6 +10,7 @@ from toy import CLASSES, Toy
 
 from pretrain import build
 from pretrain.evals import (
+    base_novel,
     diagnostics,
     few_shot,
     harness,
@@ -24,7 +25,7 @@ from pretrain.evals import (
 from pretrain.evals import similarity as textual
 from pretrain.evals.base import Unfit
 from pretrain.evals.features import features, represent, together, unit
-from pretrain.models.tokens import concat, whole
+from pretrain.models.tokens import Whole
 
 
 class Words:
@@ -41,7 +42,7 @@ def words(monkeypatch):
 
 @pytest.fixture(scope="module")
 def toy():
-    return Toy(probes=2)
+    return Toy(pool_queries=2, seed=1)
 
 
 def chance_of(values) -> dict:
@@ -50,13 +51,14 @@ def chance_of(values) -> dict:
 
 def test_features_of_several_modalities_and_of_layers(toy):
     batch = next(iter(toy.batches("val", 64)))
-    model = tiny.nnx.merge(toy.graph, toy.params["model"])
-    tokens = [whole(batch, n, tiny.MODALITIES) for n in ("image", "caption")]
-    encoded = model.encode(concat(tokens), layers=True)
+    network = tiny.nnx.merge(toy.graph, toy.params["model"])
+    shown = Whole(("image", "caption"), tiny.MODALITIES)(batch)
+    encoded = network.run("encoder", network.run("embed", shown), layers=True)
     found = features(toy, toy.params, "image+caption", "val", layers=True)
-    np.testing.assert_allclose(found.pooled, model.pool(encoded), atol=1e-4)
-    weights = np.asarray(encoded.valid, np.float32)[None, :, :, None]
-    np.testing.assert_allclose(found.layers, (encoded.layers * weights).sum(2) / weights.sum(2), atol=1e-4)
+    np.testing.assert_allclose(found.pooled, network.run("pool", encoded), atol=1e-4)
+    weights = np.asarray(encoded.valid, np.float32)[:, None, :, None]
+    mean = (encoded.layers * weights).sum(2) / weights.sum(2)
+    np.testing.assert_allclose(found.layers, mean.swapaxes(0, 1), atol=1e-4)
     alone = [features(toy, toy.params, n, "val").z for n in ("image", "caption")]
     np.testing.assert_allclose(found.z, unit(sum(alone)), atol=1e-5)
     _, x = represent(toy, toy.params, "image+caption:-1", "val")
@@ -90,7 +92,7 @@ def test_what_shows_the_class_is_classified(toy):
     tasks = dict(
         knn=knn.Evaluator(toy, names, label),
         probe=linear_probe.Evaluator(toy, names, label, readouts=("pooled", "z", "layers", "mixture")),
-        few=few_shot.Evaluator(toy, names, label, shots=(1, 8), seeds=3),
+        few=few_shot.Evaluator(toy, names, label, shots=(1, 8), seeds=12),
     )
     found = harness.score(tasks, toy.params)
     assert found["probe/image/label/pooled"] == 1 and found["probe/image/label/mixture"] == 1
@@ -113,6 +115,23 @@ def test_zero_shot_takes_the_nearest_name(toy):
     np.testing.assert_allclose(heads_of, heads[[1, 0, 2]], atol=1e-6)
     ensemble = dataclasses.replace(task, names={"ant": ["bee", "cat"]})._heads(toy.params, list(CLASSES))
     np.testing.assert_allclose(ensemble[0], unit(heads[1] + heads[2]), atol=1e-5)
+
+
+def test_base_and_novel_classes_compete_among_themselves(toy):
+    task = base_novel.Evaluator(toy, "caption", ("caption",), ("label",), base=("ant", "cat"))
+    halves = dict(dataclasses.replace(task, base=()).run(toy.params))
+    found = dict(task.run(toy.params))
+    heads = task._heads(toy.params, list(CLASSES))
+    rows, z = represent(toy, toy.params, "caption", ("val", "test"), "z")
+    z, kind = unit(z), rows % 3
+    base = np.mean([(heads[[0, 2]] @ x).argmax() == k // 2 for x, k in zip(z, kind) if k != 1])
+    assert 0 < base < 1 and found["caption/label/base"] == pytest.approx(base)
+    assert found["caption/label/novel"] == 1, "a class alone"
+    assert found["caption/label/harmonic"] == pytest.approx(2 * base / (1 + base))
+    chances = {k.rpartition("/")[2]: c for k, c in chance_of(found).items()}
+    assert chances == pytest.approx({"base": 1 / 2, "novel": 1.0, "harmonic": 2 / 3})
+    first = np.mean([(heads[:2] @ x).argmax() == k for x, k in zip(z, kind) if k < 2])
+    assert halves["caption/label/base"] == pytest.approx(first), "by default the first half of the names, and one more"
 
 
 def test_retrieval_with_labels_and_of_several_modalities(toy):
@@ -183,12 +202,13 @@ def test_likelihoods_given_several_modalities(toy):
 
 def test_defaults_take_what_fits(toy):
     made, left_out = harness.make_tasks(toy, ("all",))
-    assert set(made) == set(harness.TASKS) and not left_out
+    assert set(made) == set(harness.known_tasks()) - {"grounding"}
+    assert left_out == {"grounding": "no objective of the run finds boxes (set_prediction)"}
     assert made["knn"].labels == ("label",) and made["zero_shot"].text == "caption"
     nothing = Toy(embedded=())
     nothing.objectives["contrastive"].embedded = ()
     made, left_out = harness.make_tasks(nothing, ("all",))
-    assert set(left_out) == {"zero_shot", "retrieval", "similarity"} and "knn" in made
+    assert set(left_out) == {"zero_shot", "retrieval", "similarity", "grounding"} and "knn" in made
     with pytest.raises(ValueError, match=r"--tasks=zero_shot: zero_shot: needs a text modality that an objective"):
         harness.make_tasks(nothing, ("zero_shot",))
     toy.run.final_evals = {"mine": dict(evaluator="knn", modalities=["depth"], labels=["label"], k=3)}
@@ -221,6 +241,12 @@ REFUSED = [
     (zero_shot, dict(text="caption", modalities=["depth"], labels=["label"]), "no objective embeds 'depth'"),
     (zero_shot, dict(text="caption", modalities=["image"], labels=["label"], splits=["val"], names={"x": ["y"]}),
      "zero_shot.names=.*no example is labelled 'x'"),
+    (base_novel, dict(text="caption", modalities=["image"], labels=["label"], splits=["val"], base=["dog"]),
+     r"base_novel\.base=.*no example is labelled 'dog'; labels are ant, bee, cat"),
+    (base_novel, dict(text="caption", modalities=["image"], labels=["label"], splits=["val"], base=CLASSES),
+     r"base_novel\.base=.*leave some classes out, which are novel"),
+    (base_novel, dict(text="caption", modalities=["image"], labels=["label", "group"], base=["ant"]),
+     r"base_novel\.labels=.*`base` names classes of one label: take an evaluation each"),
     (retrieval, dict(pairs=[("image", "image+sound")]), "retrieval.pairs: no modality 'sound'"),
     (retrieval, dict(pairs=[("image", "depth")]), "no objective embeds depth with the others: there is no"),
     (robustness, dict(inputs=["image"], labels=["label"]), "needs 2 … 6 modalities"),

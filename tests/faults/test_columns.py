@@ -12,6 +12,7 @@ from data_pipeline.sources.parquet import Source
 from data_pipeline.sources.tokens import encode_record
 from data_pipeline.spec import Modality
 from data_pipeline.text import TextTokenizer
+from data_pipeline.transforms import crop
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -66,7 +67,7 @@ def test_lists_and_structs_of_images(tmp_path, nested):
     assert got["rgb"]["valid"].tolist() == [True, True, False, False, True] == got["edges"]["valid"].tolist()
     for row, number in ((0, 0), (1, 1), (4, 3)):
         np.testing.assert_array_equal(got["rgb"]["pixels"][row], picture(number))
-    drawn = Encoder((IMAGE,), {}, True, min_scale=1.0)
+    drawn = Encoder((IMAGE,), {}, True, (crop.Transform(min_scale=1.0),))
     found = {drawn(source[1], np.random.default_rng(s))["rgb"]["pixels"].tobytes() for s in range(20)}
     assert found == {picture(1).tobytes(), picture(2).tobytes()}, "one of them is drawn, as of captions"
     clips = write(tmp_path, {"image": [[image(1), image(2)], [image(3), image(4, (8, 8))]]})

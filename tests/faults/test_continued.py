@@ -38,7 +38,7 @@ def test_moved_data_other_workers_and_more_steps(data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "from step 2 of 4" in out and "the data changed" not in out and steps(tmp_path / "run") == [2, 3, 4]
     for name in ("whole", "run"):
-        found = load_params(tmp_path / name, 4)["model"]["towers"]["a"]["project"]["kernel"]
+        found = load_params(tmp_path / name, 4)["model"]["a_project"]["linear"]["kernel"]
         if name == "whole":
             wanted = np.asarray(found)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
@@ -73,7 +73,7 @@ def test_other_data_are_no_continuation(data, tmp_path):
         (dict(optim__lr=1e-4), '"lr": 0.0001'),
         (dict(batch_size=16), '"batch_size": 16'),
         (dict(seed=1), '"seed": 1'),
-        (dict(data__flip=0.5), '"flip": 0.5'),
+        (dict(data__transforms=[dict(transform="crop", flip=0.5)]), '"flip": 0.5'),
         (dict(data__train="val"), '"train": "val"'),
     ],
 )
@@ -82,6 +82,18 @@ def test_what_changes_what_is_learned_is_refused_with_the_difference(data, tmp_p
     with pytest.raises(ValueError, match="belongs to a run of another config") as e:
         train(two_steps(data, **changes), tmp_path / "run")
     assert re.search(rf"(?m)^\+ *{line},?$", str(e.value)), str(e.value)
+
+
+def test_a_config_that_says_its_defaults_is_the_same_as_one_that_does_not(data, tmp_path):
+    said = dict(
+        seed=0, accum=1, load="", ema=0.0, data__train="train", optim__b1=0.9, model__remat="none", mesh="ddp",
+        objectives__contrastive__temperature=0.07,
+    )  # fmt: skip
+    train(two_steps(data, **said), tmp_path / "run")
+    assert train(two_steps(data, steps=4), tmp_path / "run").step == 4
+    with pytest.raises(ValueError, match=r'(?s)belongs to a run of another config.*\n\+ *"temperature": 0.1') as e:
+        train(two_steps(data, steps=4, objectives__contrastive__temperature=0.1), tmp_path / "run")
+    assert len(re.findall(r"(?m)^[-+] ", str(e.value))) == 2, "only what differs is shown"
 
 
 def test_a_cosine_does_not_allow_more_steps(data, tmp_path):

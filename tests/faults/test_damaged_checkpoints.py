@@ -19,7 +19,7 @@ from pretrain.step import TrainState
 
 def state(step):
     params = {"model": {"w": np.full((64, 64), step, np.float32), "b": np.arange(3.0) + step}}
-    return TrainState(np.asarray(step, np.int32), params, {"m": np.ones(5, np.float32)}, None)
+    return TrainState(np.asarray(step, np.int32), params, {"m": np.ones(5, np.float32)}, {})
 
 
 class Position:

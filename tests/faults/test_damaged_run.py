@@ -29,7 +29,7 @@ def test_a_damaged_run_ends_where_a_sound_one_does(tmp_path, capsys):
     file.write_bytes(data)
     second = config()
     with second.unlocked():
-        second.init = str(tmp_path / "run")
+        second.load = str(tmp_path / "run")
     for use in (restore, lambda _: train(second, tmp_path / "second")):
         with pytest.raises(ValueError, match=rf"{file} has another sha256 .*: the checkpoint of step 3 is damaged"):
             use(tmp_path / "run")

@@ -53,11 +53,11 @@ def test_a_mean_is_over_every_example_whatever_the_batches(data, tmp_path):
     c = config(data, objectives=dict(uniformity=dict(edges=edges, uniform=0.0)), evals={}, steps=1, checkpoint__every=1)
     train(c, tmp_path / "run")
     held = restore(tmp_path / "run")
-    context = Context(held.run, held.graph, held.objectives)
+    context = Context(held.run, held.graphs, held.objectives)
     lines = [json.loads(line) for line in (data / "val.jsonl").read_text().splitlines()]
     z = []
     for name in "ab":
-        kernel = np.asarray(held.params["model"]["towers"][name]["project"]["kernel"])
+        kernel = np.asarray(held.params["model"][f"{name}_project"]["linear"]["kernel"])
         x = np.array([line[name] for line in lines]) @ kernel
         z.append(x / np.linalg.norm(x, axis=1, keepdims=True))
     wanted = np.square(z[0] - z[1]).sum(1).mean()
@@ -190,7 +190,7 @@ def test_skipped_steps_take_the_place_of_no_checkpoint(data, tmp_path, capsys):
     write_split(data, "train", 32, changed={row: {"a": [3e38] * 4} for row in range(32)})
     with pytest.raises(FloatingPointError, match=r"in another --workdir with a lower optim\.lr, or with optim\.clip$"):
         train(config(data, **more, steps=12, optim__max_skipped=5), tmp_path / "other")
-    with pytest.raises(FloatingPointError, match=r"from the weights of step 4 with --config\.init=.*run$"):
+    with pytest.raises(FloatingPointError, match=r"from the weights of step 4 with --config\.load=.*run$"):
         train(config(data, **more, steps=30), tmp_path / "run")
     assert steps(tmp_path / "run") == [2, 4]
     capsys.readouterr()
@@ -199,6 +199,6 @@ def test_skipped_steps_take_the_place_of_no_checkpoint(data, tmp_path, capsys):
     assert "step 6: not saved, as it was skipped; what is saved is step 4" in out
     assert steps(tmp_path / "run") == [4, 8], "the last is saved in any case: its weights are those of step 4"
     before, after = (load_params(tmp_path / "run", step) for step in (4, 8))
-    np.testing.assert_array_equal(before["model"]["towers"]["a"]["project"]["kernel"],
-                                  after["model"]["towers"]["a"]["project"]["kernel"])  # fmt: skip
+    np.testing.assert_array_equal(before["model"]["a_project"]["linear"]["kernel"],
+                                  after["model"]["a_project"]["linear"]["kernel"])  # fmt: skip
     assert read_info(tmp_path / "run")

@@ -42,6 +42,13 @@ def test_keys_that_the_config_does_not_list_are_set(parsed):
     assert held.evals.val.split == "dev"
 
 
+def test_a_name_of_digits_is_given_in_quotes(parsed):
+    """Of a key that the config does not list, flags do not know that it takes a string."""
+    assert parsed('--config.log.wandb="2024"').log.wandb == "2024" and parsed("--config.load=").load == ""
+    with pytest.raises(TypeError, match=r"""config\.mesh=2024: expected str, got int; .* quotes, '"2024"'$"""):
+        build.parse(parsed("--config.mesh=2024"))
+
+
 @pytest.mark.parametrize(
     "flag, message",
     [
@@ -78,8 +85,8 @@ def test_home_is_where_tildes_lead(parsed, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert parsed(file="~/c.py:y").steps == 4
     write_split(tmp_path / "data", "train", 8)
-    run = build.parse(config("~/data", init="~/base", data__options={}, evals__val__path="~/pairs"))
-    assert (run.data.path, run.init, run.evals["val"]["path"]) == tuple(
+    run = build.parse(config("~/data", load="~/base", data__options={}, evals__val__path="~/pairs"))
+    assert (run.data.path, run.load[0].workdir, run.evals["val"]["path"]) == tuple(
         f"{tmp_path}/{name}" for name in ("data", "base", "pairs")
     )
     assert len(build.source(run.data, "train")) == 8

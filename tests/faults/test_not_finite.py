@@ -24,9 +24,9 @@ def workdir(token_store, tmp_path_factory):
     folder, c = tmp_path_factory.mktemp("run"), tiny.emoji_run(token_store)
     write_run(c, folder)
     params = jax.tree.map(np.array, jax.device_get(laws.Built(c).params))
-    params["model"]["encoder_norm"]["scale"][2] = np.nan
+    params["model"]["encoder"]["norm"]["scale"][2] = np.nan
     with Checkpointer(folder) as checkpointer:
-        state = TrainState(np.asarray(8, np.int32), params, (), None)
+        state = TrainState(np.asarray(8, np.int32), params, (), {})
         checkpointer.save(state, type("Nothing", (), {"get_state": dict})())
     return folder
 
@@ -50,7 +50,7 @@ def test_parameters_of_every_type():
 
 
 def test_no_export_score_report_or_page(workdir, tmp_path):
-    message = "encoder_norm/scale.* not finite: such a model says nothing"
+    message = "encoder/norm/scale.* not finite: such a model says nothing"
     held = restore(workdir)
     for use in (
         lambda: export(held, tmp_path / "out"),

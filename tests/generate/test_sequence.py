@@ -11,9 +11,11 @@ from tiny import EOS, MODALITIES, SENTINEL
 from pretrain.generate import sequence
 from pretrain.generate.chain import Generator, Target
 from pretrain.generate.parallel import Conditions
-from pretrain.models.tokens import TokenSet, whole
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import TokenSet, Whole, whole
 
 DATA, CAPTION = tiny.batch(3, missing=0.0), 2
+DEPTH = Whole(("depth",), MODALITIES)(DATA)
 VARIANTS = [{}, {"qk_norm": True, "bias": True}, {"slopes": (2.0, 0.0)}, {"tables": "untied"}, {"registers": 2}]
 
 
@@ -38,19 +40,20 @@ def toy_text(monkeypatch):
     monkeypatch.setattr(Generator.text, "sentinel_start", SENTINEL - 1)
 
 
-@pytest.mark.parametrize("config", VARIANTS, ids=str)
+@pytest.mark.parametrize("config", [*VARIANTS, {"dtype": "bfloat16", "qk_norm": True, "bias": True}], ids=str)
 def test_a_cached_step_is_the_last_row_of_the_whole_prefix(config):
-    model = network(**config)
-    encoded = model.encode(whole(DATA, "depth", MODALITIES))
+    made, error = network(**config), 0.1 if "dtype" in config else 3e-5
+    model = Predictor(made)
+    encoded = model.encode(DEPTH)
     prefix = jnp.asarray(np.random.default_rng(0).integers(40, 80, (3, 10)))
     at = jnp.broadcast_to(jnp.arange(10), (3, 10))
     queries = TokenSet(prefix, jnp.full((3, 10), CAPTION), at, jnp.ones((3, 10), bool))
-    cache, wanted = model.open_cache(encoded, 10), model.decode(encoded, queries)
-    step = jax.jit(lambda model, *args: model.extend(*args))
+    cache, wanted = model.open_cache(encoded, 10), model.decode(encoded, queries).x
+    step = jax.jit(lambda network, *args: Predictor(network).extend(*args))
     for i in range(10):
         token = jax.tree.map(lambda x, i=i: x[:, i : i + 1], queries)
-        y, cache = step(model, encoded, token, i, cache)
-        np.testing.assert_allclose(y[:, 0], wanted[:, i], rtol=1e-4, atol=3e-5)
+        y, cache = step(made, encoded, token, i, cache)
+        np.testing.assert_allclose(y[:, 0], wanted[:, i], rtol=1e-4, atol=error)
 
 
 def test_by_default_it_is_greedy(split):
@@ -65,13 +68,13 @@ def test_by_default_it_is_greedy(split):
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
 def test_at_temperature_zero_it_is_greedy(config):
     """Every token is the arg-max of the uncached model given those before it."""
-    model = network(**config)
-    got = write(*nnx.split(model), target=dict(temperature=0.0))
+    made = network(**config)
+    model, got = Predictor(made), write(*nnx.split(made), target=dict(temperature=0.0))
     prefix = np.concatenate([np.full((3, 1), SENTINEL), got["ids"][:, :-1]], 1)
     at = jnp.broadcast_to(jnp.arange(10), (3, 10))
     queries = TokenSet(jnp.asarray(prefix), jnp.full((3, 10), CAPTION), at, jnp.ones((3, 10), bool))
-    encoded = model.encode(whole(DATA, "depth", MODALITIES))
-    best = np.asarray(model.logits(model.decode(encoded, queries), "text").argmax(-1))
+    decoded = model.decode(model.encode(DEPTH), queries)
+    best = np.asarray(model.logits(decoded.x, "text").argmax(-1))
     for b, valid in enumerate(got["valid"]):
         until = valid.sum()
         assert until >= 1 and valid[:until].all()
@@ -83,8 +86,8 @@ def test_a_sequence_stops_where_it_ends(split, end):
     """With a head that prefers one ending token, what is valid ends with the first ending; the rest is [EOS]."""
     graph, params = split
     pure = nnx.to_pure_dict(params)
-    table = pure["tokens"]["tables"]["text"]
-    pure["tokens"]["tables"]["text"] = table.at[end].multiply(4.0)
+    table = pure["embed"]["tables"]["text"]
+    pure["embed"]["tables"]["text"] = table.at[end].multiply(4.0)
     lengths = set()
     for seed in range(6):
         got = write(graph, pure, seed=seed)

@@ -11,8 +11,9 @@ import pytest
 from flax import nnx
 
 from pretrain.interop import fourm, fourm_file
-from pretrain.models.encdec import Model
-from pretrain.models.tokens import TokenSet
+from pretrain.models.network import Network
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import Shown, TokenSet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fourm"
 NAMES = ("swiglu_nobias", "gelu_bias")
@@ -63,17 +64,18 @@ def selected(modalities, golden):
 
 def built(checkpoint):
     config = dataclasses.replace(checkpoint.model, dtype="float32")
-    return nnx.split(nnx.eval_shape(lambda: Model(config, checkpoint.modalities, (), nnx.Rngs(0))))[0]
+    return nnx.split(nnx.eval_shape(lambda: Network(config, checkpoint.modalities, (), nnx.Rngs(0))))[0]
 
 
 def close(ours, theirs, where, tolerance=1e-5):
     np.testing.assert_allclose(np.asarray(ours)[where], theirs[where], atol=tolerance, rtol=tolerance)
 
 
-def run(model, inputs, dense, queries, labels):
-    encoded = model.encode(inputs, dense)
-    y = model.decode(encoded, queries)
-    return encoded, y, model.nll(y, queries, labels)
+def run(network, inputs, dense, queries, labels):
+    model = Predictor(network)
+    encoded = model.encode(Shown(inputs, dense))
+    decoded = model.decode(encoded, queries)
+    return encoded, decoded.x, model.nll(decoded, labels)
 
 
 def per_modality(modalities, nll, queries):
@@ -87,15 +89,15 @@ def per_modality(modalities, nll, queries):
 
 def test_intermediates_and_losses(case):
     checkpoint, golden, inputs, dense, queries, labels = case
-    model = nnx.merge(built(checkpoint), jax.tree.map(jnp.asarray, checkpoint.params))
+    network = nnx.merge(built(checkpoint), jax.tree.map(jnp.asarray, checkpoint.params))
     filled, asked = np.asarray(inputs.valid), np.asarray(queries.valid)
     assert np.array_equal(filled, ~golden["enc_mask"][:, 0]) and np.array_equal(asked, ~golden["dec_mask"][:, 0])
     assert np.array_equal(np.asarray(labels)[asked], golden["target_ids"][asked])
-    encoded, y, nll = run(model, inputs, dense, queries, labels)
-    close(model.tokens.content(inputs, dense) + model.tokens.place(inputs), golden["enc_in"], filled)
-    close(model.tokens.queries(queries) + model.tokens.place(queries, queries=True), golden["dec_in"], asked)
+    encoded, y, nll = run(network, inputs, dense, queries, labels)
+    close(network.run("embed", Shown(inputs, dense)).x, golden["enc_in"], filled)
+    close(network.run("embed", Shown(queries, {}), queries=True).x, golden["dec_in"], asked)
     close(encoded.x, golden["enc_out"], filled)
-    close(model.context(encoded.x) + encoded.placed, golden["context"], filled)
+    close(network.decoder.context(encoded.x) + encoded.placed, golden["context"], filled)
     close(y, golden["dec_out"], asked)
     losses = per_modality(checkpoint.modalities, nll, queries)
     for name, value in losses.items():
@@ -186,7 +188,7 @@ def test_tied_heads_are_seen_and_written_back(tmp_path):
             state[name] = state[name.replace("to_logits", "token_emb")]
 
     tied = fourm.read(rewrite(tmp_path, tie))
-    assert tied.model.tables == "split" and "heads" not in tied.params["tokens"]
+    assert tied.model.tables == "split" and "heads" not in tied.params["embed"]
     out = fourm.write(tmp_path / "out", tied.model, tied.modalities, tied.params)
     state = fourm.read_file(out)[1]
     a, b = (state[f"decoder_embeddings.caption.{n}.weight"] for n in ("token_emb", "to_logits"))
@@ -225,5 +227,7 @@ def test_writing_overwrites_nothing(tmp_path):
     (tmp_path / "mine").write_text("")
     with pytest.raises(FileExistsError, match="not empty"):
         fourm.write(tmp_path, c.model, c.modalities, c.params)
-    with pytest.raises(ValueError, match="no place for probes"):
-        fourm.write(tmp_path / "new", c.model, c.modalities, c.params | {"probes": np.zeros(3)})
+    with pytest.raises(ValueError, match="no place for pool/head/pool_queries"):
+        fourm.write(
+            tmp_path / "new", c.model, c.modalities, c.params | {"pool": {"head": {"pool_queries": np.zeros(3)}}}
+        )

@@ -97,7 +97,7 @@ def test_a_config_of_ours_becomes_theirs(file, tmp_path):
     out = fourm_tokenizers.write(tmp_path / "out", run, held.params)
     config = json.loads((out / "config.json").read_text())
     assert config.keys() >= fourm_tokenizer_config.BOTH.keys()
-    theirs, ours = (build.model_config(make_run(*describe(c, "")[:2]))[1] for c in (config, held.config))
+    theirs, ours = (build.model_config(make_run(*describe(c, "")[:2])) for c in (config, held.config))
     for part in ("encoder", "quantizer", "decoder"):
         assert getattr(theirs, part).args == getattr(ours, part).args
     jax.tree.map(np.testing.assert_array_equal, fourm_tokenizers.read(out).params, held.params)
@@ -131,7 +131,7 @@ def test_another_size_of_images_keeps_the_position_tables(tmp_path, monkeypatch)
     file = reference_file("masks", tmp_path)
     held = fourm_tokenizers.read(file, size=32)
     run = make_run(held.model, held.modality)
-    assert held.modality.shape == (32, 32, 3) and build.model_config(run)[1].decoder.args[0].span == (4, 4)
+    assert held.modality.shape == (32, 32, 3) and build.model_config(run).decoder.args[0].span == (4, 4)
     out = fourm_tokenizers.write(tmp_path / "out", run, held.params, held.config, held.fixed)
     before, after = load_file(file), load_file(out / fourm_file.FILE)
     assert all(np.array_equal(before[k], after[k]) for k in before.keys() | after.keys())

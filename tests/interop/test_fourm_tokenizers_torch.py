@@ -27,8 +27,8 @@ class Case:
 
     @property
     def ours(self):
-        graph, _ = nnx.split(nnx.eval_shape(lambda: build.model(self.run, {})(nnx.Rngs(0))))
-        return nnx.merge(graph, jax.tree.map(jnp.asarray, self.held.params))
+        graph, _ = nnx.split(nnx.eval_shape(lambda: build.models(self.run, {})["online"](nnx.Rngs(0))))
+        return nnx.merge(graph, {"autoencoder": jax.tree.map(jnp.asarray, self.held.params)}).autoencoder
 
     def inputs(self, seed=0):
         """(what ours reads, what theirs reads) of three examples."""

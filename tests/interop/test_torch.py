@@ -1,5 +1,6 @@
 """JAX equals exported PyTorch, to 1e-5 in fp32, and the renaming of weights is exact both ways."""
 
+import dataclasses
 import types
 
 import jax
@@ -13,13 +14,27 @@ from tiny import MODALITIES
 from data_pipeline.spec import Modality
 from pretrain.build import plain
 from pretrain.interop.torch import export, from_state_dict, to_state_dict
-from pretrain.models.tokens import concat, dense_rows, whole
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import Shown, concat, dense_rows, whole
 
 EMBEDDED = ("image", "caption")
 
 
 def pure(model):
     return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.split(model)[1]))
+
+
+def torch_model(network, **changes):
+    """The same network there; changes: those of `tiny.config` with which it was made."""
+    import torch
+
+    from pretrain.interop.torch_model import EncDec
+
+    config = {"model": dataclasses.asdict(tiny.config(**changes)), "modalities": plain(network.modalities)}
+    theirs = EncDec(config | {"embedded": list(EMBEDDED), "predictors": {}}).eval()
+    state = {k: torch.from_numpy(v.copy()) for k, v in to_state_dict(pure(network)).items()}
+    theirs.load_state_dict(state, strict=True)
+    return theirs
 
 
 def case():
@@ -51,21 +66,15 @@ MORE = (
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(probes=3), dict(gated=False, bias=True), dict(tables="untied", qk_norm=True, bias=True),
-     dict(tables="split", qk_norm=True, registers=2, probes=2, slopes=(8.0, 1.0))],
+    [dict(pool_queries=3), dict(gated=False, bias=True, registers=1), dict(tables="untied", qk_norm=True, bias=True),
+     dict(tables="split", qk_norm=True, registers=2, pool_queries=2, slopes=(8.0, 1.0))],
     ids=["gated", "bias", "untied", "split"],
 )  # fmt: skip
 def test_jax_equals_torch(changes):
     torch = pytest.importorskip("torch")
-    import dataclasses
-
-    from pretrain.interop.torch_model import EncDec
-
-    model = tiny.model(embedded=EMBEDDED, modalities=MORE, waves=(0.5, 50.0), **changes)
-    config = {"model": dataclasses.asdict(model.config), "modalities": plain(MORE), "embedded": list(EMBEDDED)}
-    config["predictors"] = {}
-    theirs = EncDec(config).eval()
-    theirs.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in to_state_dict(pure(model)).items()}, strict=True)
+    changes = dict(waves=(0.5, 50.0)) | changes
+    network = tiny.model(embedded=EMBEDDED, modalities=MORE, **changes)
+    theirs, model = torch_model(network, **changes), Predictor(network)
 
     inputs, queries = case()
     batch = tiny.batch(4, seed=5, modalities=MORE)
@@ -73,8 +82,8 @@ def test_jax_equals_torch(changes):
     inputs = inputs._replace(ids=jnp.asarray(inputs.ids).at[1, -6].set(7))  # a vector past the last: a sentinel, zeros
     queries = concat([queries, whole(tiny.batch(4, seed=6, modalities=MORE), "codes", MORE)])
     dense = dense_rows(batch, MORE)
-    encoded = model.encode(inputs, dense)
-    y = model.decode(encoded, queries)
+    encoded = model.encode(Shown(inputs, dense))
+    y = model.decode(encoded, queries).x
 
     def tensors(tokens):
         return [torch.from_numpy(np.array(a)).to(torch.bool if a.dtype == bool else torch.int64) for a in tokens]
@@ -91,24 +100,17 @@ def test_jax_equals_torch(changes):
         for vocab in ("image", "depth", "text", "codes"):
             same(model.logits(y, vocab), theirs.logits(y_t, vocab), asked)
         for name in EMBEDDED:
-            ours = model.project_pooled(model.pool(encoded), name)
+            ours = network.run("project", network.run("pool", encoded), modality=name)
             same(ours, theirs.embed(x_t, tensors(inputs), name), filled.any(1))
 
 
 def test_an_example_with_nothing_given_agrees_too():
     torch = pytest.importorskip("torch")
-    import dataclasses
-
-    from pretrain.interop.torch_model import EncDec
-
-    model = tiny.model(embedded=EMBEDDED)
-    config = {"model": dataclasses.asdict(model.config), "modalities": plain(MODALITIES), "embedded": list(EMBEDDED)}
-    config["predictors"] = {}
-    theirs = EncDec(config).eval()
-    theirs.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in to_state_dict(pure(model)).items()}, strict=True)
+    network = tiny.model(embedded=EMBEDDED)
+    theirs, model = torch_model(network), Predictor(network)
     inputs, queries = case()
     inputs = inputs._replace(valid=jnp.zeros_like(inputs.valid))
-    ours = np.asarray(model.decode(model.encode(inputs), queries))
+    ours = np.asarray(model.decode(model.encode(Shown(inputs, {})), queries).x)
 
     def tensors(tokens):
         return [torch.from_numpy(np.array(a)).to(torch.bool if a.dtype == bool else torch.int64) for a in tokens]
@@ -133,9 +135,11 @@ def test_the_round_trip_is_bit_identical():
 def test_names_and_layout():
     params = pure(tiny.model())
     state = to_state_dict(params)
-    np.testing.assert_array_equal(state["encoder.1.attn.qkv.weight"], params["encoder"]["attn"]["qkv"]["kernel"][1].T)
-    np.testing.assert_array_equal(state["tables.text"], params["tokens"]["tables"]["text"])
-    np.testing.assert_array_equal(state["encoder_norm.weight"], params["encoder_norm"]["scale"])
+    np.testing.assert_array_equal(
+        state["encoder.1.attn.qkv.weight"], params["encoder"]["blocks"]["attn"]["qkv"]["kernel"][1].T
+    )
+    np.testing.assert_array_equal(state["tables.text"], params["embed"]["tables"]["text"])
+    np.testing.assert_array_equal(state["encoder_norm.weight"], params["encoder"]["norm"]["scale"])
     assert all(v.flags.c_contiguous for v in state.values())
 
 
@@ -159,9 +163,20 @@ def test_one_misshapen_layer_is_named():
         from_state_dict(state | {name: np.zeros((3, 5), np.float32)}, params)
 
 
-@pytest.mark.parametrize("kind", ["models.multimodal", "tokenizers.autoencoder"])
-def test_what_the_module_does_not_have_is_refused(tmp_path, kind):
-    restored = types.SimpleNamespace(run=types.SimpleNamespace(model={"model": kind}))
-    with pytest.raises(ValueError, match=f"model.model='{kind}': the PyTorch module is models.encdec alone"):
+@pytest.mark.parametrize(
+    "model",
+    [
+        dict(model="models.multimodal", towers=[dict(name="t", modalities=["a"])]),
+        dict(model="models.network", parts={}),
+        dict(
+            model="tokenizers.autoencoder", encoder=dict(network="patches"), decoder=dict(network="patches"),
+            quantizer=dict(quantizer="fsq", levels=[5]),
+        ),
+    ],
+    ids=lambda model: model["model"],
+)  # fmt: skip
+def test_what_the_module_does_not_have_is_refused(tmp_path, model):
+    restored = types.SimpleNamespace(run=types.SimpleNamespace(model=model))
+    with pytest.raises(ValueError, match=f"model.model='{model['model']}': the PyTorch module is models.encdec alone"):
         export(restored, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """What fine-tuning adds to a network, in PyTorch: heads, adapters, prompts; the same numbers to 1e-5 in fp32."""
 
+import dataclasses
 import importlib.util
 import json
 import types
@@ -13,10 +14,8 @@ from flax import nnx
 
 from data_pipeline.spec import Modality
 from pretrain.interop.torch import export, from_state_dict, to_state_dict
-from pretrain.models.states import States
-from pretrain.models.tokens import concat, dense_rows, whole
+from pretrain.models.passes import compute
 from pretrain.objectives import classification, dense
-from pretrain.objectives.base import Context
 from pretrain.parameters import values
 from pretrain.restore import Restored
 
@@ -30,11 +29,10 @@ LABELS = (
     Modality("metres", "pixels", (3, 4, 1), "metres", resample="nearest"),
 )
 SHOWN = ("image", "pixels", "vectors", "caption")
-GIVEN = Context(MODALITIES, LABELS, network=States(dim=16, depth=2))
-PROBED = Context(MODALITIES, LABELS, network=States(dim=16, depth=2, probes=2))
+GIVEN, PROBED = (tiny.context(MODALITIES, LABELS, pool_queries=n) for n in (0, 2))
 HEADS = {
     "classes": (classification.Objective(GIVEN, inputs=SHOWN, label="kind"), {}),
-    "probed": (classification.Objective(PROBED, inputs=SHOWN, label="kind", pool="probes"), dict(probes=2)),
+    "probed": (classification.Objective(PROBED, inputs=SHOWN, label="kind", pool="queries"), dict(pool_queries=2)),
     # Larger than the places that the head sees, and smaller: there the resizing takes means.
     "segments": (dense.Objective(GIVEN, inputs=SHOWN, grid="pixels", label="segments", width=6, up=2, blocks=2), {}),
     "metres": (dense.Objective(GIVEN, inputs=SHOWN, grid="image", label="metres", loss="l1", width=6, blocks=1), {}),
@@ -47,13 +45,13 @@ def stir(tree, scale: float = 0.2):
 
 def fine_tuned(name: str, **changes) -> Restored:
     objective, more = HEADS[name]
-    # A network keeps its probes for what it embeds.
-    model = tiny.model(objective.inputs if more else (), MODALITIES, **dict(decoder_depth=0) | more | changes)
-    graph, params = nnx.split(model)
+    # A network keeps its queries for what it embeds.
+    changes = dict(decoder_depth=0) | more | changes
+    graph, params = nnx.split(tiny.model(objective.inputs if more else (), MODALITIES, seed=1, **changes))
     own = stir(values(objective.init(jax.random.key(1))))
-    run = types.SimpleNamespace(model={}, modalities=MODALITIES)
+    run = types.SimpleNamespace(model=dataclasses.asdict(tiny.config(**changes)), modalities=MODALITIES)
     params = {"model": nnx.to_pure_dict(params), "objective": {name: own}}
-    return Restored(run, {name: objective}, graph, params, init=None)
+    return Restored(run, {name: objective}, {"online": graph}, params, init=None)
 
 
 @pytest.mark.parametrize("changes", [dict(), dict(adapter=3, registers=2)], ids=["plain", "adapters-prompts"])
@@ -63,10 +61,8 @@ def test_heads_equal_ours(name, changes, tmp_path):
     restored, batch = fine_tuned(name, **changes), tiny.batch(6, seed=4, modalities=MODALITIES, missing=0.0)
     batch["caption"]["valid"][0] = False
     objective, model = restored.objectives[name], restored.model
-    tokens = concat([whole(batch, n, MODALITIES) for n in SHOWN])
-    encoded = model.encode(tokens, dense_rows(batch, [m for m in MODALITIES if m.name in SHOWN]))
-    own = restored.params["objective"][name]
-    ours = objective.predict(own, encoded) if hasattr(objective, "predict") else objective.logits(model, own, encoded)
+    node = objective.passes(train=False)[objective.reads]
+    ours = objective.predict(restored.params["objective"][name], compute(model, {"x": node}, batch)["x"])
 
     folder = export(restored, tmp_path / "out")
     spec = importlib.util.spec_from_file_location("tokenloom_torch", folder / "tokenloom_torch.py")

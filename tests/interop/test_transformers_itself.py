@@ -14,9 +14,10 @@ from data_pipeline.text import TextTokenizer
 from pretrain import build
 from pretrain.evals.base import Context
 from pretrain.interop import transformers
-from pretrain.models.multimodal import Model
+from pretrain.models.network import Network
+from pretrain.models.passes import Leaf, compute
+from pretrain.models.tokens import Whole
 from pretrain.restore import restore
-from pretrain.step import example_keys
 from pretrain.train import train
 from tools import convert
 
@@ -69,16 +70,15 @@ def embeddings(held):
     """Of `batch`: {modality: (pooled, embedding)} by our network in fp32."""
     config = dataclasses.replace(held.model, dtype="float32")
     names = tuple(m.name for m in held.modalities)
-    graph = nnx.split(nnx.eval_shape(lambda: Model(config, held.modalities, names, nnx.Rngs(0))))[0]
-    (objective,) = held.objectives.values()
+    graph = nnx.split(nnx.eval_shape(lambda: Network(config, held.modalities, names, nnx.Rngs(0))))[0]
 
     @jax.jit
     def run(params, batch):
         model = nnx.merge(graph, params)
-        view = objective.view(batch, jax.random.split(jax.random.key(0), 3))
-        z = model.embed(view["tokens"], view["dense"])
-        pooled = {n: model.pooled(view["tokens"][n], view["dense"], n) for n in names}
-        return {n: (pooled[n][0], z[n]) for n in names}
+        leaves = {n: Leaf(Whole((n,), held.modalities)) for n in names}
+        pooled = {(n, "pooled"): model.states.pooled(n, leaf) for n, leaf in leaves.items()}
+        made = compute(model, pooled | {n: model.states.embedding(n, leaf) for n, leaf in leaves.items()}, batch)
+        return {n: (made[n, "pooled"], made[n]) for n in names}
 
     return run(held.params["model"], batch()[0])
 
@@ -159,7 +159,7 @@ def test_published_base_models_have_our_names_and_shapes(tmp_path, kind):
     assert len(expected) == {"clip": 398, "siglip": 408}[kind]
     # The config files of the papers describe the same models.
     run = build.parse(CONFIGS[kind].get_config())
-    made = nnx.eval_shape(lambda: build.model(run, build.objectives(run))(nnx.Rngs(0))).config
+    made = build.model_config(run)
     assert made == ours and transformers.shapes(kind, made, run.modalities) == expected
 
 
@@ -177,9 +177,9 @@ def test_a_model_trained_on_emoji_gives_its_numbers_in_transformers(tmp_path, ki
     convert.write(tmp_path / "run", tmp_path / kind, None, image="", text="", eos_id=None)
     held = restore(tmp_path / "run")
     (objective,) = held.objectives.values()
-    given = next(Context(held.run, held.graph, held.objectives).batches("test", 16))
-    view = objective.view(given, example_keys(0, 0, 16))
-    ours = jax.jit(lambda p: nnx.merge(held.graph, p).embed(view["tokens"], view["dense"]))(held.params["model"])
+    given = next(Context(held.run, held.graphs, held.objectives).batches("test", 16))
+    nodes = {name: node for (what, name), node in objective.passes(train=False).items() if what == "z"}
+    ours = jax.jit(lambda p: compute(nnx.merge(held.graph, p), nodes, given))(held.params["model"])
     model, info = hf.AutoModel.from_pretrained(tmp_path / kind, output_loading_info=True)
     assert not any(info.values())
     n = int((given["row"] >= 0).sum())  # batches are as even as can be

@@ -6,8 +6,12 @@ import numpy as np
 import tiny
 from flax import nnx
 
-from pretrain.models.stack import drop_path
-from pretrain.models.tokens import whole
+from pretrain.models.blocks.base import Given
+from pretrain.models.layers import Seen
+from pretrain.models.stack import LAYERS, PerLayer, drop_path, run_stack
+from pretrain.models.tokens import Whole
+
+IMAGE = Whole(("image",), tiny.MODALITIES)
 
 
 def test_rates_rise_with_depth_and_the_mean_stays():
@@ -20,32 +24,43 @@ def test_rates_rise_with_depth_and_the_mean_stays():
 
 
 def test_a_dropped_branch_adds_nothing_and_ones_change_no_bit():
-    batch = jax.tree.map(jnp.asarray, tiny.batch(4, missing=0.0))
-    model = tiny.model(encoder_depth=2)
-    seen = whole(batch, "image", tiny.MODALITIES)
-    plain = model.encode(seen, layers=True)
-    ones = model.encode(seen, layers=True, keep=jnp.ones((2, 4, 2)))
-    np.testing.assert_array_equal(ones.x, plain.x)
-    keep = jnp.ones((2, 4, 2)).at[1, 2].set(0.0)  # the second block of the third example
-    dropped = model.encode(seen, layers=True, keep=keep).layers
-    np.testing.assert_array_equal(dropped[1, 2], plain.layers[0, 2])
-    np.testing.assert_array_equal(np.delete(dropped[1], 2, 0), np.delete(plain.layers[1], 2, 0))
-    double = model.encode(seen, layers=True, keep=jnp.ones((2, 4, 2)).at[0, :, 1].set(2.0)).layers[0]
-    half = model.encode(seen, layers=True, keep=jnp.ones((2, 4, 2)).at[0, :, 1].set(0.0)).layers[0]
-    np.testing.assert_allclose(double - half, 2 * (plain.layers[0] - half), atol=1e-5)
+    network = tiny.model(encoder_depth=2)
+    stream = network.run("embed", IMAGE(jax.tree.map(jnp.asarray, tiny.batch(4, missing=0.0))))
+    given = Given(Seen(stream.valid[:, None, None, :]))
+
+    def run(keep=None):
+        x, outputs = run_stack(network.encoder.blocks, stream.x, given, PerLayer(keep), layers=True)
+        return x, outputs[LAYERS]
+
+    plain, layers = run()
+    ones, _ = run(jnp.ones((2, 4, 2)))
+    np.testing.assert_array_equal(ones, plain)
+    _, dropped = run(jnp.ones((2, 4, 2)).at[1, 2].set(0.0))  # the second block of the third example
+    np.testing.assert_array_equal(dropped[1, 2], layers[0, 2])
+    np.testing.assert_array_equal(np.delete(dropped[1], 2, 0), np.delete(layers[1], 2, 0))
+    double = run(jnp.ones((2, 4, 2)).at[0, :, 1].set(2.0))[1][0]
+    half = run(jnp.ones((2, 4, 2)).at[0, :, 1].set(0.0))[1][0]
+    np.testing.assert_allclose(double - half, 2 * (layers[0] - half), atol=1e-5)
 
 
 def test_an_adapter_starts_as_the_identity():
     """Untouched parameters of a network with adapters give the bits of the one without."""
-    batch = jax.tree.map(jnp.asarray, tiny.batch(4))
-    seen = whole(batch, "image", tiny.MODALITIES)
+    shown = IMAGE(jax.tree.map(jnp.asarray, tiny.batch(4)))
     graph, params = nnx.split(tiny.model(adapter=3, noise=0.0))
     plain_graph, plain = nnx.split(tiny.model(noise=0.0))
     ours, theirs = nnx.to_pure_dict(params), nnx.to_pure_dict(plain)
-    adapters = ours["encoder"]["adapters"]
+    adapters = ours["encoder"]["blocks"]["adapters"]
     assert set(adapters) == {"attn", "mlp"}
-    merged = nnx.merge(graph, theirs | {"encoder": theirs["encoder"] | {"adapters": adapters}})
-    np.testing.assert_array_equal(merged.encode(seen).x, nnx.merge(plain_graph, plain).encode(seen).x)
+
+    def encode(graph, params):
+        network = nnx.merge(graph, params)
+        return network.run("encoder", network.run("embed", shown)).x
+
+    def adapted():
+        blocks = theirs["encoder"]["blocks"] | {"adapters": adapters}
+        return theirs | {"encoder": theirs["encoder"] | {"blocks": blocks}}
+
+    merged = encode(graph, adapted())
+    np.testing.assert_array_equal(merged, encode(plain_graph, plain))
     adapters["mlp"]["up"]["bias"] += 1.0
-    moved = nnx.merge(graph, theirs | {"encoder": theirs["encoder"] | {"adapters": adapters}})
-    assert (moved.encode(seen).x != merged.encode(seen).x).any()
+    assert (encode(graph, adapted()) != merged).any()

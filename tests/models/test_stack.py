@@ -1,5 +1,6 @@
 """Stacked blocks: however they are rematerialised and unrolled, and on any mesh, they compute the same gradients."""
 
+import dataclasses
 import re
 
 import jax
@@ -38,6 +39,24 @@ PLAIN = jax.jit(gradient())(PARAMS, X, MASK)
 @pytest.mark.parametrize("unroll", [False, 2, DEPTH, 100, True])
 def test_unroll(unroll):
     laws.close_trees(PLAIN, jax.jit(gradient(unroll=unroll))(PARAMS, X, MASK), 1e-5)
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_in_bfloat16_all_that_flows_inside_is_and_what_comes_out_is_not(remat):
+    """Near the fp32 gradient; no array of the size of x is kept in fp32 for the backward pass, one a block."""
+    config = dataclasses.replace(CONFIG, dtype=jnp.dtype("bfloat16"))
+    low = make_stack(lambda r: Block(config, blocks.ENCODER, rngs=r), DEPTH, nnx.Rngs(0))
+
+    def loss(x):
+        y, outputs = run_stack(low, x, Given(Seen(MASK)), layers=True, dtype=jnp.dtype("bfloat16"), remat=remat)
+        assert y.dtype == outputs[LAYERS].dtype == jnp.float32
+        return jnp.square(y).sum() + jnp.sin(outputs[LAYERS]).sum()
+
+    got, want = jax.jit(jax.grad(loss))(X), PLAIN[1]
+    assert got.dtype == jnp.float32 and jnp.linalg.norm(got - want) < 0.05 * jnp.linalg.norm(want)
+    run = lambda x: run_stack(low, x, Given(Seen(MASK)), dtype=jnp.dtype("bfloat16"), remat=remat)[0]
+    kept = [(x.shape[1:], x.dtype) for x in jax.tree.leaves(jax.vjp(run, X)[1]) if x.shape[:1] == (DEPTH,)]
+    assert kept and (X.shape, jnp.float32) not in kept  # what the scan stacks of every block
 
 
 def test_unroll_writes_out_so_many_blocks():
@@ -80,13 +99,13 @@ def test_what_is_kept_between_the_passes():
     assert "host" in text("offload") and "host" not in text("dots")
 
 
-def one_by_one(blocks, x, given, each):
+def one_by_one(blocks, x, given, each, slot=0):
     """What the scan computes, as a loop over single blocks in which every input of a block is put in by hand."""
     hidden = []
     for i in range(DEPTH):
         block = jax.tree.map(lambda a, i=i: a[i], blocks)
         if each.prompts is not None and (each.prompted is None or each.prompted[i]):
-            x = jnp.concatenate([jnp.broadcast_to(each.prompts[i], (len(x), 2, 16)), x[:, 2:]], 1)
+            x = x.at[:, jnp.asarray([slot, slot + 1])].set(each.prompts[i])
         bias = given.seen.bias if each.biased is None or each.biased[i] else None
         here = given._replace(seen=given.seen._replace(bias=bias), keep=None if each.keep is None else each.keep[i])
         x, _ = block(x, here)
@@ -123,6 +142,32 @@ def test_what_each_block_is_given_alone(each, remat):
 
     scanned = loss(lambda *args: run_stack(*args, layers=True, remat=remat))
     laws.close_trees(loss(one_by_one), scanned, 1e-5)
+
+
+@pytest.mark.parametrize("unroll", [1, True])
+@pytest.mark.parametrize("slot", [1, 4, -2])
+def test_prompts_stand_in_their_slots(slot, unroll):
+    """Before the blocks that have some, instead of what the block before gave there, scanned and written out alike."""
+    given, each = Given(Seen(MASK)), PerLayer(prompts=PROMPTS, prompted=ON)
+
+    def grad(run, **how):
+        value = lambda params, x, prompts: jnp.square(
+            run(nnx.merge(GRAPH, params), x, given, each._replace(prompts=prompts), slot=slot, **how)[0]
+        ).sum()
+        return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))(PARAMS, X, PROMPTS)
+
+    (loss, grads), wanted = grad(run_stack, unroll=unroll), grad(one_by_one)
+    laws.close_trees((loss, grads), wanted, 1e-5)
+    assert all((jnp.abs(grads[2][i]).max() > 0) == ON[i] for i in range(DEPTH))
+    at = jnp.asarray([slot, slot + 1])
+    assert jnp.abs(grads[1][:, at]).max() == 0, "the first block has prompts: what stood there is not read"
+    assert jnp.abs(grads[1].at[:, at].set(0)).max() > 0
+
+
+def test_prompts_without_room_are_named():
+    for slot in (5, -1, -7):
+        with pytest.raises(ValueError, match=f"slot={slot}: 2 prompts have no room there among 6 tokens"):
+            run_stack(BLOCKS, X, each=PerLayer(prompts=PROMPTS), slot=slot)
 
 
 @pytest.mark.parametrize("branches", [blocks.ENCODER, blocks.DECODER], ids=["encoder", "decoder"])

@@ -40,7 +40,7 @@ def one_loss(made, data):
     """(value, terms), gradient of the loss as the step has it."""
     keys = example_keys(0, 0, 4)
     run = jax.value_and_grad(
-        lambda p: forward(made.graph, p, made.objectives, data, keys, train=True), has_aux=True
+        lambda p: forward(made.graphs, p, made.objectives, data, keys, train=True), has_aux=True
     )  # fmt: skip
     (loss, (terms, _)), grads = jax.jit(run)(made.params)
     return loss, terms, grads
@@ -54,8 +54,8 @@ def game(made, data):
     d_graph = nnx.split(nnx.eval_shape(lambda: Discriminator(3, 8, 2, rngs=nnx.Rngs(0))))[0]
 
     def paint(model):
-        model = nnx.merge(made.graph, model)
-        return model.decode(model.encode(raw))
+        tokenizer = nnx.merge(made.graph, model).autoencoder
+        return tokenizer.decode(tokenizer.encode(raw))
 
     def generator(model, judge):
         painted = paint(model)
@@ -91,7 +91,7 @@ def test_each_side_has_the_gradient_of_its_own_loss(made, data):
 def test_accumulation_equals_the_undivided_batch(made, data):
     loss, terms, grads = one_loss(made, data)
     keys = example_keys(0, 0, 4)
-    split = jax.jit(lambda p: accumulate(made.graph, p, made.objectives, data, keys, 2))
+    split = jax.jit(lambda p: accumulate(made.graphs, p, made.objectives, data, keys, 2))
     loss_2, (terms_2, _), grads_2 = split(made.params)
     np.testing.assert_allclose(loss_2, loss, rtol=1e-5)
     laws.close_trees(terms, terms_2, 1e-5)
@@ -103,8 +103,8 @@ def test_it_begins_at_its_step(data, accum):
     c = config(start=2)
     c.optim.rules = [dict(pattern="^objective/adversarial/discriminator/", lr_scale=0.1)]
     built = laws.Built(c)
-    step = jax.jit(make_train_step(built.graph, built.objectives, built.optimizer, seed=0, accum=accum))
-    state, found = laws.init_state(built.params, built.optimizer, ema=False), []
+    step = jax.jit(make_train_step(built.graphs, built.objectives, built.optimizer, seed=0, accum=accum))
+    state, found = laws.init_state(built.params, built.optimizer), []
     for _ in range(3):
         before = state.params["objective"]["adversarial"]["discriminator"]
         state, metrics = step(state, data)

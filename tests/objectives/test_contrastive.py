@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from tiny import MODALITIES
 
-from pretrain.objectives.base import Context
 from pretrain.objectives.contrastive import Edge, Objective
 from pretrain.parameters import values
 from pretrain.step import evaluate_objectives
@@ -33,7 +31,7 @@ def numpy_info_nce(a, b, present, scale):
 
 def objective(**changes):
     edges = (Edge("image", "caption", 3.0), Edge("image", "depth", 1.0))
-    return Objective(**dict(context=Context(MODALITIES), edges=edges, grid_tokens=5) | changes)
+    return Objective(**dict(context=tiny.context(), edges=edges, grid_tokens=5) | changes)
 
 
 def test_loss_is_the_weighted_mean_over_edges():
@@ -44,14 +42,16 @@ def test_loss_is_the_weighted_mean_over_edges():
 
     @jax.jit
     def run(p):
-        loss = evaluate_objectives(graph, {"model": p, "objective": {"c": own}}, {"c": one}, batch, keys, train=True)
-        return loss, one.embed(nnx.merge(graph, p), own, one.view(batch, keys), keys)
+        return evaluate_objectives(
+            {"online": graph}, {"model": p, "objective": {"c": own}}, {"c": one}, batch, keys, train=True
+        )
 
-    (loss, terms), z = jax.device_get(run(params))
+    loss, terms = run(params)
+    z = tiny.outputs(one, nnx.merge(graph, params), batch, keys)
     want = 0.0
     for edge in one.edges:
         present = batch[edge.a]["valid"].any(1) & batch[edge.b]["valid"].any(1)
-        total = numpy_info_nce(*(np.asarray(z[e]["z"], np.float64) for e in (edge.a, edge.b)), present, 1 / 0.07)
+        total = numpy_info_nce(*(np.asarray(z["z", e], np.float64) for e in (edge.a, edge.b)), present, 1 / 0.07)
         term = terms[f"c/{edge.a}~{edge.b}"]
         assert term.weight == present.sum() and 1 < present.sum() < 8
         np.testing.assert_allclose(term.total, total, rtol=1e-4)
@@ -62,57 +62,59 @@ def test_loss_is_the_weighted_mean_over_edges():
 def test_embeddings_are_unit_and_those_of_one_modality_alone():
     """Modalities that share an encoder call do not mix, and what an absent modality holds does not matter."""
     one, batch, keys = objective(grid_tokens=0), tiny.batch(8), jax.random.split(jax.random.key(0), 8)
-    graph, params = nnx.split(tiny.model(embedded=one.embedded))
-    embed = jax.jit(lambda b: one.embed(nnx.merge(graph, params), {}, one.view(b, keys), keys))
-    z, other = embed(batch), embed(tiny.only(batch, depth=tiny.batch(8, seed=9)["depth"]))
+    model = tiny.model(embedded=one.embedded)
+    z = tiny.outputs(one, model, batch, keys)
+    other = tiny.outputs(one, model, tiny.only(batch, depth=tiny.batch(8, seed=9)["depth"]), keys)
     for name in one.embedded:
-        present = np.asarray(z[name]["present"]) > 0
+        present = np.asarray(one.present(z)[name])
         assert (present == batch[name]["valid"].any(1)).all()
-        np.testing.assert_allclose(np.linalg.norm(z[name]["z"], axis=1)[present], 1, atol=1e-4)
-        assert np.allclose(z[name]["z"], other[name]["z"], atol=1e-6) == (name != "depth")
+        np.testing.assert_allclose(np.linalg.norm(z["z", name], axis=1)[present], 1, atol=1e-4)
+        assert np.allclose(z["z", name], other["z", name], atol=1e-6) == (name != "depth")
 
 
 def test_thinned_grids_are_random_tokens_of_their_own_example():
     one, batch = objective(), tiny.batch(8, missing=0.0)
-    views = [one.view(batch, jax.random.split(jax.random.key(seed), 8))["tokens"] for seed in (0, 1)]
+    views = [tiny.data(one, batch, jax.random.split(jax.random.key(seed), 8)) for seed in (0, 1)]
+    position = [np.asarray(view["shown", "image"].tokens.position) for view in views]
     for view in views:
-        tokens = jax.device_get(view["image"])
+        tokens = jax.device_get(view["shown", "image"].tokens)
         assert tokens.ids.shape == (8, 5) and tokens.valid.all() and (np.diff(tokens.position) > 0).all()
         assert (tokens.ids == np.take_along_axis(batch["image"]["ids"], tokens.position, 1)).all()
-    assert not np.array_equal(views[0]["image"].position, views[1]["image"].position)
-    assert len(np.unique(views[0]["image"].position, axis=0)) > 1
-    assert view["caption"].ids.shape == (8, 10)
+    assert not np.array_equal(*position)
+    assert len(np.unique(position[0], axis=0)) > 1
+    assert view["shown", "caption"].tokens.ids.shape == (8, 10)
 
 
-def pair_of(one, own, seed=0):
+def compared(one, own, seed=0):
     rng = np.random.default_rng(seed)
-    z = {n: {"z": jnp.float32(unit(rng, B, D)), "present": jnp.ones(B)} for n in ("image", "caption")}
-    return float(one.pair(own, z)["image~caption"])
+    names = ("image", "caption")
+    outputs = {("z", n): jnp.float32(unit(rng, B, D)) for n in names}
+    outputs |= {("shown", n): tiny.shown(np.ones(B, bool)) for n in names}
+    return float(one.totals(own, outputs, train=True, run=None)["image~caption"])
 
 
 def test_temperatures_directions_and_smoothing():
     one = lambda **kw: objective(edges=(Edge("image", "caption"),), **kw)
     learned = one(temperature=0.5)
-    assert pair_of(learned, values(learned.init(None))) == pair_of(one(temperature=0.5, learn="fixed"), {})
+    assert compared(learned, values(learned.init(None))) == compared(one(temperature=0.5, learn="fixed"), {})
     linear = one(temperature=0.5, learn="linear", max_scale=0.0)
     assert values(linear.init(None)) == {"temperature": 0.5}
     np.testing.assert_allclose(
-        pair_of(linear, values(linear.init(None))), pair_of(learned, values(learned.init(None))), rtol=1e-6
+        compared(linear, values(linear.init(None))), compared(learned, values(learned.init(None))), rtol=1e-6
     )
     forward, backward, mean, both = (
-        pair_of(one(learn="fixed", directions=d), {}) for d in ("forward", "backward", "mean", "sum")
+        compared(one(learn="fixed", directions=d), {}) for d in ("forward", "backward", "mean", "sum")
     )
     assert forward != backward
     np.testing.assert_allclose([mean, both], [(forward + backward) / 2, forward + backward], rtol=1e-6)
-    assert pair_of(one(learn="fixed", label_smoothing=0.1), {}) != mean
-    np.testing.assert_allclose(pair_of(one(learn="fixed", block=7), {}), mean, rtol=1e-6)
+    assert compared(one(learn="fixed", label_smoothing=0.1), {}) != mean
+    np.testing.assert_allclose(compared(one(learn="fixed", block=7), {}), mean, rtol=1e-6)
 
 
 def test_scale_is_clamped_at_100():
-    one, rng = objective(edges=(Edge("image", "caption"),)), np.random.default_rng(0)
-    z = {n: {"z": jnp.float32(unit(rng, B, D)), "present": jnp.ones(B)} for n in ("image", "caption")}
-    at, above = (one.pair({"log_scale": jnp.float32(np.log(s))}, z)["image~caption"] for s in (100.0, 5000.0))
-    assert at == above != one.pair({"log_scale": jnp.float32(np.log(50.0))}, z)["image~caption"]
+    one = objective(edges=(Edge("image", "caption"),))
+    at, above, below = (compared(one, {"log_scale": jnp.float32(np.log(s))}) for s in (100.0, 5000.0, 50.0))
+    assert at == above != below
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_scale_is_clamped_at_100():
         (dict(edges=(Edge("image", "depth", 0.0),)), "with a positive weight"),
         (dict(edges=(Edge("image", "depth"), Edge("image", "depth"))), "the same pair occurs twice"),
         (dict(temperature=0.0), "temperature=0.0: must be positive"),
-        (dict(learn="yes"), "learn='yes': must be one of log, linear, fixed"),
+        (dict(learn="yes"), "learn='yes': must be one of log, linear, raw, fixed"),
         (dict(directions="up"), "directions='up': must be one of mean"),
         (dict(label_smoothing=1.0), "label_smoothing=1.0"),
     ],

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 from laws import Built
 
 from configs import emoji_tokenizer
+from data_pipeline.spec import Modality
 from pretrain import build
 from pretrain.objectives import denoising
 from pretrain.step import example_keys
@@ -52,35 +54,34 @@ def test_the_loss_equals_numpy(made, data):
     objective, keys = made.objectives["denoising"], example_keys(0, 3, 4)
     name = made.run.modalities[0].name
     data = data | {name: {**data[name], "valid": np.array([True, False, True, True])}}
-    model = nnx.merge(made.graph, perturbed(made.params["model"]))
-    view = objective.view(data, keys)
-    got = jax.jit(lambda model, view: objective.totals(model, {}, view, keys, train=False))(model, view)
+    network = nnx.merge(made.graph, tiny.noisy(made.params["model"], seed=4))
+    outputs, model = tiny.outputs(objective, network, data, keys, train=False), network.autoencoder
+    got = objective.totals({}, outputs, train=False, run=None)
 
     raw, valid = (np.stack([data[m.name][k] for m in made.run.modalities], 1) for k in ("pixels", "valid"))
-    drawn = [denoising.draw(key, (SIDE, SIDE, 3), 100) for k in keys for key in jax.random.split(k, 2)]
-    t, epsilon = (np.stack(x) for x in zip(*drawn))
+    drawn = denoising.Noise(made.run.modalities)(data, keys)
+    t = np.floor(np.asarray(drawn["time"]) * 100).astype(int).reshape(8)
+    epsilon = np.asarray(drawn["noise"]).reshape(8, SIDE, SIDE, 3)
     raw, shares = raw.reshape(8, SIDE, SIDE, 3), model.diffusion.alphas_bar[t][:, None, None, None]
     x0 = raw / 127.5 - 1.0
     x_t = np.sqrt(shares) * x0 + np.sqrt(1 - shares) * epsilon
     out = jax.jit(lambda m, raw, x_t: m.predict(x_t, jnp.asarray(t), m.encode(raw)))(model, raw, x_t.astype(np.float32))
     errors = np.square(np.asarray(out) - x0).mean((1, 2, 3))
     np.testing.assert_allclose(got["l2"], errors[valid.reshape(-1)].sum(), rtol=1e-5)
-    assert objective.weights(view)["l2"] == 7 and len(set(t.tolist())) > 4
-
-
-def perturbed(params):
-    """Not at its start, where the decoder gives zeros."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(5), len(leaves))
-    return jax.tree.unflatten(tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
+    assert objective.weights(outputs)["l2"] == 7 and len(set(t.tolist())) > 4
 
 
 def test_noise_is_normal_and_times_are_uniform():
-    t, epsilon = jax.vmap(lambda k: denoising.draw(k, (8,), 10))(example_keys(0, 0, 4000))
-    assert abs(float(epsilon.mean())) < 0.02 and abs(float(epsilon.std()) - 1) < 0.02
-    counts = np.bincount(np.asarray(t), minlength=10)
-    assert len(counts) == 10 and counts.min() > 300
-    assert abs(np.corrcoef(t, epsilon[:, 0])[0, 1]) < 0.05
+    two = tuple(Modality(name, "pixels", (2, 4, 1), name) for name in "ab")
+    drawn = denoising.Noise(two)({}, example_keys(0, 0, 4000))
+    noise, time = np.asarray(drawn["noise"]).reshape(4000, 2, 8), np.asarray(drawn["time"])
+    for i in range(2):
+        t, epsilon = np.floor(10 * time[:, i]).astype(int), noise[:, i]
+        assert abs(float(epsilon.mean())) < 0.02 and abs(float(epsilon.std()) - 1) < 0.02
+        counts = np.bincount(t, minlength=10)
+        assert len(counts) == 10 and counts.min() > 300
+        assert abs(np.corrcoef(t, epsilon[:, 0])[0, 1]) < 0.05
+    assert abs(np.corrcoef(*time.T)[0, 1]) < 0.05 and abs(np.corrcoef(noise[:, 0, 0], noise[:, 1, 0])[0, 1]) < 0.05
 
 
 @pytest.mark.slow
@@ -92,16 +93,16 @@ def test_it_learns(made, data):
     loss = metrics["terms"]["denoising/l2"]
     assert loss.total / loss.weight < 0.5 * start
     assert metrics["terms"]["denoising/usage"].total > 1 / 32
-    before, after = (p["model"]["quantizer"]["counts"] for p in (made.params, state.params))
+    before, after = (p["model"]["autoencoder"]["quantizer"]["counts"] for p in (made.params, state.params))
     assert (before != after).any()
-    model = nnx.merge(made.graph, state.params["model"])
+    model = nnx.merge(made.graph, state.params["model"]).autoencoder
     images = np.asarray(jax.jit(lambda m, raw: m.decode(m.encode(raw)))(model, raw))
     assert images.shape == raw.shape and images.min() >= -1 and images.max() <= 1
     assert np.square(images - model.target(raw)).mean() < 0.5 * start
 
 
 def test_sampling_is_fixed_by_its_seed_and_each_image_stands_alone(made, data):
-    model = nnx.merge(made.graph, perturbed(made.params["model"]))
+    model = nnx.merge(made.graph, tiny.noisy(made.params["model"], seed=4)).autoencoder
     codes = model.encode(data[made.run.modalities[0].name]["pixels"])
     decode = jax.jit(lambda codes, seed: model.decode(codes, seed))
     images = decode(codes, 0)
@@ -138,11 +139,11 @@ def test_config_errors(path, value, message):
     node[last] = value
     with pytest.raises(ValueError, match=message):
         run = build.parse(c)
-        nnx.eval_shape(lambda: build.model(run, build.objectives(run))(nnx.Rngs(0)))
+        nnx.eval_shape(lambda: build.models(run, build.objectives(run))["online"](nnx.Rngs(0)))
 
 
-def test_a_decoder_that_does_not_diffuse_is_named(made, data):
-    keys = example_keys(0, 0, 4)
-    view = made.objectives["denoising"].view(data, keys)
+def test_a_decoder_that_does_not_diffuse_is_named():
+    c = emoji_tokenizer.get_config("rgb")
+    c.objectives = dict(denoising=dict(terms=dict(l2=1.0)))
     with pytest.raises(ValueError, match=r"the decoder is no diffusion: set model.model='tokenizers.divae'"):
-        made.objectives["denoising"].totals(object(), {}, view, keys, train=True)
+        build.objectives(build.parse(c))

@@ -7,7 +7,8 @@ import pytest
 import tiny
 
 from data_pipeline.spec import Modality
-from pretrain.models.states import States
+from pretrain.models import multimodal, tower
+from pretrain.models.network import describe
 from pretrain.objectives import dense
 from pretrain.objectives.base import Context
 from pretrain.parameters import values
@@ -20,9 +21,7 @@ KEYS = jax.random.split(jax.random.key(0), SIZE)
 
 def objective(loss="segmentation", label="segments", **changes):
     options = dict(inputs=("depth", "image"), grid="image", width=6, up=2, blocks=2) | changes
-    return dense.Objective(
-        Context(tiny.MODALITIES, (SEGMENTS, DEPTH), network=States(dim=16, depth=2)), label=label, loss=loss, **options
-    )
+    return dense.Objective(tiny.context(labels=(SEGMENTS, DEPTH)), label=label, loss=loss, **options)
 
 
 def data():
@@ -45,7 +44,7 @@ def test_the_head_equals_pytorch():
     torch = pytest.importorskip("torch")
     made, batch, model = objective(), data(), tiny.model(registers=2)
     own = head(made)
-    encoded = model.encode(made.view(batch, KEYS)["tokens"])
+    encoded = tiny.outputs(made, model, batch, KEYS)["stream"]
     t = jax.tree.map(lambda x: torch.tensor(np.asarray(x)), own)
     x = torch.tensor(np.asarray(encoded.x))[:, 2 + 6 :]  # registers, then the 2 × 3 tokens of depth
     x = (x @ t["expand"]["kernel"] + t["expand"]["bias"]).reshape(SIZE, 4, 4, 2, 2, 6)
@@ -64,26 +63,26 @@ def test_the_head_equals_pytorch():
 
 def test_segmentation_ignores_what_has_no_label():
     made, batch, model = objective(), data(), tiny.model()
-    own, view = head(made), made.view(batch, KEYS)
-    found = made.totals(model, own, view, KEYS, train=True)
-    logits = np.asarray(made.predict(own, model.encode(view["tokens"])), np.float64)[:3]
+    own, outputs = head(made), tiny.outputs(made, model, batch, KEYS)
+    found = made.totals(own, outputs, train=True, run=None)
+    logits = np.asarray(made.predict(own, outputs["stream"]), np.float64)[:3]
     target = np.asarray(batch["segments"]["pixels"])[:3, ..., 0]
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     at = np.nonzero(target != 255)
-    assert made.weights(view)["segmentation"] == len(at[0]) < target.size
+    assert made.weights(outputs)["segmentation"] == len(at[0]) < target.size
     np.testing.assert_allclose(found["segmentation"], -log_p[(*at, target[at])].sum(), rtol=1e-4)
     assert found["accuracy"] == (log_p.argmax(-1)[at] == target[at]).sum()
     beyond = batch["segments"] | {"pixels": batch["segments"]["pixels"].at[0, 0, 0].set(7)}
-    view = made.view(batch | {"segments": beyond}, KEYS)
-    assert np.isnan(made.totals(model, own, view, KEYS, train=True)["segmentation"])
+    outputs = tiny.outputs(made, model, batch | {"segments": beyond}, KEYS)
+    assert np.isnan(made.totals(own, outputs, train=True, run=None)["segmentation"])
 
 
 @pytest.mark.parametrize("loss", ["l1", "berhu"])
 def test_depth_equals_numpy(loss):
     made, batch, model = objective(loss, "metres", unit=0.001), data(), tiny.model()
-    own, view = head(made), made.view(batch, KEYS)
-    found = made.totals(model, own, view, KEYS, train=False)
-    y = np.asarray(made.predict(own, model.encode(view["tokens"])), np.float64)[:3, ..., 0]
+    own, outputs = head(made), tiny.outputs(made, model, batch, KEYS, train=False)
+    found = made.totals(own, outputs, train=False, run=None)
+    y = np.asarray(made.predict(own, outputs["stream"]), np.float64)[:3, ..., 0]
     pixels = np.asarray(batch["metres"]["pixels"], np.int64)[:3]
     target = (256 * pixels[..., 0] + pixels[..., 1]) / 1000
     expected, good = 0.0, 0
@@ -94,7 +93,7 @@ def test_depth_equals_numpy(loss):
         expected += e.sum() if loss == "l1" else sum(x if x <= c else (x**2 + c**2) / (2 * c) for x in e)
         with np.errstate(divide="ignore"):
             good += ((p > 0) & (np.maximum(p / t, t / p) < 1.25))[known].sum()
-    assert made.weights(view)[loss] == 3 * 8 * 12
+    assert made.weights(outputs)[loss] == 3 * 8 * 12
     np.testing.assert_allclose(found[loss], expected, rtol=1e-4)
     assert found["delta1"] == good
 
@@ -112,3 +111,10 @@ def test_depth_equals_numpy(loss):
 def test_wrong_settings_are_named(changes, error):
     with pytest.raises(ValueError, match=f"objectives.dense.{error}"):
         objective(**changes)
+
+
+def test_towers_alone_have_no_encoder_over_all_inputs():
+    eyes = multimodal.Config((tower.Config("eyes", ("image",), dim=16, heads=2, depth=1),)).compose((), ())
+    context = Context(tiny.MODALITIES, (SEGMENTS, DEPTH), network=describe(eyes, tiny.MODALITIES))
+    with pytest.raises(ValueError, match="it reads the outputs of an encoder over all inputs"):
+        dense.Objective(context, ("image",), "image", "segments")

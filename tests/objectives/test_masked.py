@@ -7,6 +7,7 @@ import tiny
 from flax import nnx
 from tiny import MODALITIES
 
+from pretrain.models.predictor import Predictor
 from pretrain.objectives.base import weighted_sum
 from pretrain.objectives.masked import Mixture, Objective
 from pretrain.step import evaluate_objectives
@@ -25,15 +26,17 @@ def test_loss_is_the_mean_over_modalities_of_mean_cross_entropies():
     graph, params = nnx.split(model)
     one, keys = objective(coef=0.7), jax.random.split(jax.random.key(0), 8)
     loss, terms = jax.jit(
-        lambda p: evaluate_objectives(graph, {"model": p, "objective": {"m": {}}}, {"m": one}, batch, keys, train=True)
+        lambda p: evaluate_objectives(
+            {"online": graph}, {"model": p, "objective": {"m": {}}}, {"m": one}, batch, keys, train=True
+        )
     )(params)
 
     @jax.jit
     def dense(params):
-        model = nnx.merge(graph, params)
-        inputs, _, queries, labels = one.view(batch, keys)
-        y = model.decode(model.encode(inputs), queries)
-        return {m.vocab: model.logits(y, m.vocab) for m in MODALITIES}, queries, labels
+        predictor, view = Predictor(nnx.merge(graph, params)), one._masking(batch, keys)
+        queries = view["queries"].tokens
+        y = predictor.decode(predictor.encode(view["inputs"]), queries).x
+        return {m.vocab: predictor.logits(y, m.vocab) for m in MODALITIES}, queries, view["labels"]
 
     logits, queries, labels = jax.device_get(dense(params))
     means = {}
@@ -53,7 +56,9 @@ def test_token_mean_is_the_mean_over_all_predicted_tokens():
     graph, params = nnx.split(tiny.model())
     one, keys, batch = objective(loss="token_mean"), jax.random.split(jax.random.key(0), 8), tiny.batch(8)
     loss, terms = jax.jit(
-        lambda p: evaluate_objectives(graph, {"model": p, "objective": {"m": {}}}, {"m": one}, batch, keys, train=True)
+        lambda p: evaluate_objectives(
+            {"online": graph}, {"model": p, "objective": {"m": {}}}, {"m": one}, batch, keys, train=True
+        )
     )(params)
     parts = [terms[f"m/{n}"] for n in NAMES]
     np.testing.assert_allclose(loss, sum(t.total for t in parts) / sum(t.weight for t in parts), rtol=1e-6)
@@ -69,7 +74,7 @@ def test_z_loss_and_smoothing_are_of_the_training_loss_only():
     def loss(train, **options):
         one = objective(**options)
         return evaluate_objectives(
-            graph, {"model": params, "objective": {"m": {}}}, {"m": one}, batch, keys, train=train
+            {"online": graph}, {"model": params, "objective": {"m": {}}}, {"m": one}, batch, keys, train=train
         )[0]  # fmt: skip
 
     assert loss(False, z_loss=0.1, label_smoothing=0.1) == loss(False)
@@ -82,7 +87,9 @@ def test_absent_everything_is_zero_and_has_no_nan():
     batch, keys, one = tiny.batch(4, missing=1.0), jax.random.split(jax.random.key(0), 4), objective()
 
     def loss(p):
-        return evaluate_objectives(graph, {"model": p, "objective": {"m": {}}}, {"m": one}, batch, keys, train=True)[0]
+        return evaluate_objectives(
+            {"online": graph}, {"model": p, "objective": {"m": {}}}, {"m": one}, batch, keys, train=True
+        )[0]
 
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
     assert value == 0 and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -90,7 +97,7 @@ def test_absent_everything_is_zero_and_has_no_nan():
 
 def test_only_modalities_that_can_be_asked_for_are_terms():
     one = objective(targets={"image": 1.0, "label": 0.0, "caption": 2.0})
-    assert one.targets == ["image", "caption"] and one.share("image") == 0.5
+    assert one.targets == ["image", "caption"] and one.loss_weight("image") == 0.5
     assert one.init(jax.random.key(0)) == {} and one.tokens_per_example == 22
 
 
@@ -104,6 +111,7 @@ def test_terms_without_weight_add_nothing():
     [
         (dict(loss="mod"), r"objectives.masked.loss='mod': must be one of modality_mean, token_mean"),
         (dict(fill="some"), r"objectives.masked.fill='some'"),
+        (dict(head="heads"), "objectives.masked.head='heads': the network has no such part; it has embed, encoder, de"),
         (dict(label_smoothing=1.0), r"label_smoothing=1.0"),
         (dict(input_tokens=(40, 50)), r"input_tokens=\(40, 50\): no component .* can meet 40 tokens, .* at most 37"),
         (

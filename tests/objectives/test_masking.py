@@ -220,7 +220,7 @@ def test_permuting_the_batch_permutes_the_result():
     )  # fmt: skip
     batch, keys = tiny.batch(16), jax.random.split(jax.random.key(0), 16)
     order = np.random.default_rng(0).permutation(16)
-    view = jax.jit(objective.view)
+    view = jax.jit(objective._masking)
     want = jax.tree.map(lambda x: np.asarray(x)[order], view(batch, keys))
     got = view(jax.tree.map(lambda x: x[order], batch), keys[order])
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)))

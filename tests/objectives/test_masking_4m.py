@@ -39,8 +39,8 @@ def batch(missing=()):
 
 def view(data, mixture, budgets, **options):
     one = Objective(tiny.context(MODALITIES), *budgets, mixture, **options)
-    inputs, _, queries, labels = jax.jit(one.view)(data, jax.random.split(jax.random.key(0), DRAWS))
-    return jax.tree.map(np.asarray, (inputs, queries, labels))
+    made = jax.jit(one._masking)(data, jax.random.split(jax.random.key(0), DRAWS))
+    return jax.tree.map(np.asarray, (made["inputs"].tokens, made["queries"].tokens, made["labels"]))
 
 
 def counts(tokens):

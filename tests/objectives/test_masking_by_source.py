@@ -36,7 +36,8 @@ def objective(mixture=MIXTURE, sources=SOURCES, **more):
 
 def drawn(masked, batch):
     """The component of each example, read off from what it shows and asks."""
-    inputs, _, queries, _ = jax.jit(masked.view)(batch, jax.random.split(jax.random.key(1), SIZE))
+    made = jax.jit(masked._masking)(batch, jax.random.split(jax.random.key(1), SIZE))
+    inputs, queries = made["inputs"].tokens, made["queries"].tokens
     assert inputs.valid.all() and queries.valid.all()
     assert (inputs.modality == inputs.modality[:, :1]).all() and (queries.modality == queries.modality[:, :1]).all()
     seen = zip(np.asarray(inputs.modality[:, 0]), np.asarray(queries.modality[:, 0]))

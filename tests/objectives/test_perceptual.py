@@ -13,7 +13,7 @@ from pretrain import build
 from pretrain.checkpoint import load_params
 from pretrain.evals import losses
 from pretrain.evals.base import Context
-from pretrain.models.tokens import dense_rows, whole
+from pretrain.models.tokens import Whole
 from pretrain.parameters import path_str
 from pretrain.program import Program
 from pretrain.restore import restore, untrained
@@ -57,11 +57,10 @@ def numpy_distance(eyes, a, b, layers=(0, -1)):
     for x in (a, b):
         x = jax.image.resize(x, (len(x), 64, 64, x.shape[-1]), "cubic")
         batch = {m.name: {"pixels": np.broadcast_to(x, (*x.shape[:3], 3)), "valid": np.ones(len(x), bool)}}
-        tokens = whole(batch, m.name, held.run.modalities)
-        rows = dense_rows(batch, [m])[m.name]
-        hidden.append(np.asarray(held.model.towers["image"].encode(tokens, rows, layers=True)[2], np.float64))
+        given = held.model.run("image_embed", Whole((m.name,), held.run.modalities)(batch))
+        hidden.append(np.asarray(held.model.run("image_encoder", given, layers=True).layers, np.float64))
     for i in layers:
-        u, v = (h[i] / np.linalg.norm(h[i], axis=-1, keepdims=True) for h in hidden)
+        u, v = (h[:, i] / np.linalg.norm(h[:, i], axis=-1, keepdims=True) for h in hidden)
         total = total + ((u - v) ** 2).sum(-1).mean(-1) / len(layers)
     return total
 
@@ -72,16 +71,16 @@ def test_the_term_equals_numpy(eyes, style, channels):
     objective, m = built.objectives["reconstruction"], built.run.modalities
     batch, keys = tiny.batch(6, 0, m), example_keys(0, 0, 6)
     own = {"network": restore(eyes).params["model"]}
-    model = nnx.merge(built.graph, built.params["model"])
-    view = objective.view(batch, keys)
-    totals = jax.jit(lambda m, own: objective.totals(m, own, view, keys, train=False))(model, own)
-    weights = objective.weights(view)
+    network = nnx.merge(built.graph, built.params["model"])
+    outputs, model = tiny.outputs(objective, network, batch, keys, train=False), network.autoencoder
+    totals = jax.jit(lambda own, outputs: objective.totals(own, outputs, train=False, run=None))(own, outputs)
+    weights = objective.weights(outputs)
     raw = batch[m[0].name]["pixels"].astype(np.float32)
     made = np.asarray(model.decode(model.encode(raw))) * 127.5 + 127.5
     want = numpy_distance(eyes, made, raw)[batch[m[0].name]["valid"]]
     assert raw.shape[-1] == channels and 0 < len(want) < 6 and want.min() > 0.01
     np.testing.assert_allclose(totals["perceptual"] / weights["perceptual"], want.mean(), rtol=1e-4)
-    assert objective.share("perceptual") == 0.5
+    assert objective.loss_weight("perceptual") == 0.5
 
 
 def test_what_is_alike_has_no_distance_and_the_gradient_is_that_of_finite_differences(eyes):
@@ -102,9 +101,8 @@ def test_gradients_reach_the_tokenizer_and_never_the_network(eyes):
     objective = built.objectives["reconstruction"]
 
     def term(params):
-        model = nnx.merge(built.graph, params["model"])
-        own, view = params["objective"]["reconstruction"], objective.view(batch, keys)
-        return objective.totals(model, own, view, keys, train=True)["perceptual"]
+        outputs = tiny.outputs(objective, nnx.merge(built.graph, params["model"]), batch, keys)
+        return objective.totals(params["objective"]["reconstruction"], outputs, train=True, run=None)["perceptual"]
 
     grads = jax.jit(jax.grad(term))(built.params)
     assert all(np.asarray(g).any() for g in jax.tree.leaves(grads["model"]))
@@ -121,25 +119,25 @@ def test_a_run_takes_the_network_from_its_workdir_and_leaves_it_alone(eyes, tmp_
     assert any("decoder" in p for p in kept) and not any("network" in p for p in kept)
     train(c, tmp_path / "run")
     for ema in (True, False):
-        found = load_params(tmp_path / "run", ema=ema)["objective"]["reconstruction"]["network"]
-        jax.tree.map(np.testing.assert_array_equal, found, given)
+        assert load_params(tmp_path / "run", ema=ema).keys() == {"model"}, "the network is not saved"
     held = restore(tmp_path / "run")
-    context = Context(held.run, held.graph, held.objectives)
+    jax.tree.map(np.testing.assert_array_equal, held.params["objective"]["reconstruction"]["network"], given)
+    context = Context(held.run, held.graphs, held.objectives)
     found = dict(losses.Evaluator(context, batch_size=64, repeats=1).run(held.params))
     assert 0 < found["reconstruction/perceptual"] < 4
     before = untrained(held).params["objective"]["reconstruction"]["network"]
     jax.tree.map(np.testing.assert_array_equal, before, given)
-    # A run that is continued needs what the workdir says of the network, not its parameters.
     c.steps = 6
     (tmp_path / "run" / "config.json").write_text(build.to_json(c))
+    assert int(train(c, tmp_path / "run").step) == 6
     for path in (eyes / "checkpoints").iterdir():
         path.rename(eyes / path.name)
     try:
-        state = train(c, tmp_path / "run")
+        with pytest.raises(FileNotFoundError, match=r"reconstruction.network: .*the rest of this run was read there"):
+            restore(tmp_path / "run")
     finally:
         for path in eyes.glob("[0-9]*"):
             path.rename(eyes / "checkpoints" / path.name)
-    assert int(state.step) == 6
 
 
 @pytest.mark.parametrize(
@@ -173,3 +171,15 @@ def test_what_reads_no_pictures_is_refused(eyes, tmp_path):
     write_run(emoji_tokenizer.get_config("rgb-fsq"), tmp_path)
     with pytest.raises(ValueError, match="no transformer over pictures was trained there"):
         Built(config(tmp_path))
+
+
+def test_a_codebook_goes_on_learning_beside_the_network(eyes, tmp_path):
+    """What statistics set is no part of the base, though the network that pictures are compared by is."""
+    c = config(eyes)
+    c.model.quantizer = dict(quantizer="vq", size=8, width=4)
+    c.steps, c.optim.warmup = 1, 0
+    program = Program(build.parse(c), jax.devices()[:1])
+    before = program.init()["model"]["autoencoder"]["quantizer"]
+    state = train(c, tmp_path / "run")
+    after = state.params["model"]["autoencoder"]["quantizer"]
+    assert program.base and (np.asarray(after["codebook"]) != np.asarray(before["codebook"])).any()

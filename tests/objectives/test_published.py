@@ -5,10 +5,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from tiny import MODALITIES
 
-from pretrain.models.states import States
-from pretrain.models.tower import GroupGeneralizedMean
+from pretrain.models.parts.pool import GroupGeneralizedMean
+from pretrain.models.stream import Stream
 from pretrain.objectives import contrastive, matryoshka, symile, triplet, uniformity
 from pretrain.objectives.base import Context
 from pretrain.objectives.edges import Edge
@@ -22,10 +23,15 @@ def units(*names):
     return [jnp.float32(x / np.linalg.norm(x, axis=1, keepdims=True)) for x in rows]
 
 
+def outputs(**embeddings):
+    """What an objective compares: embeddings of modalities, none of them missing."""
+    given = {("z", n): z for n, z in embeddings.items()}
+    return given | {("shown", n): tiny.shown(np.ones(len(z), bool)) for n, z in embeddings.items()}
+
+
 def pair(objective, a, b, own=None):
-    present = jnp.ones(len(a))
-    z = {n: {"z": x, "present": present} for n, x in (("image", a), ("caption", b))}
-    return objective.pair(objective.init(None) if own is None else own, z)
+    own = objective.init(None) if own is None else own
+    return objective.totals(own, outputs(image=a, caption=b), train=True, run=None)
 
 
 def close(got, name):
@@ -60,10 +66,10 @@ def test_ranking(negatives, name, over):
 
 
 def test_symile_of_all_pairs():
-    one = symile.Objective(Context(MODALITIES, network=States(embed_dim=8)), TRIPLE, negatives="n2")
-    z = {n: {"z": x, "present": jnp.ones(len(x)), "draw": jnp.zeros(len(x))}
-         for n, x in zip(TRIPLE, units("symile_x", "symile_y", "symile_z"))}  # fmt: skip
-    totals = one.pair({"log_scale": jnp.log(jnp.float32(5.0))}, z)
+    one = symile.Objective(Context(MODALITIES), TRIPLE, negatives="n2")
+    z = outputs(**dict(zip(TRIPLE, units("symile_x", "symile_y", "symile_z"))))
+    z |= {("draw", n): jnp.zeros(6) for n in TRIPLE}
+    totals = one.totals({"log_scale": jnp.log(jnp.float32(5.0))}, z, train=True, run=None)
     close(sum(totals.values()) / 3 / 6, "symile_n2")
 
 
@@ -78,7 +84,8 @@ def test_ggem():
     x = jnp.float32(GOLDEN["in/tokens_positive"])
     pool = GroupGeneralizedMean(2)
     pool.p[...] = jnp.asarray([1.0, 3.0])
-    close(pool(x, jnp.ones(x.shape[:2], bool)), "ggem")
+    here = jnp.zeros(x.shape[:2], jnp.int32)
+    close(pool(Stream(x, here == 0, here, here)), "ggem")
 
 
 def test_2d_matryoshka_is_the_sum_of_four_losses_and_a_divergence():
@@ -86,10 +93,11 @@ def test_2d_matryoshka_is_the_sum_of_four_losses_and_a_divergence():
     base = contrastive.Objective(Context(MODALITIES), EDGES, temperature=0.05, learn="fixed")
     one = matryoshka.Objective(Context(MODALITIES), base, (3,), layers=True, align=1 / 4, coef=4.0)
     last, early, n = units("a", "b"), units("c", "d"), 6
-    z = {m: {"z": x, "early": y, "present": jnp.ones(n)} for m, x, y in zip(("image", "caption"), last, early)}
-    totals = one.pair({}, {"z": z, "width": jnp.full(n, 3.0)})
+    z = outputs(image=last[0], caption=last[1]) | {"width": jnp.zeros(n)}
+    z |= {("early", m): x for m, x in zip(("image", "caption"), early)}
+    totals = one.totals({}, z, train=True, run=None)
     counts = {k: 2 * n if k == "align" else n for k in totals}  # of the divergence both modalities' embeddings
-    got = one.coef * sum(one.share(k) * totals[k] / counts[k] for k in totals)
+    got = one.coef * sum(one.loss_weight(k) * totals[k] / counts[k] for k in totals)
 
     def loss(a, b, width):
         a, b = (x[:, :width] / np.linalg.norm(x[:, :width], axis=1, keepdims=True) for x in (a, b))

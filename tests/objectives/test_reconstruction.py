@@ -15,7 +15,6 @@ from pretrain.objectives import reconstruction
 from pretrain.objectives.base import Context, weighted_sum
 from pretrain.program import Program
 from pretrain.step import accumulate, example_keys, forward, make_train_step
-from pretrain.tokenizers.quantizers.base import Quantized
 
 QUANTIZERS = ("vq", "residual", "lfq", "memcodes")
 
@@ -41,19 +40,20 @@ def pixels(c, seed=0):
 
 def value_and_grad(built, batch, keys):
     return jax.jit(
-        jax.value_and_grad(lambda p: forward(built.graph, p, built.objectives, batch, keys, train=True), has_aux=True)
+        jax.value_and_grad(lambda p: forward(built.graphs, p, built.objectives, batch, keys, train=True), has_aux=True)
     )
 
 
 def held(params):
-    return params["model"].get("quantizer", {})
+    return params["model"]["autoencoder"].get("quantizer", {})
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_accumulation_equals_the_undivided_batch(name):
-    built, batch, keys = laws.Built(config(name)), pixels(config(name)), example_keys(0, 0, 8)
+    # Of seed 0 a pixel lies within a rounding of its target, where the gradient of |e| jumps; of this one none does.
+    built, batch, keys = laws.Built(config(name)), pixels(config(name), 7), example_keys(0, 0, 8)
     run = value_and_grad(built, batch, keys)
-    split = jax.jit(lambda p: accumulate(built.graph, p, built.objectives, batch, keys, 4))
+    split = jax.jit(lambda p: accumulate(built.graphs, p, built.objectives, batch, keys, 4))
     (loss, aux), grads = run(built.params)
     loss_4, aux_4, grads_4 = split(built.params)
     np.testing.assert_allclose(loss_4, loss, rtol=1e-5)
@@ -82,11 +82,11 @@ def test_eight_devices_equal_one(name):
 def test_a_codebook_follows_its_statistics_and_nothing_else(name):
     c = config(name)
     c.optim.weight_decay = 0.5
-    built, batch, keys = laws.Built(c), pixels(c), example_keys(c.seed, 0, 8)
-    before, quantizer = held(built.params), nnx.merge(built.graph, built.params["model"]).quantizer
+    built, batch, keys = laws.Built(c), pixels(c), example_keys(0, 0, 8)
+    before, quantizer = held(built.params), nnx.merge(built.graph, built.params["model"]).autoencoder.quantizer
     (_, (terms, statistics)), grads = value_and_grad(built, batch, keys)(built.params)
     still = {p for p, g in jax.tree_util.tree_leaves_with_path(grads) if not np.asarray(g).any()}
-    assert {parameters.path_str(p) for p in still} == {f"model/quantizer/{n}" for n in before}
+    assert {parameters.path_str(p) for p in still} == {f"model/autoencoder/quantizer/{n}" for n in before}
     assert set(statistics) == {"reconstruction"} and "reconstruction/commitment" in terms
     after = held(built.step(batch)[0].params)
     want = quantizer.update(statistics["reconstruction"])
@@ -104,9 +104,9 @@ def test_a_skipped_step_leaves_the_codebook():
     c = config("vq")
     built, batch = laws.Built(c), pixels(c)
     bad = jax.tree.map(np.copy, built.params)
-    bad["model"]["encoder"]["patch_in"]["bias"][0] = np.nan
-    step = jax.jit(make_train_step(built.graph, built.objectives, built.optimizer, seed=0))
-    state, metrics = step(laws.init_state(bad, built.optimizer, ema=False), batch)
+    bad["model"]["autoencoder"]["encoder"]["patch_in"]["bias"][0] = np.nan
+    step = jax.jit(make_train_step(built.graphs, built.objectives, built.optimizer, seed=0))
+    state, metrics = step(laws.init_state(bad, built.optimizer), batch)
     assert metrics["skipped"] == 1
     jax.tree.map(np.testing.assert_array_equal, held(state.params), held(bad))
 
@@ -118,31 +118,11 @@ def test_every_parameter_has_a_gradient(name):
     assert all(np.asarray(g).any() for g in jax.tree.leaves(grads))
 
 
-class Echo:
-    """A model that reconstructs what it is told to."""
-
-    def __init__(self, made, target, losses=None):
-        self.made, self.made_target, self.losses = jnp.asarray(made), jnp.asarray(target), losses or {}
-
-    def target(self, raw):
-        return self.made_target
-
-    def latents(self, raw):
-        return None
-
-    def quantizer(self, z, keys):
-        return Quantized(None, None, self.losses)
-
-    def decode(self, codes):
-        return self.made
-
-
 def terms_of(objective, batch, made, target, losses=None):
-    """{term: mean}, train=False."""
-    keys = example_keys(0, 0, len(batch["row"]))
-    view = objective.view(batch, keys)
-    totals = objective.totals(Echo(made, target, losses), {}, view, keys, train=False)
-    weights = objective.weights(view)
+    """({term: mean}, totals, weights) of what a network made, train=False."""
+    given = tiny.data(objective, batch, example_keys(0, 0, len(batch["row"])), train=False)
+    out = {"made": jnp.asarray(made), "target": jnp.asarray(target), "losses": losses or {}}
+    totals, weights = objective.totals({}, given | {"out": out}, train=False, run=None), objective.weights(given)
     assert totals.keys() == weights.keys()
     return {k: float(totals[k] / weights[k]) for k in totals}, totals, weights
 

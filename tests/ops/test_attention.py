@@ -77,3 +77,21 @@ def test_bf16_operands_give_fp32_close_to_fp32():
     got = attend(*(a.astype(jnp.bfloat16) for a in (q, k, v)), mask=MASK)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, attend(q, k, v, mask=MASK), atol=0.05)
+
+
+@pytest.mark.parametrize("mask", [None, MASK, MASK[:, :, :1]], ids=["none", "full", "broadcast"])
+@pytest.mark.parametrize("bias", [None, BIAS, BIAS[0]], ids=["plain", "bias", "three dimensions"])
+def test_gradients_equal_those_of_the_formula(mask, bias):
+    """Of queries, keys, values and bias; rows that may look nowhere move values alone."""
+    q, k, v = arrays()
+    b = jnp.zeros((1, 1, 1, 1)) if bias is None else jnp.asarray(bias, jnp.float32)
+    up = jnp.asarray(np.random.default_rng(3).normal(size=q.shape), jnp.float32)
+
+    def plain(q, k, v, b):
+        scores = jnp.einsum("bnhd,bmhd->bhnm", q, k) / jnp.sqrt(D) + b
+        scores = scores if mask is None else jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+        return (jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores, -1), v) * up).sum()
+
+    got = jax.grad(lambda q, k, v, b: (attend(q, k, v, mask=mask, bias=b) * up).sum(), (0, 1, 2, 3))(q, k, v, b)
+    for ours, theirs in zip(got, jax.grad(plain, (0, 1, 2, 3))(q, k, v, b)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)

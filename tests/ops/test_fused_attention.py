@@ -18,7 +18,10 @@ from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from pretrain.models import encdec, multimodal, tower
-from pretrain.models.tokens import concat, whole
+from pretrain.models.network import Network
+from pretrain.models.passes import Leaf, compute
+from pretrain.models.predictor import Predictor
+from pretrain.models.tokens import Whole
 from pretrain.ops import fused_attention
 from pretrain.ops.attention import attend
 from pretrain.ops.fused_attention import attend_fused, choose
@@ -188,7 +191,7 @@ def test_auto_in_the_encoder_and_in_cross_attention_changes_nothing(here, monkey
     calls = []
     counted = lambda *a: calls.append(a) or fused_attention._splash(*a)
     batch = tiny.batch(4, missing=0.4)
-    image, depth, caption = (whole(batch, n, tiny.MODALITIES) for n in ("image", "depth", "caption"))
+    image, asked = (Whole(names, tiny.MODALITIES)(batch) for names in (("image",), ("depth", "caption")))
 
     def loss_and_grad(attention):
         graph, params = nnx.split(tiny.model(attention=attention))
@@ -196,8 +199,8 @@ def test_auto_in_the_encoder_and_in_cross_attention_changes_nothing(here, monkey
         @jax.jit
         @jax.value_and_grad
         def run(params):
-            model, queries = nnx.merge(graph, params), concat([depth, caption])
-            return model.nll(model.decode(model.encode(image), queries), queries, queries.ids).sum()
+            model = Predictor(nnx.merge(graph, params))
+            return model.nll(model.decode(model.encode(image), asked.tokens), asked.tokens.ids).sum()
 
         return run(params)
 
@@ -213,7 +216,7 @@ def test_auto_in_the_encoder_and_in_cross_attention_changes_nothing(here, monkey
 def test_towers_pass_the_setting_on(here, monkeypatch):
     photo = tiny.replace(tiny.MODALITIES[0], name="photo")
     made = [
-        multimodal.Model(
+        Network(
             multimodal.Config(
                 (tower.Config("t", ("photo",), dim=16, heads=2, depth=1, pool="map"),), 8, dtype="float32",
                 attention=attention,
@@ -223,9 +226,9 @@ def test_towers_pass_the_setting_on(here, monkeypatch):
         for attention in ("xla", "splash")
     ]  # fmt: skip
     data = tiny.batch(3, modalities=(photo,), missing=0.0)
-    tokens = {"photo": whole(data, "photo", (photo,))}
+    node = made[0].states.embedding("photo", Leaf(Whole(("photo",), (photo,))))
     with pytest.raises(ValueError, match=r"model\.attention='splash': it runs on TPU devices"):
-        made[1].embed(tokens, {})
+        compute(made[1], {"photo": node}, data)
     monkeypatch.setattr(fused_attention, "DEVICE", {"splash": CPU})
-    z = [m.embed(tokens, {})["photo"] for m in made]
+    z = [compute(m, {"photo": node}, data)["photo"] for m in made]
     np.testing.assert_allclose(z[1], z[0], atol=1e-5)

@@ -36,8 +36,14 @@ def test_operands_really_are_cast():
 
 
 def test_sums_are_fp32():
-    ones = jnp.ones((1, 1024), jnp.bfloat16)
+    ones = jnp.ones((1, 1024))
     assert matmul(ones, jnp.ones((1024, 1)).at[0].set(0), jnp.bfloat16)[0, 0] == 1023  # bf16 would round to 1024
+
+
+def test_what_comes_out_has_the_type_of_what_goes_in():
+    x, w, _ = operands((3,))
+    assert matmul(x, w, jnp.bfloat16).dtype == jnp.float32
+    assert matmul(x.astype(jnp.bfloat16), w, jnp.bfloat16).dtype == jnp.bfloat16
 
 
 def test_gradients_come_back_in_the_operands_types():

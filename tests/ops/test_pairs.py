@@ -96,6 +96,42 @@ def numpy_symile_all(x, present):
     return rows_of(np.log(np.exp(logits).sum((1, 2))) - x.scale * (a * b * c).sum(1), present)
 
 
+LABELS = np.random.default_rng(9).integers(3, size=B)
+X, Y = np.random.default_rng(10).normal(size=(2, B, 4)) / 2
+
+
+def numpy_target(x, present, matrix, divergence):
+    """From softmax(matrix) of rows and of columns, a matrix of all pairs: KL(q ‖ p), or KL(p ‖ q + ε) in reverse."""
+    a, b, out = x.a[present], x.b[present], []
+    for p, q, given in ((a, b, matrix), (b, a, matrix.T)):
+        exp, wanted = np.exp(x.scale * p @ q.T), np.exp(given[np.ix_(present, present)])
+        ours, wanted = (e / e.sum(1, keepdims=True) for e in (exp, wanted))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            kl = np.where(wanted > 0, wanted * (np.log(wanted) - np.log(ours)), 0)
+        loss = kl if divergence == "kl" else ours * (np.log(ours) - np.log(wanted + 1e-3))
+        out.append(rows_of(loss.sum(1), present))
+    return np.stack(out)
+
+
+def labelled(candidates, scale, rows, columns):
+    return candidates.toward(jnp.where(rows[:, None] == columns, 2.0, 0.0))
+
+
+def alike(candidates, scale, rows, columns):
+    return candidates.toward(jnp.where(rows[:, None] == columns, 0.0, -jnp.inf))
+
+
+def taught(candidates, scale, rows, columns):
+    return candidates.toward(3 * pairs.dot(rows, columns))
+
+
+def targeted(x, p, n, target, sides, divergence=pairs.kl):
+    sides = tuple(map(jnp.asarray, sides))
+    return jnp.stack(pairs.target_losses(x.a, x.b, p, x.scale, target, sides, divergence=divergence, block=n))
+
+
+SAME, REVERSE = LABELS[:, None] == LABELS, functools.partial(pairs.reverse_kl, epsilon=1e-3)
+
 # {loss: (in NumPy, in JAX with at most n rows at a time or n = 0)}, of inputs and present.
 LOSSES = {
     "softmax": (
@@ -105,6 +141,18 @@ LOSSES = {
     "smoothed": (
         lambda x, p: numpy_softmax(x, p, 0.3),
         lambda x, p, n: jnp.stack(pairs.softmax_losses(x.a, x.b, p, x.scale, smoothing=0.3, block=n)),
+    ),
+    "labels": (
+        lambda x, p: numpy_target(x, p, 2.0 * SAME, "kl"),
+        lambda x, p, n: targeted(x, p, n, labelled, (LABELS, LABELS)),
+    ),
+    "reverse": (
+        lambda x, p: numpy_target(x, p, np.where(SAME, 0.0, -np.inf), "reverse_kl"),
+        lambda x, p, n: targeted(x, p, n, alike, (LABELS, LABELS), REVERSE),
+    ),
+    "taught": (
+        lambda x, p: numpy_target(x, p, 3 * X @ Y.T, "kl"),
+        lambda x, p, n: targeted(x, p, n, taught, (X.astype(np.float32), Y.astype(np.float32))),
     ),
     "sigmoid": (
         numpy_sigmoid,
@@ -211,6 +259,7 @@ def test_gradients_equal_finite_differences(name, present):
 def test_every_input_that_a_loss_names_has_a_gradient(name):
     _, grads = run(name, 4, inputs(), PRESENT["some"])
     used = {"sigmoid": "a b scale bias", "triplet": "a b", "hardest": "a b", "potential": "a b", "uniformity": "a"}
+    used |= dict.fromkeys(("labels", "reverse", "taught"), "a b scale")
     used |= {"softmax": "a b scale", "smoothed": "a b scale", "symile": "a b c scale", "symile_all": "a b c scale"}
     assert [field for field, g in zip(grads._fields, grads) if np.any(g)] == used[name].split()
 

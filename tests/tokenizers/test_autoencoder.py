@@ -6,10 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from data_pipeline.spec import Modality
-from pretrain.tokenizers.autoencoder import Config, Model, Tokenizer
+from pretrain.models.network import describe
+from pretrain.models.parts import autoencoder
+from pretrain.objectives import contrastive
+from pretrain.objectives.base import Context
+from pretrain.tokenizers.autoencoder import Config, Tokenizer
 from pretrain.tokenizers.networks import patches
 from pretrain.tokenizers.networks.patches import patchify, unpatchify
 from pretrain.tokenizers.quantizers import fsq
@@ -18,14 +23,21 @@ LEVELS = (4, 3, 3)
 PIXELS = Modality("rgb", "pixels", (8, 16, 3), "rgb")
 
 
-def model(modalities=(PIXELS,), embedded=(), levels=LEVELS, **changes):
+def model(modalities=(PIXELS,), levels=LEVELS, **changes):
     encoder = patches.Config(**dict(patch=4, dim=16, mlps=1) | changes)
     decoder = patches.Config(**dict(patch=4, dim=16, mlps=1, blocks=1) | changes)
     config = Config(
         functools.partial(patches.Encoder, encoder), functools.partial(fsq.Quantizer, fsq.Config(levels)),
         functools.partial(patches.Decoder, decoder), code_scale=3.0, dtype="float32",
     )  # fmt: skip
-    return Model(config, modalities, embedded, nnx.Rngs(0))
+    return config.make(modalities, nnx.Rngs(0))
+
+
+def test_nothing_of_it_is_embedded():
+    m = tuple(tiny.replace(PIXELS, name=name, patch=4, targets=False, mean=(0.5,) * 3, std=(0.5,) * 3) for name in "ab")
+    space = Context(m, network=describe({"autoencoder": autoencoder.Config()}, m))
+    with pytest.raises(ValueError, match="contrastive: the network gives no embedding of 'a', but of nothing"):
+        contrastive.Objective(space, (contrastive.Edge("a", "b"),))
 
 
 def images(count, seed=0):
@@ -124,7 +136,6 @@ def test_chunks_give_the_same_as_one_batch(count):
         (dict(patch=3), "patches.patch=3: must divide the image size 8×16"),
         (dict(dim=18), "patches.dim=18: must be divisible by patches.heads=2 and by 4"),
         (dict(levels=(4, 1)), r"fsq.levels=\(4, 1\)"),
-        (dict(embedded=("rgb",)), "no contrastive objective"),
         (dict(modalities=(PIXELS, Modality("g", "pixels", (8, 8, 1), "g"))), "of one kind and shape"),
         (dict(modalities=(Modality("v", "vectors", (2, 8), "v", targets=False),)), "needs images, not vectors"),
     ],

@@ -34,11 +34,7 @@ def config(**changes):
 
 def noisy(module, scale=0.05):
     """Not at its start, where blocks are the identity."""
-    graph, params = nnx.split(module)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
-    return nnx.merge(graph, jax.tree.unflatten(tree, moved))
+    return tiny.perturbed(module, noise=scale)
 
 
 def pair():
@@ -105,7 +101,7 @@ def test_what_a_frame_shows_changes_nothing_before_it(frame):
 
 def test_a_first_frame_alone_has_its_codes_in_a_clip():
     run = build.parse(config())
-    model = noisy(build.model(run, build.objectives(run))(nnx.Rngs(0)))
+    model = noisy(build.models(run, build.objectives(run))["online"](nnx.Rngs(0)).autoencoder)
     clip = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3), dtype=np.uint8)
     latents, detokenize = (jax.jit(lambda m, x, n=n: getattr(m, n)(x)) for n in ("latents", "detokenize"))
     z, first = latents(model, clip), latents(model, clip[:, :1])
@@ -141,11 +137,11 @@ def test_a_small_run_learns():
 def test_clips_are_scored_frame_by_frame():
     built = laws.Built(config())
     batch = tiny.batch(4, 0, built.run.modalities)
-    context = Context(built.run, built.graph, built.objectives)
+    context = Context(built.run, built.graphs, built.objectives)
     context.__dict__["batches"] = lambda split, size: iter((batch,))
     found = dict(reconstruction.Evaluator(context).run(built.params))
     raw = batch["clip"]["pixels"][batch["clip"]["valid"]]
-    model = nnx.merge(built.graph, built.params["model"])
+    model = nnx.merge(built.graph, built.params["model"]).autoencoder
     out = np.asarray(jax.jit(lambda m, x: m.detokenize(m.tokenize(x)))(model, raw)).astype(np.float64)
     frames = ((out - raw) ** 2).mean((2, 3, 4))
     np.testing.assert_allclose(found["psnr"], (10 * np.log10(255**2 / frames)).mean(), atol=1e-2)
@@ -180,7 +176,7 @@ def test_networks_of_pictures_read_no_clips(network, message):
     c.model.encoder = dict(network=network)
     run = build.parse(c)
     with pytest.raises(ValueError, match=message):
-        nnx.eval_shape(lambda: build.model(run, build.objectives(run))(nnx.Rngs(0)))
+        nnx.eval_shape(lambda: build.models(run, build.objectives(run))["online"](nnx.Rngs(0)))
 
 
 def test_a_trunk_reads_no_clips():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from pretrain.ops.positions import sincos_2d
@@ -20,11 +21,7 @@ def inputs():
 
 
 def noisy(decoder):
-    graph, params = nnx.split(decoder)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
-    return nnx.merge(graph, jax.tree.unflatten(tree, moved))
+    return tiny.perturbed(decoder, noise=0.2)
 
 
 def make():

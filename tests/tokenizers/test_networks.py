@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from pretrain.tokenizers.networks import mlp, unet, vit
@@ -53,12 +54,7 @@ def test_an_mlp_reads_each_vector_alone():
 
 def noisy(model, scale=0.1):
     """With no weight at its start, where much is zero."""
-    graph, params = nnx.split(model)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return nnx.merge(
-        graph, jax.tree.unflatten(tree, [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
-    )
+    return tiny.perturbed(model, noise=scale)
 
 
 def test_a_unet_sees_image_time_and_codes():

@@ -1,4 +1,4 @@
-"""A tokenizer that learned at one resolution goes on at another: `config.init` takes all of it along."""
+"""A tokenizer that learned at one resolution goes on at another: `config.load` takes all of it along."""
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ def test_a_tokenizer_goes_on_at_another_resolution(tmp_path, capsys):
     side = 64
     train(config(32), tmp_path / "small")
     capsys.readouterr()
-    large = config(side, steps=1, init=str(tmp_path / "small"))
+    large = config(side, steps=1, load=str(tmp_path / "small"))
     large.optim.update(lr=0.0, warmup=0)
     train(large, tmp_path / "large")
     said = capsys.readouterr().out

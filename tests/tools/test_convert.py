@@ -7,11 +7,10 @@ import fourm_tokenizers as cases
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from configs import clip_b16, siglip_b16
 from pretrain import build
-from pretrain.initialize import Origin, start
+from pretrain.initialize import Load, Source, start
 from pretrain.interop import fourm, fourm_file, fourm_tokenizers, transformers
 from pretrain.restore import init_function, load_tokenizer, restore
 from tools import convert
@@ -27,7 +26,7 @@ def test_there_and_back(tmp_path, name, capsys):
     before, after = (fourm.read_file(p) for p in (GOLDEN / f"{name}.safetensors", tmp_path / "out"))
     assert before[0] == after[0] and before[1].keys() == after[1].keys()
     assert all(np.array_equal(before[1][k], after[1][k]) for k in before[1])
-    assert restore(tmp_path / "run").model.config.gated == (name == "swiglu_nobias")
+    assert build.model_config(restore(tmp_path / "run").run).gated == (name == "swiglu_nobias")
     with pytest.raises(FileExistsError, match="not empty"):
         convert.read(GOLDEN / f"{name}.safetensors", tmp_path / "run")
 
@@ -49,7 +48,8 @@ def test_tokenizers_there_and_back(tmp_path, name, monkeypatch, capsys):
     assert all(np.array_equal(before[1][k], after[1][k]) for k in before[1])
 
     tokenizer = load_tokenizer(tmp_path / "run")
-    (modality,), model = restore(tmp_path / "run").run.modalities, restore(tmp_path / "run").model
+    held = restore(tmp_path / "run")
+    (modality,), model = held.run.modalities, held.model.autoencoder
     raw = rng.integers(0, 7, (2, *modality.shape)).astype(modality.dtype)
     ids = tokenizer.encode(raw)
     np.testing.assert_array_equal(ids, model.tokenize(raw))
@@ -63,10 +63,10 @@ def test_tokenizers_there_and_back(tmp_path, name, monkeypatch, capsys):
 def test_transformers_there_and_back(tmp_path, config, capsys, monkeypatch):
     run = build.parse(config.get_config("tiny"))
     objectives = build.objectives(run)
-    make, rng = build.model(run, objectives), np.random.default_rng(0)
-    shapes = jax.eval_shape(init_function(make, objectives, 0)[1])
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(init_function(build.models(run, objectives), objectives, 0)[1])
     params = jax.tree.map(lambda s: np.asarray(rng.normal(size=s.shape), np.float32), shapes)
-    model = nnx.eval_shape(lambda: make(nnx.Rngs(0))).config
+    model = build.model_config(run)
     folder = transformers.write(tmp_path / "folder", model, run.modalities, objectives, params)
     workdir, out = tmp_path / "run", tmp_path / "out"
     for args in ([f"--read={folder}"], [f"--write={out}", "--image=image"]):
@@ -80,6 +80,11 @@ def test_transformers_there_and_back(tmp_path, config, capsys, monkeypatch):
     assert held.run.modalities[1].tokenizer == str(workdir / "tokenizer.json")
     # A run with a tower of that name starts from it.
     fresh = jax.tree.map(np.zeros_like, params)
-    taken, report = start(Origin(None, {"image": restore(workdir)}), fresh, held.roles)
-    assert "tower image" in report and not taken["model"]["towers"]["text"]["table"].any()
-    jax.tree.map(np.testing.assert_array_equal, taken["model"]["towers"]["image"], params["model"]["towers"]["image"])
+    names = Load(str(workdir), ("image",)).names(tuple(held.params["model"]), tuple(fresh["model"]))
+    taken, report = start([Source("there", restore(workdir), names)], fresh, held.roles)
+    assert report.loaded and not report.new and not taken["model"]["text_embed"]["table"].any()
+    image = [name for name in params["model"] if name.startswith("image_")]
+    last = {clip_b16: "image_project", siglip_b16: "image_pool"}[config]  # SigLIP pools by attention and projects not
+    assert {"image_embed", "image_encoder", last} == {*image}
+    for name in image:
+        jax.tree.map(np.testing.assert_array_equal, taken["model"][name], params["model"][name])

@@ -13,8 +13,9 @@ import pytest
 import toy_tokenize
 from tars import picture, write_tar
 
-from data_pipeline.image import BICUBIC, NEAREST, apply_crop, crop_settings, palette
+from data_pipeline.image import BICUBIC, NEAREST, apply_crop, palette
 from data_pipeline.sources.tokens import Source, read_codes, read_manifest
+from data_pipeline.transforms.crop import crop_settings
 from tools.tokenize import __main__ as program
 
 ROOT = Path(__file__).parents[2]

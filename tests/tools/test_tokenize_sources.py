@@ -12,8 +12,9 @@ import pytest
 import toy_tokenize
 from tars import picture, write_tar
 
-from data_pipeline.image import apply_crop, crop_settings
+from data_pipeline.image import apply_crop
 from data_pipeline.sources.tokens import Source, read_manifest
+from data_pipeline.transforms.crop import crop_settings
 from pretrain import build
 from pretrain.frozen import from_dict
 from tools.tokenize import __main__ as program

@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 from toy_run import write_run
 
 from configs import video_tokenizer
-from data_pipeline.image import apply_crop, crop_settings
+from data_pipeline.image import apply_crop
 from data_pipeline.sources import files
 from data_pipeline.sources.tokens import Source
+from data_pipeline.transforms.crop import crop_settings
 from pretrain.restore import load_tokenizer
 from tools.tokenize import __main__ as program
 

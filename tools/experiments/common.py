@@ -16,9 +16,10 @@ import numpy as np
 from flax import nnx
 
 from pretrain import build, optim
-from pretrain.adapt import Split
 from pretrain.evals.retrieval import recall
-from pretrain.models.tokens import dense_rows, whole
+from pretrain.models.passes import ONLINE, Leaf, compute
+from pretrain.models.tokens import Whole
+from pretrain.objectives.corruptions import Entry
 from pretrain.parameters import path_str
 from pretrain.restore import init_function
 from pretrain.step import init_state, make_train_step
@@ -36,8 +37,8 @@ class Experiment:
 
     def __init__(self, config: dict):
         self.run = build.parse(config)
-        self.objectives = build.objectives(self.run)
-        self.graph, self.init = init_function(build.model(self.run, self.objectives), self.objectives, self.run.seed)
+        self.objectives, self.references = build.objectives(self.run), build.references(self.run)
+        self.graphs, self.init = init_function(build.models(self.run, self.objectives), self.objectives, self.run.seed)
         self.train = jax.jit(self._train)
         self._embed = jax.jit(self._embed, static_argnames="name")
 
@@ -45,11 +46,11 @@ class Experiment:
         run, held = self.run, held or {}
         params = self.init(jax.random.key(seed))
         params = jax.tree_util.tree_map_with_path(lambda path, x: held.get(path_str(path), x), params)
-        split = Split(run.adapt, params)
-        own, base = split.own(params, seed), (split.base(params),) if run.adapt else ()
-        optimizer = optim.make_optimizer(run.optim, own, run.steps, self.roles)
+        split = build.split(run, params, self.roles)
+        own, base = split.trained(params, seed), () if split.all else (split.base(params),)
+        optimizer = optim.make_optimizer(run.optim, own, run.steps, split.roles)
         step = make_train_step(
-            self.graph, self.objectives, optimizer, seed=seed, ema=run.ema, compose=split.compose
+            self.graphs, self.objectives, optimizer, seed=seed, references=self.references, steps=run.steps, split=split
         )  # fmt: skip
         examples, views = data["row"].shape
         k_order, k_view = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
@@ -62,8 +63,12 @@ class Experiment:
             state, metrics = step(state, jax.tree.map(lambda x: x[chosen], data), *base)
             return state, metrics["loss"]
 
-        state, losses = jax.lax.scan(body, init_state(own, optimizer, ema=run.ema > 0), (order, view))
-        return split.compose(state.params if state.ema is None else state.ema, *base), losses
+        state, losses = jax.lax.scan(body, init_state(own, optimizer, self.references), (order, view))
+        return split.whole(state.evaluated, *base), losses
+
+    @property
+    def graph(self):
+        return self.graphs[ONLINE]
 
     @property
     def roles(self):
@@ -75,7 +80,7 @@ class Experiment:
     def embeddings(self, params, data, layers: int = 0) -> dict:
         """{modality: `[n, embed_dim]` of unit length}, of the first views; layers: of so many layers, 0 for all."""
         depth = max((t["depth"] for t in self.run.model.get("towers", ())), default=0)
-        # The middle of the interval that `Model.embed` rounds to this layer.
+        # The middle of the interval that `parts.encoder` rounds to this layer.
         early = jnp.float32((layers - 0.5) / (depth - 1)) if 0 < layers < depth else None
         batch = jax.tree.map(lambda x: x[:, 0], data)
         names = [m.name for m in self.run.modalities]
@@ -83,9 +88,10 @@ class Experiment:
 
     def _embed(self, params, batch, early, name):
         model = self.model(params)
-        tokens = {name: whole(batch, name, self.run.modalities)}
-        z = model.embed(tokens, dense_rows(batch, self.run.modalities), early=early)[name]
-        return z if early is None else z[1]
+        leaf = Leaf(Whole((name,), self.run.modalities))
+        node = model.states.embedding(name, leaf, None if early is None else Leaf(Entry("early")))
+        given = {} if early is None else {"early": jnp.broadcast_to(early, len(batch["row"]))}
+        return compute(model, {"z": node or model.states.embedding(name, leaf)}, batch | given)["z"]
 
 
 def vectors(**arrays) -> dict:
@@ -253,7 +259,7 @@ def pictures(objectives, *, steps, batch, depth, shared=True, embed_dim=64) -> d
     tower = dict(dim=64, heads=4, depth=depth, pool="map")
     owned = [names] if shared else [(n,) for n in names]
     return dict(
-        steps=steps, batch_size=batch, data=dict(source="emoji", min_scale=0.6),
+        steps=steps, batch_size=batch, data=dict(source="emoji", transforms=[dict(transform="crop", min_scale=0.6)]),
         modalities=[dict(name=n, field=n, **spec) for n in names],
         model=dict(
             model="models.multimodal", embed_dim=embed_dim, dtype="bfloat16",

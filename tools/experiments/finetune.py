@@ -1,4 +1,4 @@
-"""python -m tools.experiments.finetune --tokens=DIR --init=WORKDIR: what is pretraining worth to a small task?
+"""python -m tools.experiments.finetune --tokens=DIR --load=WORKDIR: what is pretraining worth to a small task?
 
 The subgroup of an emoji, one of 95, from its 3D picture (`configs/finetune_emoji.py`), with 5 labels a class (of rare
 classes all there are) and with all 1300. `scratch` trains the same network, all of it, from random values with the same
@@ -13,13 +13,15 @@ import importlib
 import jax
 import numpy as np
 
+from pretrain import build
 from pretrain.inherit import fill
-from pretrain.initialize import start_from
+from pretrain.initialize import start
+from pretrain.models.passes import compute
 from pretrain.parameters import path_str
-from pretrain.restore import restore
+from pretrain.restore import read_sources
 from tools.experiments.common import Experiment, Gate, encoded, finish, options
 
-CONDITIONS = ("scratch", "full", "last", "lora", "adapter", "prompt", "probe")
+CONDITIONS = ("scratch", "full", "last", "lora", "dora", "adapter", "prompt", "probe")
 SIZES = dict(
     steps=(120, 2, "of training with all labels; half of them with 5 a class"), seeds=(3, 1, "how many")
 )  # fmt: skip
@@ -32,10 +34,8 @@ def held_out(experiment, params, data) -> dict:
 
     def logits(params, batch):
         model = experiment.model(params)
-        view = objective.view(batch, jax.random.split(jax.random.key(0), len(batch["row"])))
-        return objective.logits(
-            model, params["objective"]["classification"], model.encode(view["tokens"], view["dense"])
-        )
+        pooled = compute(model, objective.passes(train=False), batch)[objective.reads]
+        return objective.predict(params["objective"]["classification"], pooled)
 
     batch = jax.tree.map(lambda x: x[:, 0], data)
     best = np.argsort(-np.asarray(jax.jit(logits)(params, batch)), axis=1)
@@ -51,16 +51,17 @@ def few(data, label, seed):
     return jax.tree.map(lambda x: x[np.asarray(chosen)], data)
 
 
-def loaded(experiment, held) -> dict:
-    """{path: array} of what the pretrained model has of the network."""
+def loaded(experiment) -> dict:
+    """{path: array} of what the run's config loads of the network."""
     fresh = jax.eval_shape(experiment.init)
     fresh = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), fresh)
-    params, found = start_from(held, fresh, experiment.roles)
+    sources = read_sources(experiment.run, tuple(fresh["model"]))
+    params, found = start(sources, fresh, experiment.roles)
     flat = {path_str(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
     return {path: np.asarray(flat[path]) for path in found.loaded}
 
 
-def measure(configs, held, steps=120, seeds=3, rates=(3e-3, 6e-3), conditions=("scratch", "full")) -> dict:
+def measure(configs, steps=120, seeds=3, rates=(3e-3, 6e-3), conditions=("scratch", "full")) -> dict:
     """{condition: [accuracies of every seed]}. configs: {condition: a filled config, a plain dict}."""
     results = {}
     for name in conditions:
@@ -73,7 +74,7 @@ def measure(configs, held, steps=120, seeds=3, rates=(3e-3, 6e-3), conditions=("
                     config["optim"] = config["optim"] | dict(lr=float(rate), layer_decay=1.0)
                 experiment = Experiment(config)
                 train, test = (encoded(experiment, s, views=v) for s, v in (("train", 4), (("val", "test"), 1)))
-                given = {} if scratch else loaded(experiment, held)
+                given = {} if scratch else loaded(experiment)
                 label, found = experiment.objectives["classification"].label, []
                 for seed in range(seeds):
                     data = train if kept == "all" else few(train, label, seed)
@@ -95,16 +96,16 @@ def main(argv=None):
     args = options(
         __doc__, argv, SIZES,
         tokens=dict(required=True, help="the token store"),
-        init=dict(required=True, help="the workdir of the pretrained model"),
+        load=dict(required=True, help="the workdir of the pretrained model"),
         rates=dict(nargs="+", type=float, default=(3e-3, 6e-3), help="learning rates that `scratch` may choose from"),
         conditions=dict(nargs="+", choices=CONDITIONS, default=CONDITIONS[:2]),
     )  # fmt: skip
-    held, configs = restore(args.init), {}
+    run, configs = build.read_run(args.load), {}
     for name in args.conditions:
         config = importlib.import_module("configs.finetune_emoji").get_config("full" if name == "scratch" else name)
-        config.init, config.data.path = args.init, args.tokens
-        configs[name] = fill(config.to_dict(), held.run)
-    results = measure(configs, held, args.steps, args.seeds, args.rates, args.conditions)
+        config.load, config.data.path = args.load, args.tokens
+        configs[name] = fill(config.to_dict(), run)
+    results = measure(configs, args.steps, args.seeds, args.rates, args.conditions)
     control = f"scratch, {FEW} a class"
     finish("finetune", args, f"{args.steps} steps", results, systems=[], control=control, gates=GATES)
 

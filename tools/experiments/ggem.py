@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from pretrain.models.tower import GroupGeneralizedMean
+from pretrain.models.parts.pool import GroupGeneralizedMean
+from pretrain.models.stream import Stream
 from tools.experiments.common import Gate, finish, options
 
 TOKENS, CLASSES, PEAK, SPREAD = 32, 8, 6.0, 0.4
@@ -43,7 +44,8 @@ class Classifier(nnx.Module):
 
     def __call__(self, x):
         """x `[B, N, 2 · CLASSES]` → logits `[B, 2, CLASSES]`."""
-        pooled = x.mean(1) if self.pool is None else self.pool(x, jnp.ones(x.shape[:2], bool))
+        every = jnp.ones(x.shape[:2], bool)
+        pooled = x.mean(1) if self.pool is None else self.pool(Stream(x, every, every * 0, every * 0))
         return jnp.einsum("bgc,gcd->bgd", pooled.reshape(-1, 2, CLASSES), self.kernel[...]) + self.bias[...]
 
 

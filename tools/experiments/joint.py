@@ -11,6 +11,7 @@ import importlib
 
 from pretrain.evals import losses, nll, retrieval
 from pretrain.evals.base import Context
+from pretrain.schedule import at
 from tools.experiments.common import Experiment, encoded, finish, options
 
 CONDITIONS = {
@@ -24,12 +25,12 @@ PICTURE, OTHER = "render3d", "noto"
 
 def scores(experiment, params, masked) -> dict:
     """masked: the masked objective, with which runs that train without it are evaluated as well."""
-    context = Context(experiment.run, experiment.graph, experiment.objectives)
+    context = Context(experiment.run, experiment.graphs, experiment.objectives)
     found = dict(retrieval.Evaluator(context, pairs=((PICTURE, OTHER),)).run(params))
     out = {f"R@1 {name}": found[f"{name}/R@1"] for name in (f"{PICTURE}→{OTHER}", f"{OTHER}→{PICTURE}")}
-    context = Context(experiment.run, experiment.graph, {"masked": masked})
+    context = Context(experiment.run, experiment.graphs, {"masked": masked})
     own = {"model": params["model"], "objective": {"masked": {}}}
-    out["masked NLL"] = dict(losses.Evaluator(context, batch_size=32).run(own))["loss"] / masked.coef
+    out["masked NLL"] = dict(losses.Evaluator(context, batch_size=32).run(own))["loss"] / at(masked.coef)
     for name, value in nll.Evaluator(context, inputs=(PICTURE,), targets=(OTHER, "caption")).run(own):
         out[f"NLL {name}"] = value
     return out

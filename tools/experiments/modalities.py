@@ -35,7 +35,7 @@ def config(condition: str, steps: int) -> dict:
 
 
 def scores(experiment, params) -> dict:
-    context = Context(experiment.run, experiment.graph, experiment.objectives)
+    context = Context(experiment.run, experiment.graphs, experiment.objectives)
     found = dict(nll.Evaluator(context, inputs=(PICTURE,), targets=TEXTS).run(params))
     out = {name: float(found[f"{PICTURE}→{name}"]) for name in TEXTS}
     return out | {"mean": sum(out.values()) / len(out)}

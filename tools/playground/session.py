@@ -37,11 +37,11 @@ class Session:
         self.generator = Relay([Generator(r.graph, r.params["model"], r.run.modalities) for r in runs])
         self.images = {}  # {modality: of the first run that can show it}
         self.texts = {}
-        self._contexts = [Context(r.run, r.graph, r.objectives) for r in runs]
+        self._contexts = [Context(r.run, r.graphs, r.objectives) for r in runs]
         for context in self._contexts:
             images, tokenizers = Images(context), build.text_tokenizers(context.run)
             for m in context.modalities:
-                if m.kind == "sequence" and hasattr(tokenizers.get(m.tokenizer), "decode"):
+                if m.text and hasattr(tokenizers.get(m.tokenizer), "decode"):
                     self.texts.setdefault(m.name, tokenizers[m.tokenizer])
                 if m.name in self.texts or images.has(m.name):
                     self.images.setdefault(m.name, images)
@@ -52,14 +52,14 @@ class Session:
 
     def about(self) -> dict:
         """What the page lays out."""
-        specs = [m for c in self._contexts for m in c.modalities if m.kind != "pixels"]
+        specs = [m for c in self._contexts for m in c.modalities if not m.dense]
         given, made = ({m.name for m in specs if getattr(m, side)} for side in ("inputs", "targets"))
         return {
             "step": self.step,
             "modalities": [
                 {
                     "name": m.name, "form": "text" if m.name in self.texts else "picture",
-                    "give": m.name in given or m.kind == "pixels", "make": m.name in made,
+                    "give": m.name in given or m.dense, "make": m.name in made,
                     "grey": m.name not in self.texts and self._shape(m.name)[2] == 1,
                 }
                 for m in self.modalities.values()
@@ -103,7 +103,7 @@ class Session:
             return {"ids": padded, "valid": np.arange(m.length)[None] < len(ids)}
         height, width, channels = self._shape(name)
         image = centre_crop(read_picture(name, value, channels), (height, width))[None]
-        if m.kind == "pixels":
+        if m.dense:
             return {"pixels": image, "valid": np.ones(1, bool)}
         ids = self.images[name].context.tokenizers[m.tokenizer].encode(image)
         return {"ids": ids, "valid": np.ones(ids.shape, bool)}
@@ -119,7 +119,7 @@ class Session:
     def _shape(self, name) -> tuple[int, int, int]:
         """(height, width, channels) of a modality's pictures."""
         m = self.modalities[name]
-        if m.kind == "pixels":
+        if m.dense:
             return m.shape
         return self.images[name].decode(name, np.zeros((1, m.length), int)).shape[1:]
 

@@ -26,8 +26,8 @@ import jax
 import numpy as np
 import tqdm
 
-from data_pipeline.image import crop_settings
 from data_pipeline.sources.tokens import SHARD_SIZE, split_about, write_codes, write_manifest
+from data_pipeline.transforms.crop import crop_settings
 from pretrain.build import read_run
 from pretrain.data import Part
 from pretrain.lock import Lock

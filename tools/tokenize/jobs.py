@@ -62,7 +62,7 @@ def make_job(args, part: Part, out: Path, fields: dict, workdirs: dict, opened: 
     if not tokenizers:
         raise SystemExit(f"--sources: {part.name!r}: no tokenizer makes any of its modalities {part.modalities}")
     colours = [m.field for _, modalities in tokenizers.values() for m in modalities
-               if m.kind == "pixels" and m.shape[2] == 3 and not m.vocab_size]  # fmt: skip
+               if m.pictures and m.shape[2:] == (3,) and not m.vocab_size]  # fmt: skip
     palette_field = next(iter(colours), "")
     if args.palette is not None:
         palette_field = part.fields.get(args.palette, args.palette.replace("none", ""))

@@ -4,11 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from data_pipeline.image import as_channels, crop_settings, palettes
-from data_pipeline.pictures import common_frame, read_pictures, size_of
+from data_pipeline import kinds
+from data_pipeline.image import as_channels, palettes
+from data_pipeline.pictures import common_frame, read_pictures
 from data_pipeline.sources.tokens import encode_record
-from data_pipeline.spec import PICTURES
 from data_pipeline.stored import as_picture, gathered, is_clip, is_picture
+from data_pipeline.transforms.crop import crop_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +57,18 @@ class Recipe:
     @property
     def fields(self) -> frozenset[str]:
         """What is read of an example."""
-        return frozenset(source_field(m) for m in self.modalities) | {self.palette}
+        return frozenset(m.fields[0] for m in self.modalities) | {self.palette}
 
     def _read(self, example, crops) -> Raw:
         example = {field: gathered(value) for field, value in example.items()}
-        present = [m for m in self.modalities if example.get(source_field(m)) is not None]
-        vectors = [m for m in present if m.kind == "vectors"]
-        pixels = [m for m in present if m.kind in PICTURES]
-        taken = {m.field for m in vectors} | {source_field(m) for m in pixels}
+        present = [m for m in self.modalities if example.get(m.fields[0]) is not None]
+        vectors = [m for m in present if m.form == "vectors"]
+        pixels = [m for m in present if m.pictures]
+        taken = {m.field for m in vectors} | {m.fields[0] for m in pixels}
         kept = {k: v for k, v in example.items() if k not in taken and not is_picture(v) and not is_clip(v)}
         out = {m.name: np.asarray(example[m.field], np.float32)[None] for m in vectors}
         if pixels:
-            shapes = {m.name: size_of(m, example[source_field(m)]) for m in pixels}
+            shapes = {m.name: kinds.of(m).size(example[m.fields[0]]) for m in pixels}
             frame = common_frame(shapes, f"row {example['row']}")
             height, width = pixels[0].shape[-3:-1]
             rng = np.random.default_rng(int(example["row"]))
@@ -94,8 +95,3 @@ class Recipe:
             for (i, name), rows in zip(places, np.split(ids, ends)):
                 records[i][name] = rows
         return records
-
-
-def source_field(m) -> str:
-    """`edges:FIELD` is made from FIELD."""
-    return m.field.rpartition(":")[2]

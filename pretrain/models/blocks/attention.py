@@ -25,7 +25,8 @@ class SelfAttention(Attention):
 
     def open(self, given: Given, length: int):
         """Keys and values `[B, length, H, d]` of the tokens that will be written."""
-        empty = jnp.zeros((len(given.context), length, self.heads, self.qkv.kernel.shape[-2] // self.heads))
+        shape = len(given.context), length, self.heads, self.qkv.kernel.shape[-2] // self.heads
+        empty = jnp.zeros(shape, given.context.dtype)
         return empty, empty
 
 

@@ -36,16 +36,18 @@ class Config:
 class Given(NamedTuple):
     """What every branch of every block may read beside x `[B, N, D]`.
 
-    seen: by self-attention; context `[B, M, D]` and context_seen: by cross-attention; condition: what the examples have
-    in common with no token, `[B, C]`.
+    seen: by self-attention, one a stream in blocks over several; context `[B, M, D]` and context_seen: by
+    cross-attention; condition: what the examples have in common with no token, `[B, C]`. modality `[B, N]`:
+    `Stream.kinds`.
     keep `[B, branches]`: what each branch is multiplied by (`stack.drop_path`); cache: {branch: what it remembers}, at:
     the index of the one token that x then holds.
     """
 
-    seen: Seen = Seen()
+    seen: Seen | tuple[Seen, ...] = Seen()
     context: jax.Array | None = None
     context_seen: Seen = Seen()
     condition: jax.Array | None = None
+    modality: jax.Array | None = None
     keep: jax.Array | None = None
     cache: dict | None = None
     at: jax.Array | None = None
@@ -79,10 +81,11 @@ class Block(nnx.Module):
         aux, cache = {}, {}
         for i, name in enumerate(self.names):
             memory = None if given.cache is None else given.cache[name]
-            y, more, cache[name] = getattr(self, name)(x, given, memory)
-            if self.adapters is not None:
-                y = self.adapters[name](y)
-            x = x + (y if given.keep is None else given.keep[:, i, None, None] * y)
+            with jax.named_scope(name):
+                y, more, cache[name] = getattr(self, name)(x, given, memory)
+                if self.adapters is not None:
+                    y = self.adapters[name](y)
+            x = x + (y if given.keep is None else given.keep[:, i, None, None] * y).astype(x.dtype)
             aux |= more
         return x, aux if given.cache is None else aux | {"cache": cache}
 

@@ -41,7 +41,8 @@ class Quantizer(Protocol):
     # z `[n, d]` are vectors of the training split, tokens how many there are in a batch.
 
     # log_likelihoods(z, temperature) → log p(digit | z), of each digit of a code an array `[n, its values]`, of those
-    # that `code_entropy` takes: z `[n, d]`, p a softmax of −distance² / temperature; digits are independent given z.
+    # that `code_entropy` takes, else None: z `[n, d]`, p a softmax of −distance² / temperature; digits are independent
+    # given z.
 
     def __call__(self, z, keys=None) -> Quantized:
         """z `[B, N, d]`; keys `[B]` in training, one an example, for quantizers that draw."""

@@ -41,6 +41,8 @@ class Config:
 class Quantizer(nnx.Module):
     """A token's ids stand together, the coarsest first: `[level 0 of token 0, level 1 of token 0, …]`."""
 
+    log_likelihoods = None
+
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config, self.width, self.vocab_size, self.books = config, config.width, config.size, config.levels
         start = jax.vmap(lambda key: vq.init(config, key))(jax.random.split(rngs.params(), config.levels))

@@ -50,6 +50,7 @@ class Quantizer(nnx.Module):
     """The codes as they are stored: with `cosine` about, but not exactly, of norm 1, as in 4M."""
 
     books = 1
+    log_likelihoods = None
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config, self.width, self.vocab_size = config, config.width, config.size

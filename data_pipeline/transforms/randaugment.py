@@ -4,28 +4,51 @@ The operations and their ranges are those that recipes write `rand-m9-mstd0.5-in
 with them the strength varies a little, each operation is left out half of the time, and all grow with the strength.
 """
 
+import copy
 import dataclasses
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from data_pipeline.image import BICUBIC
+from data_pipeline.transforms import base
+from data_pipeline.view import VIEW
 
 
 @dataclasses.dataclass(frozen=True)
-class RandAugment:
-    """ops: how many operations are drawn, one after another; 0 for none. magnitude, std: of the normal distribution of
-    an operation's strength, in tenths of its range, cut to 0…10."""
+class Transform(base.Transform):
+    """ops: how many operations are drawn, one after another, the same for all pictures of an example. magnitude, std:
+    of the normal distribution of an operation's strength, in tenths of its range, cut to 0…10."""
 
-    ops: int = 0
+    ops: int = 2
     magnitude: float = 9.0
     std: float = 0.5
+
+    reads = writes = (base.EDITS,)
+    shows = True
 
     def __post_init__(self):
         if self.ops < 0 or not 0 <= self.magnitude <= 10 or self.std < 0:
             raise ValueError(f"randaugment={self}: needs ops >= 0, magnitude in 0…10 and std >= 0")
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator, fill: int) -> np.ndarray:
+    def check(self, modalities):
+        for m in modalities:
+            picture = m.pictures and m.grid and m.resample == "bicubic"
+            if self.ops and (m.pictures or m.grid) and not picture:
+                raise ValueError(
+                    f"randaugment.ops={self.ops}: it moves pictures, and {m.name!r} would stay where it is; leave it "
+                    "out of data.transforms, and beside maps take jitter"
+                )
+
+    def __call__(self, example, rng):
+        if rng is None:
+            return example
+        view = example[VIEW]
+        # Each picture begins with the same generator, so that all are distorted alike.
+        edit = lambda picture, grey: self.distort(picture, copy.deepcopy(rng), grey)
+        return example | {VIEW: dataclasses.replace(view, edits=(*view.edits, edit))}
+
+    def distort(self, image: np.ndarray, rng: np.random.Generator, fill: int) -> np.ndarray:
         """uint8[H, W, 1 or 3] → the same; fill: a grey for what a move brings in from outside."""
         picture = Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
         for name in rng.choice(list(OPERATIONS), self.ops):
