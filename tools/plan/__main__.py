@@ -2,18 +2,25 @@
 
 Compiles the run's real train step for a machine that is not here and prints what a device has to hold, how fast a step
 can be at best, what goes over the network, what the whole run costs, and whether it fits. TPUs are compiled for by
-libtpu (`pip install '.[tpu]'`), GPUs by XLA's CPU backend for as many fake devices: their memory is an estimate, and
---topology=local gives that of the accelerators which are here, by their own compiler.
+libtpu (`pip install '.[tpu]'`), GPUs by XLA's compiler for them (`'.[gpu_plan]'`, or `'.[cuda13]'`), neither of which
+needs one. Without the latter XLA's CPU backend compiles for as many fake devices, a rougher estimate; --topology=local
+is for the accelerators that are here.
+
+For TPUs it also tells the compiler's own clock: what libtpu reckons that each operation takes, by part and by kind.
+--compare=model.unroll=true,model.remat=dots lays the plan of the config with these keys beside that of the config.
 
 --search tries meshes, rematerialisation and microbatches, and prints the best. --save keeps the compiled step for
-`python -m pretrain --executable=FILE@SHA256` on that machine, with the same versions of JAX and libtpu. Such a file is
-run: take none that you did not make.
+`python -m pretrain --executable=FILE@SHA256` on that machine, with the same JAX and libtpu, or JAX and its
+CUDA plug-in. Such a file is run: take none that you did not make.
 """
 
+import copy
 import itertools
+import json
 import sys
 
 from absl import app, flags
+from ml_collections import ConfigDict
 
 from pretrain import config_flag
 from tools.plan import topology as topologies
@@ -24,6 +31,9 @@ SLICES = flags.DEFINE_integer("slices", 1, "How many such TPU slices, joined by 
 MESH = flags.DEFINE_string("mesh", "", "Takes the place of config.mesh.")
 UTILISATION = flags.DEFINE_float("mfu", 0.4, "MFU to reckon the cost of the run with.")
 SEARCH = flags.DEFINE_boolean("search", False, "Try meshes × remat × microbatches; every one is compiled.")
+COMPARE = flags.DEFINE_string(
+    "compare", "", "KEY=VALUE,… of the config, or another config file as it is: both plans are laid side by side."
+)
 SAVE = flags.DEFINE_string("save", "", "A file for the compiled step.")
 flags.mark_flags_as_required(["config", "topology"])
 
@@ -61,6 +71,43 @@ def search(config, topology):
         print(f"nothing of this fits {topology.name}: take more devices")
 
 
+def other_config(config, text: str):
+    """The config that `--compare` names: a file, or keys of this one with other values. UsageError for bad ones."""
+    if "=" not in text:
+        return flags.FLAGS["config"].parser.parse(text)
+    other = copy.deepcopy(config)
+    for item in text.split(","):
+        key, _, value = item.partition("=")
+        try:
+            value = json.loads(value)
+        except ValueError:
+            pass  # a word
+        *parents, last = key.split(".")
+        at = other
+        for name in parents:
+            at = at.get(name) if isinstance(at, ConfigDict) else None
+        if not isinstance(at, ConfigDict):
+            raise app.UsageError(f"--compare={text}: config has no {key!r} with keys inside: set one that it has")
+        with at.ignore_type():
+            at[last] = value
+    return other
+
+
+def plan_phases(config, topology) -> int:
+    """Plans every phase; 1 if one does not fit."""
+    from pretrain import build
+    from pretrain.phases import split
+    from tools.plan.measure import measure
+    from tools.plan.report import describe
+
+    if SAVE.value:
+        raise app.UsageError("--save: every phase of this config has a step of its own")
+    plans = {folder: measure(build.parse(c), topology) for folder, c in split(config)}
+    for folder, plan in plans.items():
+        print(f"-- phase {folder}\n{describe(plan, UTILISATION.value)}")
+    return 0 if all(plan.fits for plan in plans.values()) else 1
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; config keys are set as --config.key=value")
@@ -68,15 +115,28 @@ def main(argv):
     topologies.prepare(topology)
     from pretrain import build
     from tools.plan.measure import measure
-    from tools.plan.report import describe
+    from tools.plan.report import compare, describe
 
     config = CONFIG.value
     if MESH.value:
         config.mesh = MESH.value
+    if SEARCH.value and "phases" in config:
+        raise app.UsageError("--search: it plans one step, and every phase of this config has one of its own")
+    if COMPARE.value and (SEARCH.value or "phases" in config):
+        raise app.UsageError("--compare: it plans one step; leave --search out, and take no config with phases")
     if SEARCH.value:
         return search(config, topology)
-    plan = measure(build.parse(config), topology)
+    if "phases" in config:
+        return plan_phases(config, topology)
+    other = other_config(config, COMPARE.value) if COMPARE.value else config
+    if MESH.value:
+        other.mesh = MESH.value
+    run, compared = build.parse(config), build.parse(other)
+    build.objectives(compared)  # what is wrong in it is said before the first is compiled
+    plan = measure(run, topology)
     print(describe(plan, UTILISATION.value))
+    if COMPARE.value:
+        print(f"\ncompared with {COMPARE.value}\n{compare(plan, measure(compared, topology))}")
     if SAVE.value and plan.compiled is not None:
         from pretrain.executable import save
 

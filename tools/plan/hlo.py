@@ -1,59 +1,98 @@
-"""What the text of a compiled program tells: its collectives, how often each runs, and over which network."""
+"""The text of a compiled program: what a step runs of it, how often, and where each instruction comes from."""
 
-import math
 import re
 from typing import NamedTuple
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-WIDTH = {"pred": 8, "bf16": 16, "f16": 16, "f8e4m3fn": 8, "f8e5m2": 8}
+
+class Executed(NamedTuple):
+    """An instruction outside of fusions: its line, and how many times a step runs it."""
+
+    line: str
+    times: float
+
+    @property
+    def opcode(self) -> str:
+        found = re.search(r"[\]})] ([a-z][\w-]*)\(", self.line.split(" = ", 1)[-1])
+        return found[1] if found else ""
+
+    @property
+    def scopes(self) -> list[str]:
+        """The names under which JAX traced it, outermost first, the primitive last: `jvp(encoder)` is `encoder`.
+
+        Those of jitted functions are left out.
+        """
+        found = re.search(r'op_name="([^"]*)"', self.line)
+        return re.findall(r"(?<!jit\()\b[\w.~-]+(?=[)/]|$)", found[1]) if found else []
 
 
-class Collective(NamedTuple):
-    """One kind over groups of one size: how many run a step, the bytes that a device sends in them.
+class Hlo:
+    """A compiled program, from `as_text()` of it."""
 
-    longest: bytes of the largest result; network: `ICI`, or `DCN` between slices.
-    """
+    def __init__(self, text: str):
+        self.computations, self._entry = _computations(text)
+        self._sources = _sources(text)
+        self._cycles = {}
 
-    kind: str
-    group: int
-    network: str
-    count: float
-    sent: float
-    longest: float
+    def executed(self):
+        """All that a step runs (`Executed`). Of branches the dearest is taken."""
+        yield from self._visit(self._entry, 1.0)
 
+    def called(self, line: str) -> list[str]:
+        """The lines of what an instruction that is no loop calls: a fusion, an asynchronous one."""
+        return [x for n in re.findall(r"(?:calls|to_apply)=%?([\w.-]+)", line) for x in self.computations.get(n, ())]
 
-def collectives(text: str) -> list[Collective]:
-    """All that a program runs in a step, the largest first.
+    def source(self, line: str) -> str:
+        """FILE:LINE of the Python code that an instruction stands for; "" where the text does not say it."""
+        frame = re.search(r"stack_frame_id=(\d+)", line)
+        if frame:
+            return self._sources.get(frame[1], "")
+        direct = re.search(r'source_file="([^"]*)" source_line=(\d+)', line)
+        return f"{direct[1]}:{direct[2]}" if direct else ""
 
-    A ring is taken: gathering n parts of a whole of b bytes sends b·(n − 1)/n, reducing to all twice that. What a loop
-    of unknown length holds counts once.
-    """
-    computations, entry = _computations(text)
-    found: dict[tuple, list[float]] = {}
+    def cycles(self, name: str) -> float:
+        """What a computation takes, by the compiler's own estimate of its instructions (TPU)."""
+        if name not in self._cycles:
+            self._cycles[name] = 0.0  # nothing calls itself
+            self._cycles[name] = sum(e.times * estimate(e.line) for e in self._visit(name, 1.0))
+        return self._cycles[name]
 
-    def visit(name, times):
-        for line in computations.get(name, ()):
-            made = _collective(line, computations)
-            if made:
-                key, sent, size = made
-                row = found.setdefault(key, [0.0, 0.0, 0.0])
-                row[0] += times
-                row[1] += times * sent
-                row[2] = max(row[2], size)
+    def _visit(self, name, times):
+        for line in self.computations.get(name, ()):
+            loop = re.search(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)", line)
+            if loop:
+                rounds = times * self._rounds(line, loop[1])
+                yield from self._visit(loop[1], rounds)
+                yield from self._visit(loop[2], rounds)
                 continue
-            called = re.search(r" while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)", line)
-            if called:
-                visit(called[2], times * _trips(computations.get(called[1], ())))
+            if " conditional(" in line:
+                listed = re.search(r"branch_computations=\{([^}]*)\}", line)
+                listed = listed[1] if listed else " ".join(re.findall(r"(?:true|false)_computation=%?([\w.-]+)", line))
+                dearest = lambda name: (self.cycles(name), len(self.computations.get(name, ())))
+                yield from self._visit(max(re.findall(r"[\w.-]+", listed), key=dearest), times)
                 continue
-            for inner in re.findall(r"(?:calls|to_apply)=%?([\w.-]+)", line):
-                visit(inner, times)
-            branches = re.search(r"branch_computations=\{([^}]*)\}", line)
-            for inner in re.findall(r"[\w.-]+", branches[1]) if branches else ():
-                visit(inner, times)
+            if re.search(r" call\(", line):
+                yield from self._visit(re.search(r"to_apply=%?([\w.-]+)", line)[1], times)
+                continue
+            yield Executed(line, times)
 
-    visit(entry, 1)
-    rows = [Collective(*key, *row) for key, row in found.items()]
-    return sorted(rows, key=lambda c: -c.sent)
+    def _rounds(self, line: str, condition: str) -> float:
+        """Of a loop: what the text says, or a bound that it counts up to, or what the scope `rounds_N` around it says
+        one may expect; 1 of any other."""
+        told = re.search(r'known_trip_count[^}]*"n":"(\d+)"', line)
+        if told:
+            return int(told[1])
+        text = "\n".join(x for y in self.computations.get(condition, ()) for x in (y, *self.called(y)))
+        bounds = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", text)
+        if len(bounds) == 1 and "direction=LT" in text:
+            return int(bounds[0])
+        expected = re.search(r'op_name="[^"]*\brounds_(\d+)', line)
+        return int(expected[1]) if expected else 1
+
+
+def estimate(line: str) -> float:
+    """The compiler's estimate of the cycles that a TPU takes for an instruction; 0 where it states none."""
+    found = re.search(r'"estimated_cycles":"(\d+)"', line)
+    return float(found[1]) if found else 0.0
 
 
 def _computations(text: str):
@@ -72,63 +111,15 @@ def _computations(text: str):
     return out, entry
 
 
-def _trips(condition) -> int:
-    """Of a loop that counts up to a constant; 1 if it does not."""
-    text = "\n".join(condition)
-    bounds = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", text)
-    return int(bounds[0]) if len(bounds) == 1 and "direction=LT" in text else 1
+def _sources(text: str) -> dict[str, str]:
+    """{stack frame: FILE:LINE} from the tables before the first computation."""
 
+    def table(title, entry):
+        found = re.search(rf"^{title}\n((?:\d.*\n)*)", text, re.MULTILINE)
+        return dict(re.findall(entry, found[1], re.MULTILINE)) if found else {}
 
-def _collective(line, computations):
-    """((kind, group, network), bytes sent, bytes of the result) of an instruction, or None."""
-    if "xla_megascale_transfer_type" in line and re.search(r" send\(", line):
-        kind = re.search(r'megascale_transfer_type="(\w+)"', line)[1].lower().replace("_", "-")
-        size = _bytes(_first(line.split(" send(")[0]))  # the rest of the tuple are handles
-        return (kind, 0, "DCN"), size, size
-    scattered = re.search(r"calls=%?(all-reduce-scatter[\w.-]*)", line)
-    if scattered:
-        inner = next(x for x in computations[scattered[1]] if " all-reduce(" in x)
-        size, group = _bytes(inner.split(" all-reduce(")[0]), _group(inner)
-        return ("reduce-scatter", group, "ICI"), size * (group - 1) / group, size
-    for kind in KINDS:
-        at = re.search(rf" {kind}(-start)?\(", line)
-        if at:
-            break
-    else:
-        return None
-    size, group = _bytes(line[: at.start()]), _group(line)
-    if at[1] and kind == "collective-permute":  # its start gives operand, result and handles
-        size = _bytes(_first(line[: at.start()]))
-    if at[1] and kind == "all-gather":  # its start gives the part and the whole
-        size *= group / (group + 1)
-    if kind == "reduce-scatter":  # the result is a part
-        size *= group
-    share = {"all-reduce": 2 * (group - 1) / group, "collective-permute": 1.0}.get(kind, (group - 1) / group)
-    return (kind, group, "ICI"), size * share, size
-
-
-def _group(line) -> int:
-    """How many devices take part together."""
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}", line)
-    if mesh:
-        sizes = dict(re.findall(r"'([\w.]+)'=(\d+)", mesh[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([\w.]+)'", mesh[2])) or 1
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", line)
-    if iota:
-        return int(iota[2])
-    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
-    return len(listed[1].split(",")) if listed else 2
-
-
-def _first(result: str) -> str:
-    """The first array of a tuple's type."""
-    return re.search(r"[a-z]\w*\[[\d,]*\]", result.split("=", 1)[-1])[0]
-
-
-def _bytes(text: str) -> float:
-    """Of all array shapes that occur in the text of a result type."""
-    total = 0.0
-    for kind, dims in re.findall(r"\b([a-z]\w*)\[([\d,]*)\]", text.split("=", 1)[-1]):
-        bits = WIDTH.get(kind) or int(re.sub(r"\D", "", kind) or 32)
-        total += bits / 8 * math.prod(int(n) for n in dims.split(",") if n)
-    return total
+    files = table("FileNames", r'^(\d+) "(.*)"')
+    of_place = table("FileLocations", r"^(\d+) \{file_name_id=(\d+)")
+    line_of_place = table("FileLocations", r"^(\d+) \{.*? line=(\d+)")
+    frames = table("StackFrames", r"^(\d+) \{file_location_id=(\d+)")
+    return {f: f"{files[of_place[p]]}:{line_of_place[p]}" for f, p in frames.items() if of_place.get(p) in files}

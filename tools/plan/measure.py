@@ -16,11 +16,16 @@ from pretrain.chips import Chip
 from pretrain.executable import compile_afresh
 from pretrain.flops import model_flops
 from pretrain.program import Program
-from tools.plan.hlo import Collective, collectives
-from tools.plan.topology import PER_HOST, Topology
+from tools.plan.clock import Clock, clock
+from tools.plan.collectives import Collective, collectives
+from tools.plan.hlo import Hlo
+from tools.plan.topology import Topology
 from tools.synthetic import batch
 
 OUT_OF_MEMORY = r"\(([\d.]+)([KMGT]?)\) exceeds available HBM"
+# What is told to standard error: by the partitioner, and by XLA for GPUs where it could not save as much as it wanted.
+# Products that the partitioner only weighs are of a `fake_parameter`, which is in no program.
+TOLD = r"[Ii]nvoluntary full rematerialization(?!.*%fake_parameter).*|Can't reduce memory use below.*"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Plan:
     """What one compilation showed. Bytes are a device's; state: parameters, optimizer and average; sent: by network.
 
     used: bytes in all, with room for nothing else; None where the compiler gave up, `needed` then being its figure.
+    clock: of TPUs, what the compiler reckons.
     """
 
     run: build.Run
@@ -39,6 +45,7 @@ class Plan:
     temporaries: int
     flops: float
     collectives: tuple[Collective, ...]
+    clock: Clock | None
     warnings: tuple[str, ...]
     seconds: float
     lowered: object
@@ -54,23 +61,21 @@ class Plan:
 
     def bounds(self) -> dict[str, float]:
         """{what: seconds a step takes at least} of arithmetic, memory and each network."""
-        sent = {n: sum(c.sent for c in self.collectives if c.network == n) for n in ("ICI", "DCN")}
-        if self.topology.tpu is None:  # a larger group of GPUs is joined by the hosts' network
-            sent["DCN"] = sum(c.sent for c in self.collectives if c.group > PER_HOST)
-            sent["ICI"] -= sent["DCN"]
+        near, far = ("NVLink", "network") if self.topology.per_host else ("ICI", "DCN")
+        sent = {n: sum(c.sent for c in self.collectives if c.network == n) for n in (near, far)}
         # The state is read and written once at least, every temporary written and read.
         moved = 2 * self.state + 2 * self.temporaries
         return {
             "arithmetic": self.flops / self.topology.count / self.chip.flops,
             "memory": moved / self.chip.bandwidth,
-            "ICI" if self.topology.tpu else "NVLink": sent["ICI"] / self.chip.link,
-            **({"DCN": sent["DCN"] / self.chip.dcn} if sent["DCN"] else {}),
+            near: sent[near] / self.chip.link,
+            **({far: sent[far] / self.chip.dcn} if sent[far] else {}),
         }
 
     @property
     def step_seconds(self) -> float:
-        """If everything overlaps: the greatest of the bounds."""
-        return max(self.bounds().values())
+        """If everything overlaps: the greatest of the bounds, and of what the compiler reckons."""
+        return max(*self.bounds().values(), self.clock.seconds if self.clock else 0.0)
 
     @property
     def mfu(self) -> float:
@@ -86,8 +91,11 @@ def example(run: build.Run):
 def measure(run: build.Run, topology: Topology) -> Plan:
     """Compiles the step that training would run. ValueError for a mesh or batch that does not fit the topology."""
     config = sharding.parse_mesh(run.mesh)
-    if topology.tpu is None and not topology.here and "host" in (config.data, config.fsdp, config.tensor):
-        raise ValueError(f"mesh={run.mesh!r}: what a host of these GPUs holds is not known: write the number, fsdp=8")
+    if topology.lacks and "host" in (config.data, config.fsdp, config.tensor):
+        raise ValueError(
+            f"mesh={run.mesh!r}: without their compiler a host of these GPUs is not known: write the number, fsdp=8, "
+            f"or install {', '.join(topology.lacks)}"
+        )
     program = Program(run, topology.devices())
     shape = example(run)
     flops = model_flops(run, shape)
@@ -105,19 +113,27 @@ def measure(run: build.Run, topology: Topology) -> Plan:
             if not found:
                 raise
             needed = float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")
-    made |= dict(warnings=_rematerialized(told), seconds=time.perf_counter() - started, compiled=compiled)
+    made |= dict(warnings=_warnings(told), seconds=time.perf_counter() - started, compiled=compiled)
     if compiled is None:
-        return Plan(**made, used=None, needed=needed, temporaries=0, collectives=())
+        return Plan(**made, used=None, needed=needed, temporaries=0, collectives=(), clock=None)
     m = compiled.memory_analysis()
     used = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
+    text = Hlo(compiled.as_text())
     return Plan(
         **made, used=used, needed=used, temporaries=m.temp_size_in_bytes,
-        collectives=tuple(collectives(compiled.as_text())),
+        collectives=tuple(collectives(text, topology.per_host)), clock=clock(text, topology.chip, scopes(run)),
     )  # fmt: skip
 
 
-def _rematerialized(told: list[str]) -> tuple[str, ...]:
-    return tuple(sorted({m for text in told for m in re.findall(r"[Ii]nvoluntary full rematerialization.*", text)}))
+def scopes(run: build.Run) -> set[str]:
+    """The names under which a step's work is traced."""
+    models = [build.states(run), *build.other_states(run)]
+    parts = {name for states in models for name, _ in states.parts}
+    return parts | {*run.objectives, "corruption", "optimizer"}
+
+
+def _warnings(told: list[str]) -> tuple[str, ...]:
+    return tuple(sorted({m for text in told for m in re.findall(TOLD, text)}))
 
 
 @contextlib.contextmanager

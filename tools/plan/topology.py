@@ -1,4 +1,5 @@
-"""The devices to plan for: TPU slices through libtpu, GPUs by fake devices of the CPU, or those of this machine."""
+"""The devices to plan for: TPU slices through libtpu, GPUs through XLA's compiler for them or, where that is not
+installed, fake devices of the CPU, or those of this machine."""
 
 import importlib.util
 import os
@@ -7,13 +8,16 @@ from typing import NamedTuple
 
 from pretrain.chips import CHIPS, Chip, chip_of
 from tools.launch.tpu import GENERATIONS, Slice, parse
+from tools.plan import gpu
 
-PER_HOST = 8  # GPUs that NVLink joins
 FAKE = "--xla_force_host_platform_device_count"
 
 
 class Topology(NamedTuple):
-    """A machine's devices and what each can do; tpu: what the TPU slice is, None of others; here: of this machine."""
+    """A machine's devices and what each can do; tpu: what the TPU slice is, None of others; here: of this machine.
+
+    lacks: what is not installed of the compiler for these GPUs: then the CPU's takes its place.
+    """
 
     name: str
     chip: Chip
@@ -21,13 +25,25 @@ class Topology(NamedTuple):
     slices: int
     tpu: Slice | None
     here: bool = False
+    lacks: tuple[str, ...] = ()
+
+    @property
+    def per_host(self) -> int:
+        """GPUs that NVLink joins; 0 of TPUs."""
+        import jax
+
+        if self.chip.name not in gpu.TARGETS:
+            return 0
+        return jax.local_device_count() if self.here else gpu.PER_HOST
 
     def devices(self):
         """Devices to compile for. RuntimeError if libtpu is not installed."""
         import jax
 
-        if self.tpu is None:
+        if self.here or self.lacks:
             return jax.devices()[: self.count]
+        if self.tpu is None:
+            return gpu.devices(self.chip, self.count)
         from jax.experimental import topologies
 
         if importlib.util.find_spec("libtpu") is None:
@@ -61,7 +77,9 @@ def find(name: str, slices: int = 1) -> Topology:
         )
     if slices > 1:
         raise ValueError(f"slices={slices}: are of TPUs; for GPUs give the number of all, and slice=N in the mesh")
-    return Topology(name, chip, int(size), 1, None)
+    if int(size) > gpu.PER_HOST and int(size) % gpu.PER_HOST:
+        raise ValueError(f"topology={name!r}: more than {gpu.PER_HOST} GPUs are whole hosts: take a multiple of that")
+    return Topology(name, chip, int(size), 1, None, lacks=tuple(gpu.missing()))
 
 
 def _local() -> Topology:
@@ -84,7 +102,8 @@ def prepare(topology: Topology):
         return
     os.environ["JAX_PLATFORMS"] = "cpu"
     if topology.tpu is None:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAKE}={topology.count}"
+        flags = f"{FAKE}={topology.count}" if topology.lacks else gpu.FLAGS
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
         return
     silent = dict(
         TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-1",
