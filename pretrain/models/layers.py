@@ -17,13 +17,25 @@ from pretrain.parameters import mark, param, undecayed
 
 xavier_uniform = jax.nn.initializers.xavier_uniform()
 
+
+def _wide(function):
+    """An activation in fp32 whatever the type of its inputs, rounded once; the backward pass keeps them alone."""
+
+    def rounded(*inputs):
+        return function(*(x.astype(jnp.float32) for x in inputs)).astype(inputs[0].dtype)
+
+    return jax.checkpoint(rounded, prevent_cse=False)
+
+
 ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": jax.nn.gelu,
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # CLIP's
-    "tanh": jnp.tanh,
+    "gelu": _wide(lambda x: jax.nn.gelu(x, approximate=False)),
+    "gelu_tanh": _wide(jax.nn.gelu),
+    "quick_gelu": _wide(lambda x: x * jax.nn.sigmoid(1.702 * x)),  # CLIP's
+    "tanh": _wide(jnp.tanh),
     "relu": jax.nn.relu,  # OPT's
+    "silu": _wide(jax.nn.silu),
 }
+gate = _wide(lambda x, y: jax.nn.silu(x) * y)  # of gated MLPs (arXiv 2002.05202, SwiGLU)
 
 
 class Linear(nnx.Module):
@@ -145,7 +157,7 @@ class Mlp(nnx.Module):
     def __call__(self, x):
         if self.fc3 is None:
             return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
-        return self.fc2(jax.nn.silu(self.fc1(x)) * self.fc3(x))
+        return self.fc2(gate(self.fc1(x), self.fc3(x)))
 
 
 class Adapter(nnx.Module):
@@ -158,4 +170,4 @@ class Adapter(nnx.Module):
         mark(self, anew=True)
 
     def __call__(self, x):
-        return x + self.up(jax.nn.gelu(self.down(x)))
+        return x + self.up(ACTIVATIONS["gelu_tanh"](self.down(x)))

@@ -8,17 +8,25 @@ from flax import nnx
 
 from pretrain.models.blocks.base import Given
 from pretrain.ops.keys import named
+from pretrain.ops.matmul import PRODUCT
 from pretrain.parameters import mark
 from pretrain.sharding import constrain
 
+_policies = jax.checkpoint_policies
 # What the backward pass finds of a block's inside; the rest is computed again.
 REMAT = {
     "none": None,  # everything
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with weights
-    "block": jax.checkpoint_policies.nothing_saveable,  # nothing: only what enters a block is kept
+    "dots": _policies.save_only_these_names(PRODUCT),  # products with weights
+    "block": _policies.nothing_saveable,  # nothing: only what enters a block is kept
     # The products again, in the host's memory until they are needed: less on the device, as much as it can be copied.
-    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+    "offload": _policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[PRODUCT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
+DTYPES = ("float32", "bfloat16")
 LAYERS = "layers"  # the auxiliary output that holds what every block gave
 
 
@@ -46,8 +54,9 @@ def check_numerics(remat: str, dtype: str, unroll: int | bool = 1):
     """ValueError for settings of a network that no stack has; dtype: of the matmul operands."""
     if remat not in REMAT:
         raise ValueError(f"model.remat={remat!r}: must be one of {', '.join(REMAT)}")
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"model.dtype={dtype!r}: must be float32 or bfloat16")
+    if dtype not in DTYPES:
+        auto = "; auto is for a training, which measures what is faster" if dtype == "auto" else ""
+        raise ValueError(f"model.dtype={dtype!r}: must be {' or '.join(DTYPES)}{auto}")
     if unroll is not False and unroll < 1:
         raise ValueError(f"model.unroll={unroll!r}: must be a positive number of blocks, or true for all")
 

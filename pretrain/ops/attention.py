@@ -39,7 +39,7 @@ def _forward(q, k, v, mask, bias):
     total = weights.sum(-1, keepdims=True)
     weights = weights.astype(v.dtype)
     y = _dot(weights, v, 3, 2) / total
-    return y, (q, k, v, mask, bias, weights, total, y)
+    return y, (q, k, v, mask, bias, weights, total, y.astype(v.dtype))
 
 
 def _backward(residuals, g):

@@ -4,8 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrain.sharding import gather_matrix, scatter_matrix
+
+PRODUCT = "product"  # what rematerialisation may keep of it: the result as it flows on, not the fp32 sums
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -23,7 +26,8 @@ def _forward(x, w, dtype, split):
     # The type of x is remembered by an empty array: its gradient comes back in it. Of w no cast copy is kept: a scan
     # over layers would stack one.
     low = x.astype(dtype)
-    return _dot(low, _whole(w, dtype, split), 1, 0, x.dtype), (low, w, jnp.zeros(0, x.dtype))
+    y = checkpoint_name(_dot(low, _whole(w, dtype, split), 1, 0, x.dtype), PRODUCT)
+    return y, (low, w, jnp.zeros(0, x.dtype))
 
 
 def _backward(dtype, split, residuals, g):

@@ -1,6 +1,5 @@
 """Skills in the place of a block's MLP: experts that a token's modality chooses (SkillNet, arXiv 2205.06126)."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -22,7 +21,7 @@ class Skills(nnx.Module):
         as many as the others have."""
         c = config
         self.names, self.route, self.dtype = names, route, c.dtype
-        self.activation = None if c.gated else c.activation
+        self.activation = "silu" if c.gated else c.activation
         make = lambda: Mlp(c.dim, c.mlp_ratio, gated=c.gated, bias=c.bias, dtype=c.dtype, rngs=rngs)
         self.each = mark(nnx.Dict({name: make() for name in names}), anew=True)
         self.norm = LayerNorm(c.dim, bias=c.bias, eps=c.eps)
@@ -30,7 +29,7 @@ class Skills(nnx.Module):
     def __call__(self, x, given: Given, memory=None):
         # `NO_MODALITY`, -1, is the last row.
         route = jnp.asarray([*self.route, [-1] * len(self.route[0])])[given.modality]
-        activate = jax.nn.silu if self.activation is None else ACTIVATIONS[self.activation]
+        activate = ACTIVATIONS[self.activation]
         return sparse_experts(self.norm(x), route, self._experts(), activate, dtype=self.dtype), {}, None
 
     def open(self, given: Given, length: int):
