@@ -37,11 +37,13 @@ def run(config):
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every file; `--verbosity=0` shows it
     from pretrain import runtime
+    from pretrain.dtype import settle
     from pretrain.phases import train_phases
     from pretrain.train import train
 
     runtime.join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value, INIT_TIMEOUT.value)
     workdir = os.path.expanduser(WORKDIR.value)
+    config = settle(config, workdir)
     if "phases" in config:
         if EXECUTABLE.value:
             raise app.UsageError("--executable: it is one step, and the phases of this config have one each")
