@@ -13,6 +13,9 @@ from pretrain import build, optim, sharding
 from pretrain.restore import init_function
 from pretrain.step import TrainState, init_state, make_train_step
 
+# Rings of small products in the place of one and a reduce-scatter cost a TPU more, by its compiler's clock.
+TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
+
 
 class Program:
     """A run on `devices` (None: all there are). Its errors come before anything is compiled."""
@@ -74,8 +77,9 @@ class Program:
             self.graphs, self.objectives, self.optimizer, seed=run.seed, accum=run.accum, references=self.references,
             steps=run.steps, split=self.split,
         )  # fmt: skip
+        on_tpu = self.mesh.devices.flat[0].platform == "tpu"
         return jax.jit(
-            step, donate_argnums=0,
+            step, donate_argnums=0, compiler_options=TPU_OPTIONS if on_tpu else None,
             in_shardings=(self.layout, sharding.batch_sharding(self.mesh), *self.base_layout),
             out_shardings=(self.layout, None),
         )  # fmt: skip

@@ -6,6 +6,7 @@ Axes: `slice` groups devices that a data-centre network joins; it and `data` rep
 """
 
 import dataclasses
+import functools
 import math
 import re
 from typing import NamedTuple
@@ -133,16 +134,27 @@ def over_batch(fn):
     return jax.shard_map(fn, mesh=mesh, in_specs=P(BATCH), out_specs=P(BATCH), check_vma=False)
 
 
-def gather_rows(table):
+def gather_rows(table, split: int = 0):
     """A table `[V, D]` whole along D, for looking rows up: `fsdp` is gathered, a vocabulary split over `tensor` stays.
 
-    Rows cut along D would make XLA replicate the whole looked-up activation to lay it out by batch.
+    Rows cut along D would make XLA replicate the whole looked-up activation to lay it out by batch. split: as the
+    parameter's role says.
     """
     mesh = current_mesh()
     if mesh is None:
         return table
-    split = len(table) % mesh.shape[TENSOR] == 0
-    return jax.lax.with_sharding_constraint(table, P(TENSOR if split else None))
+    fits = len(table) % mesh.shape[TENSOR] == 0
+    return jax.lax.with_sharding_constraint(scattered(table, split), P(TENSOR if fits else None))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def scattered(w, split: int):
+    """A parameter, whose gradient is split as it lies from where it is computed: what several places add to it would
+    else be summed, and its norm computed, whole on every device."""
+    return w
+
+
+scattered.defvjp(lambda w, split: (w, None), lambda split, _, dw: (scatter_matrix(dw, split),))
 
 
 def gather_matrix(w, split: int):
@@ -166,6 +178,10 @@ def scatter_matrix(dw, split: int):
     if mesh is None:
         return dw
     return jax.lax.with_sharding_constraint(dw, param_layout(Role(split=split), dw.shape, mesh).spec)
+
+
+# TPUs lay out the last two dimensions in tiles: a last one cut elsewhere is copied whenever its pieces are gathered.
+SUBLANES, LANES = 8, 128
 
 
 class Layout(NamedTuple):
@@ -192,7 +208,10 @@ def param_layout(role: Role | None, shape: tuple[int, ...], mesh) -> Layout:
         free = [d for d in range(len(shape)) if spec[d] is None]
         fitting = [d for d in free if shape[d] % fsdp == 0]
         if fitting:
-            spec[max(fitting, key=lambda d: shape[d])] = "fsdp"
+            largest, last = max(fitting, key=lambda d: shape[d]), len(shape) - 1
+            rows = last - 1 in fitting and shape[last - 1] // fsdp >= SUBLANES
+            uneven = largest == last and shape[last] // fsdp % LANES != 0
+            spec[last - 1 if uneven and rows else largest] = "fsdp"
         else:
             problems.append(
                 f"no dimension is divisible by fsdp={fsdp}; {_fits([shape[d] for d in free], 'fsdp', fsdp)}"

@@ -66,14 +66,17 @@ def layout(role, size, text):
 
 
 def test_roles_say_what_is_split():
-    """The first of a pair of matrices by columns, the second by rows; fsdp takes the largest dimension that is left."""
+    """The first of a pair of matrices by columns, the second by rows; fsdp takes the largest dimension left, but
+    rows where it would cut columns elsewhere than between a TPU's tiles of 128."""
     columns, rows, whole = Role(split=-1), Role(split=-2), Role()
     assert layout(columns, (4, 64, 96), "fsdp=4,tensor=2") == (P(None, "fsdp", "tensor"), "")
     assert layout(rows, (4, 96, 64), "fsdp=4,tensor=2") == (P(None, "tensor", "fsdp"), "")
-    assert layout(columns, (4, 64, 192), "fsdp") == (P(None, None, "fsdp"), "")
+    assert layout(columns, (4, 64, 1024), "fsdp") == (P(None, None, "fsdp"), "")
+    assert layout(columns, (4, 64, 192), "fsdp") == (P(None, "fsdp", None), "")
+    assert layout(whole, (12, 768), "fsdp=4,tensor=2") == (P(None, "fsdp"), ""), "rows of layers are no matrix"
     assert layout(rows, (80, 64), "fsdp=2,tensor=4") == (P("tensor", "fsdp"), "")
     assert layout(whole, (4, 64), "fsdp") == (P(None, None), ""), "small: whole, and no problem"
-    assert layout(whole, (64, 96), "fsdp=4,tensor=2") == (P(None, "fsdp"), "")
+    assert layout(whole, (64, 96), "fsdp=4,tensor=2") == (P("fsdp", None), "")
     assert layout(columns, (4, 64, 97), "fsdp=4,tensor=2") == (
         P(None, "fsdp", None), "dimension -1 is not divisible by tensor=2; no tensor > 1 that divides 2 fits",
     )  # fmt: skip

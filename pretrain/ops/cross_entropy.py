@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from pretrain.ops.matmul import matmul
 from pretrain.ops.tiles import TILE, arrange
-from pretrain.sharding import BATCH, TENSOR, current_mesh
+from pretrain.sharding import BATCH, TENSOR, current_mesh, scattered
 
 
 def dense_nll(y, tables, vocab, labels, valid, *, dtype=jnp.float32, z_loss=0.0, smoothing=0.0):
@@ -50,7 +50,7 @@ def grouped_nll(y, tables, vocab, labels, valid, *, dtype=jnp.float32, z_loss=0.
 
     if mesh is None:
         return local(y, vocab, labels, valid, *tables)
-    batch = P(BATCH)
+    batch, tables = P(BATCH), [scattered(t, -2) for t in tables]
     specs = (batch,) * 4 + tuple(P(TENSOR) if s else P() for s in split)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=batch, check_vma=False)(
         y, vocab, labels, valid, *tables

@@ -191,5 +191,5 @@ class Part(nnx.Module):
                 continue
             # Tokens of other vocabularies fall off the table's end and read zeros.
             at = jnp.where(jnp.asarray(mine)[tokens.modality], tokens.ids, len(table))
-            x = x + constrain(gather_rows(table[...]).at[at].get(mode="fill", fill_value=0))
+            x = x + constrain(gather_rows(table[...], -2).at[at].get(mode="fill", fill_value=0))
         return x
