@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import ml_collections
 import numpy as np
 
-from data_pipeline import kinds, mixture
+from data_pipeline import kinds, mixture, transforms
 from data_pipeline.hf_text import HFTokenizer
 from data_pipeline.pipeline import Encoder
 from data_pipeline.shards import in_order
@@ -176,12 +176,17 @@ def objectives(run: Run) -> dict:
     # 4M numbers its sentinels from [S_1]. Its WordPiece vocabulary has them at the same ids.
     context = Context(
         run.modalities, run.labels, tuple(part.name for part in run.data.sources), states(run), other_states(run),
-        TextTokenizer.sentinel_start + 1, TextTokenizer.n_sentinels - 1, functools.partial(write, run),
+        TextTokenizer.sentinel_start + 1, TextTokenizer.n_sentinels - 1, functools.partial(write, run), variants(run),
     )  # fmt: skip
     return {
         name: from_file(values, OBJECTIVES, f"config.objectives.{name}", {Context: context, Reader: read_network}, name)
         for name, values in run.objectives.items()
     }
+
+
+def variants(run: Run) -> tuple[str, ...]:
+    """The entries of a batch that the run's transforms write beside its modalities, such as `text/swapped`."""
+    return tuple(name for name, _, variant in transforms.entries(run.data.transforms, run.modalities) if variant)
 
 
 def keys_of(objective) -> dict:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from pretrain.models.parts.base import EMBEDDING
 from pretrain.models.passes import ONLINE, Leaf
 from pretrain.models.states import States
+from pretrain.models.tokens import alike
 from pretrain.objectives.base import BATCH, Context
 from pretrain.objectives.corruptions import Thinned
 from pretrain.schedule import Coefficient
@@ -165,6 +166,21 @@ class Pairs(Embedding):
     def embedding(self, name, leaf):
         part = next((b.part for b in self.branches if b.name == name), "")
         return self.network.chain(part, leaf) if part else super().embedding(name, leaf)
+
+    def form(self, name: str, variant: str, key: str) -> dict:
+        """As `passes`, of another form of what an edge joins, which a transform writes: {("shown", NAME/VARIANT): leaf,
+        ("z", NAME/VARIANT): embedding}. key: of the config, that names the variant."""
+        leaf, entry = (
+            self.context.variant(self.ends[name], variant, f"{self.where}.{key}", self.network),
+            f"{name}/{variant}",
+        )
+        return {("shown", entry): leaf, ("z", entry): self.embedding(name, leaf)}
+
+    def differs(self, data: dict, name: str, variant: str):
+        """Which examples have that form, and it says something else, bool `[B]`."""
+        own, form = data["shown", name], data["shown", f"{name}/{variant}"]
+        same = jnp.False_ if own.tokens.ids.shape != form.tokens.ids.shape else alike(own, form)  # or it is thinned
+        return form.tokens.valid.any(1) & ~same
 
     def init(self, key) -> dict:
         return {}

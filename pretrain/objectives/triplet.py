@@ -9,9 +9,9 @@ from pretrain.models.passes import Leaf
 from pretrain.objectives.contrastive import DIRECTIONS
 from pretrain.objectives.corruptions import Numbers
 from pretrain.objectives.edges import Reduced
-from pretrain.ops.pairs import triplet_losses
+from pretrain.ops.pairs import mean_losses, triplet_losses
 
-NEGATIVES = ("all", "sum", "hardest", "random")
+NEGATIVES = ("all", "sum", "hardest", "mean", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,9 @@ class Objective(Reduced):
     """relu(margin + s_ij − s_ii), of rows and of columns, s the cosine similarities of the global batch.
 
     negatives: the mean over `all` j, their `sum`, the `hardest`, or one at `random`, drawn anew every step. From fresh
-    weights the hardest is unstable: start such a run from one that was trained on `all` (`config.load`).
+    weights the hardest is unstable: start such a run from one that was trained on `all` (`config.load`), or with `mean`
+    in its place, one hinge on the mean similarity of a row, its own among them (Structure-CLIP's release, arXiv
+    2305.06152): two of these objectives, whose `coef` change at one step.
     reduction: VSE++ has the `sum` over the batch.
     directions: the `sum` of both, their `mean`, `forward` with negatives b alone (anchor a), `backward` with negatives
     a alone.
@@ -56,6 +58,8 @@ class Objective(Reduced):
         }  # fmt: skip
 
     def compare(self, params, a, b, present):
+        if self.negatives == "mean":
+            return self._joined(*mean_losses(a, b, present, self.margin, block=self.block))
         hardest = self.negatives == "hardest"
         losses = triplet_losses(a, b, present, self.margin, hardest=hardest, block=self.block)
         many = jnp.maximum(present.sum() - 1, 0) if self.negatives == "sum" else 1
