@@ -221,16 +221,19 @@ def embeddings_of(model: str, objective: Pairs, key: str) -> dict:
 class Reduced(Pairs):
     """Pairs whose loss may be the sum over the examples of the global batch.
 
-    reduction: `mean` over the examples, or their `sum`, which ties the learning rate to the batch's size.
+    reduction: `mean` over the examples, or their `sum`, which ties the learning rate to the batch's size; where a file
+    says so, the mean over all `pairs` of examples, n² of n.
     """
 
     reduction: str = dataclasses.field(default="mean", kw_only=True)
 
+    reductions = ("mean", "sum")  # that there are
+
     def __post_init__(self):
         super().__post_init__()
-        if self.reduction not in ("mean", "sum"):
-            self.fail("reduction", "must be one of mean, sum")
+        if self.reduction not in self.reductions:
+            self.fail("reduction", f"must be one of {', '.join(self.reductions)}")
 
     def weights(self, data):
-        counts = super().weights(data)
-        return {e: jnp.minimum(n, 1.0) for e, n in counts.items()} if self.reduction == "sum" else counts
+        divide = {"mean": lambda n: n, "sum": lambda n: jnp.minimum(n, 1.0), "pairs": jnp.square}[self.reduction]
+        return {e: divide(n) for e, n in super().weights(data).items()}

@@ -22,7 +22,8 @@ class Objective(Reduced):
     weights the hardest is unstable: start such a run from one that was trained on `all` (`config.load`), or with `mean`
     in its place, one hinge on the mean similarity of a row, its own among them (Structure-CLIP's release, arXiv
     2305.06152): two of these objectives, whose `coef` change at one step.
-    reduction: VSE++ has the `sum` over the batch.
+    reduction: VSE++ has the `sum` over the batch; `pairs` with negatives="sum" is Merkx and Frank's mean over all B²
+    entries, the diagonal's zeros among them (arXiv 1903.11393): 1/B of the loss and of its gradient.
     directions: the `sum` of both, their `mean`, `forward` with negatives b alone (anchor a), `backward` with negatives
     a alone.
     block: as in `contrastive`; one random negative needs none.
@@ -33,8 +34,12 @@ class Objective(Reduced):
     directions: str = "sum"
     block: int = 0
 
+    reductions = (*Reduced.reductions, "pairs")
+
     def __post_init__(self):
         super().__post_init__()
+        if self.reduction == "pairs" and self.negatives != "sum":
+            self.fail("reduction", 'divides by all pairs of a batch: set negatives="sum"')
         for key, allowed in (("negatives", NEGATIVES), ("directions", DIRECTIONS)):
             if getattr(self, key) not in allowed:
                 self.fail(key, f"must be one of {', '.join(allowed)}")
