@@ -137,6 +137,11 @@ class Modality:
         return kinds.of(self).spans
 
     @property
+    def sentinels(self) -> bool:
+        """Whether some of its ids stand for masked spans."""
+        return kinds.of(self).sentinels(self)
+
+    @property
     def autoregressive(self) -> bool:
         """Whether its tokens are predicted one after another, not in any order."""
         return kinds.of(self).autoregressive

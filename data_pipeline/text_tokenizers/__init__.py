@@ -19,6 +19,13 @@ def foreign(name: str) -> bool:
     return name.endswith(".json")
 
 
+def marks_spans(name: str) -> bool:
+    """Whether sentinels, ids that stand for masked spans, are among its own: one says so by `n_sentinels`; a
+    `tokenizer.json`, and who made ids that data hold, are trusted."""
+    made_here = known(name) and not foreign(name)
+    return not made_here or hasattr(load(__name__, name, "tokenizer", "Tokenizer").Tokenizer, "n_sentinels")
+
+
 def make(name: str):
     """The tokenizer of a known name."""
     return HFTokenizer(name) if foreign(name) else load(__name__, name, "tokenizer", "Tokenizer").Tokenizer()

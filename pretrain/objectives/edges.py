@@ -170,11 +170,8 @@ class Pairs(Embedding):
     def form(self, name: str, variant: str, key: str) -> dict:
         """As `passes`, of another form of what an edge joins, which a transform writes: {("shown", NAME/VARIANT): leaf,
         ("z", NAME/VARIANT): embedding}. key: of the config, that names the variant."""
-        leaf, entry = (
-            self.context.variant(self.ends[name], variant, f"{self.where}.{key}", self.network),
-            f"{name}/{variant}",
-        )
-        return {("shown", entry): leaf, ("z", entry): self.embedding(name, leaf)}
+        leaf = self.context.variant(self.ends[name], variant, f"{self.where}.{key}", self.network)
+        return {("shown", f"{name}/{variant}"): leaf, ("z", f"{name}/{variant}"): self.embedding(name, leaf)}
 
     def differs(self, data: dict, name: str, variant: str):
         """Which examples have that form, and it says something else, bool `[B]`."""
