@@ -36,7 +36,7 @@ class Encoder:
     train=True draws what transforms and texts show at random from the example's own generator; train=False is the
     deterministic form: the centre crop, the first language or caption, the given order.
 
-    tokenizers: {name: TextTokenizer or HFTokenizer}; sequences of other tokenizers hold their ids already.
+    tokenizers: {name: a tokenizer of texts (`text_tokenizers`)}; sequences of other tokenizers hold their ids already.
     transforms: what is done to an example before it becomes arrays, in order (`data_pipeline.transforms`).
     ends: texts that keep their end token where they are too long.
     """

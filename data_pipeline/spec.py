@@ -21,8 +21,8 @@ class Modality:
     code_std: above 0 its table starts as an image of its tokenizer's codes, which the token store holds, with this
       standard deviation, so that tokens which look alike start out alike; 0 starts it at random.
     classes: the names of labels, in the order of their ids; () if the field holds the numbers 0 … vocab_size − 1.
-    tokenizer: who makes the ids: a learned tokenizer's name, `text` for SentencePiece, or of a sequence the path of a
-      Hugging Face `tokenizer.json`.
+    tokenizer: who makes the ids: a learned tokenizer's name, or of a sequence a file of `text_tokenizers` (`text` for
+      SentencePiece, `characters`) or the path of a Hugging Face `tokenizer.json`.
     patch: side of the square patches of `pixels`, in pixels.
     resample: how `pixels` are resized: `bicubic`, or `nearest` for label maps, so that no new values appear.
     range: of a continuous map such as depth: the numbers, as they are stored in any depth of pixels, that become 0 and
@@ -135,6 +135,11 @@ class Modality:
     def spans(self) -> bool:
         """Whether it is masked by spans, not token by token."""
         return kinds.of(self).spans
+
+    @property
+    def sentinels(self) -> bool:
+        """Whether some of its ids stand for masked spans."""
+        return kinds.of(self).sentinels(self)
 
     @property
     def autoregressive(self) -> bool:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import ml_collections
 import numpy as np
 
-from data_pipeline import kinds, mixture
-from data_pipeline.hf_text import HFTokenizer
+from data_pipeline import kinds, mixture, transforms
+from data_pipeline import text_tokenizers as tokenizers
 from data_pipeline.pipeline import Encoder
 from data_pipeline.shards import in_order
 from data_pipeline.spec import Modality, check_modalities
@@ -176,12 +176,17 @@ def objectives(run: Run) -> dict:
     # 4M numbers its sentinels from [S_1]. Its WordPiece vocabulary has them at the same ids.
     context = Context(
         run.modalities, run.labels, tuple(part.name for part in run.data.sources), states(run), other_states(run),
-        TextTokenizer.sentinel_start + 1, TextTokenizer.n_sentinels - 1, functools.partial(write, run),
+        TextTokenizer.sentinel_start + 1, TextTokenizer.n_sentinels - 1, functools.partial(write, run), variants(run),
     )  # fmt: skip
     return {
         name: from_file(values, OBJECTIVES, f"config.objectives.{name}", {Context: context, Reader: read_network}, name)
         for name, values in run.objectives.items()
     }
+
+
+def variants(run: Run) -> tuple[str, ...]:
+    """The entries of a batch that the run's transforms write beside its modalities, such as `text/swapped`."""
+    return tuple(name for name, _, variant in transforms.entries(run.data.transforms, run.modalities) if variant)
 
 
 def keys_of(objective) -> dict:
@@ -301,19 +306,18 @@ def models(run: Run, objectives: dict) -> dict:
     return made | {name: read_network(reference.workdir)[0] for name, reference in teachers(run).items()}
 
 
-def text_tokenizers(run: Run) -> dict[str, TextTokenizer | HFTokenizer]:
-    """{`text` or the path of a tokenizer.json: its tokenizer}, of all that the modalities need."""
+def text_tokenizers(run: Run) -> dict:
+    """{name of a file of `text_tokenizers` or path of a tokenizer.json: its tokenizer}, of all that the modalities
+    need."""
     made = {}
-    for m in run.modalities:
-        foreign = m.tokenizer.endswith(".json")
-        if not m.text or not (foreign or m.tokenizer == "text"):
-            continue
+    for m in (m for m in run.modalities if m.text and tokenizers.known(m.tokenizer)):
+        foreign = tokenizers.foreign(m.tokenizer)
         if m.tokenizer not in made:
-            made[m.tokenizer] = HFTokenizer(m.tokenizer) if foreign else TextTokenizer()
+            made[m.tokenizer] = tokenizers.make(m.tokenizer)
         has = made[m.tokenizer].vocab_size
         # Published models often pad their tables beyond the tokenizer's ids.
         if m.vocab_size < has or (m.vocab_size > has and not foreign):
-            name = m.tokenizer if foreign else "the text tokenizer"
+            name = m.tokenizer if foreign else f"the {m.tokenizer} tokenizer"
             raise ValueError(f"modality {m.name!r}: vocab_size={m.vocab_size}, but {name} has {has}")
     return made
 

@@ -45,6 +45,10 @@ class Kind:
         """Whether a transformer can read it as it is."""
         return True
 
+    def sentinels(self, m) -> bool:
+        """Whether some of its ids stand for masked spans, where it is masked by them."""
+        return self.spans
+
     def length(self, m) -> int:
         """Its tokens at most: those of its grid, or the first size of its shape."""
         grid = self.grid(m)

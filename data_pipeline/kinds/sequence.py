@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data_pipeline import text_tokenizers
 from data_pipeline.kinds import base
 from data_pipeline.text import FIELDS, N_SENTINELS, TextTokenizer, made_of, render
 
@@ -16,6 +17,9 @@ class Kind(base.Kind):
 
     def fields(self, m):
         return m.field, made_of(m.field)
+
+    def sentinels(self, m):
+        return text_tokenizers.marks_spans(m.tokenizer)
 
     def read(self, m, example, rng, encode):
         if encode is None:

@@ -31,6 +31,15 @@ class Shown(NamedTuple):
     dense: dict
 
 
+def alike(a: Shown, b: Shown):
+    """Which examples show the same in both, bool `[B]`; both of one modality, all its tokens."""
+    ours, theirs = (jnp.where(s.tokens.valid, s.tokens.ids, -1) for s in (a, b))
+    same = (ours == theirs).all(1)
+    for name, rows in a.dense.items():
+        same &= (rows == b.dense[name]).all(tuple(range(1, rows.ndim)))
+    return same
+
+
 def concat(sets: list[TokenSet]) -> TokenSet:
     """Joins token sets along N."""
     return TokenSet(*(jnp.concatenate(parts, axis=1) for parts in zip(*sets)))

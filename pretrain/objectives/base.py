@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from data_pipeline.spec import Modality
 from pretrain.models.passes import ONLINE, Call, Constant, Leaf
 from pretrain.models.states import States
+from pretrain.models.tokens import Renamed, Whole
 from pretrain.schedule import Coefficient, at
 
 EXAMPLE, BATCH = "example", "batch"  # the scopes of objectives
@@ -27,7 +28,8 @@ class Context:
     modalities; labels: what they may ask for and the network never sees; sources: the names of the sources of its data,
     in their order, () of a run that has only one; network: what the network states; others: what the run's other models
     state, peers and references; sentinel, n_sentinels: the first of the ids that stand for masked spans of texts, and
-    how many there are; write: (modality, texts) → the batch entry of texts that are no example's.
+    how many there are; write: (modality, texts) → the batch entry of texts that are no example's; variants: the entries
+    NAME/VARIANT that transforms add to a batch.
     """
 
     modalities: tuple[Modality, ...]
@@ -38,6 +40,21 @@ class Context:
     sentinel: int = 0
     n_sentinels: int = 0
     write: Callable = dataclasses.field(default=None, compare=False)
+    variants: tuple[str, ...] = ()
+
+    def variant(self, modality: str, variant: str, where: str, network: States | None = None) -> Leaf:
+        """The node of another form of a modality, whole, which a transform writes beside it: MODALITY/VARIANT.
+
+        network: the model that is shown it; None for what learns. ValueError names `where` if no transform writes it.
+        """
+        entry, network = f"{modality}/{variant}", network or self.network
+        if entry not in self.variants:
+            raise ValueError(
+                f"{where}={variant!r}: no transform writes {entry!r}; they write {', '.join(self.variants) or 'none'}: "
+                "add one to config.data.transforms, such as swapped_text"
+            )
+        name = network.called(modality)
+        return network.leaf(Renamed(Whole((name,), network.specs), ((name, entry),)))
 
     def texts(self, modality: str, texts, network: States | None = None) -> Constant:
         """The node of texts that are no example's, such as the names of classes, in their order.

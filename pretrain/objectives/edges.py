@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from pretrain.models.parts.base import EMBEDDING
 from pretrain.models.passes import ONLINE, Leaf
 from pretrain.models.states import States
+from pretrain.models.tokens import alike
 from pretrain.objectives.base import BATCH, Context
 from pretrain.objectives.corruptions import Thinned
 from pretrain.schedule import Coefficient
@@ -166,6 +167,18 @@ class Pairs(Embedding):
         part = next((b.part for b in self.branches if b.name == name), "")
         return self.network.chain(part, leaf) if part else super().embedding(name, leaf)
 
+    def form(self, name: str, variant: str, key: str) -> dict:
+        """As `passes`, of another form of what an edge joins, which a transform writes: {("shown", NAME/VARIANT): leaf,
+        ("z", NAME/VARIANT): embedding}. key: of the config, that names the variant."""
+        leaf = self.context.variant(self.ends[name], variant, f"{self.where}.{key}", self.network)
+        return {("shown", f"{name}/{variant}"): leaf, ("z", f"{name}/{variant}"): self.embedding(name, leaf)}
+
+    def differs(self, data: dict, name: str, variant: str):
+        """Which examples have that form, and it says something else, bool `[B]`."""
+        own, form = data["shown", name], data["shown", f"{name}/{variant}"]
+        same = jnp.False_ if own.tokens.ids.shape != form.tokens.ids.shape else alike(own, form)  # or it is thinned
+        return form.tokens.valid.any(1) & ~same
+
     def init(self, key) -> dict:
         return {}
 
@@ -205,16 +218,19 @@ def embeddings_of(model: str, objective: Pairs, key: str) -> dict:
 class Reduced(Pairs):
     """Pairs whose loss may be the sum over the examples of the global batch.
 
-    reduction: `mean` over the examples, or their `sum`, which ties the learning rate to the batch's size.
+    reduction: `mean` over the examples, or their `sum`, which ties the learning rate to the batch's size; where a file
+    says so, the mean over all `pairs` of examples, n² of n.
     """
 
     reduction: str = dataclasses.field(default="mean", kw_only=True)
 
+    reductions = ("mean", "sum")  # that there are
+
     def __post_init__(self):
         super().__post_init__()
-        if self.reduction not in ("mean", "sum"):
-            self.fail("reduction", "must be one of mean, sum")
+        if self.reduction not in self.reductions:
+            self.fail("reduction", f"must be one of {', '.join(self.reductions)}")
 
     def weights(self, data):
-        counts = super().weights(data)
-        return {e: jnp.minimum(n, 1.0) for e, n in counts.items()} if self.reduction == "sum" else counts
+        divide = {"mean": lambda n: n, "sum": lambda n: jnp.minimum(n, 1.0), "pairs": jnp.square}[self.reduction]
+        return {e: divide(n) for e, n in super().weights(data).items()}

@@ -86,12 +86,7 @@ class Objective:
             for side, alphas in (("inputs", c.inputs), ("targets", c.targets)):
                 if not any(a > 0 for a in alphas.values()):
                     raise ValueError(f"objectives.masked.mixture[{i}].{side}: needs at least one positive alpha")
-        longest = max((m.length for m in self.context.modalities if m.autoregressive), default=0)
-        if longest // 2 + 2 > self.context.n_sentinels:
-            raise ValueError(
-                f"objectives.masked: a sequence of {longest} tokens can need {longest // 2 + 2} sentinels, the text "
-                f"tokenizer has {self.context.n_sentinels}; shorten the modality"
-            )
+        self._check_sentinels()
         if self.z_loss < 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 f"objectives.masked.z_loss={self.z_loss}, label_smoothing={self.label_smoothing}: need z_loss >= 0 and "
@@ -110,6 +105,23 @@ class Objective:
                 raise ValueError(
                     f"objectives.masked.{key}={low, high}: no component of the mixture can meet {low} tokens, its "
                     f"{side} have at most {max(room)}; lower the smallest budget or give more modalities an alpha"
+                )
+
+    def _check_sentinels(self):
+        """ValueError for texts that can need more than there are, or whose tokenizer does not have them."""
+        given = self.context
+        longest = max((m.length for m in given.modalities if m.autoregressive), default=0)
+        if longest // 2 + 2 > given.n_sentinels:
+            raise ValueError(
+                f"objectives.masked: a sequence of {longest} tokens can need {longest // 2 + 2} sentinels, the text "
+                f"tokenizer has {given.n_sentinels}; shorten the modality"
+            )
+        used = {name for c in self.mixture for alphas in (c.inputs, c.targets) for name in alphas}
+        for m in given.modalities:
+            if m.autoregressive and m.name in used and not m.sentinels:
+                raise ValueError(
+                    f"objectives.masked: modality {m.name!r}: tokenizer={m.tokenizer!r} has no ids that stand for "
+                    "masked spans; take tokenizer='text'"
                 )
 
     def _check_sources(self):

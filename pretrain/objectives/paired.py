@@ -154,6 +154,8 @@ class Paired:
             self.fail("shown.mask_id", c.mask_id, f"must be a token of {c.text!r}, 0…{size - 1}, and no special one")
         if c.negatives and c.negatives.partition("/")[0] != c.text:
             self.fail("shown.negatives", c.negatives, f"must be {c.text}/VARIANT, which a transform writes, or ''")
+        if c.negatives:
+            self.context.variant(c.text, c.negatives.partition("/")[2], f"{self.where}.shown.negatives")
         if self.context.network.parts:
             self._check_head()
 

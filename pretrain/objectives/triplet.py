@@ -9,9 +9,9 @@ from pretrain.models.passes import Leaf
 from pretrain.objectives.contrastive import DIRECTIONS
 from pretrain.objectives.corruptions import Numbers
 from pretrain.objectives.edges import Reduced
-from pretrain.ops.pairs import triplet_losses
+from pretrain.ops.pairs import mean_losses, triplet_losses
 
-NEGATIVES = ("all", "sum", "hardest", "random")
+NEGATIVES = ("all", "sum", "hardest", "mean", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,11 @@ class Objective(Reduced):
     """relu(margin + s_ij − s_ii), of rows and of columns, s the cosine similarities of the global batch.
 
     negatives: the mean over `all` j, their `sum`, the `hardest`, or one at `random`, drawn anew every step. From fresh
-    weights the hardest is unstable: start such a run from one that was trained on `all` (`config.load`).
-    reduction: VSE++ has the `sum` over the batch.
+    weights the hardest is unstable: start such a run from one that was trained on `all` (`config.load`), or with `mean`
+    in its place, one hinge on the mean similarity of a row, its own among them (Structure-CLIP's release, arXiv
+    2305.06152): two of these objectives, whose `coef` change at one step.
+    reduction: VSE++ has the `sum` over the batch; `pairs` with negatives="sum" is Merkx and Frank's mean over all B²
+    entries, the diagonal's zeros among them (arXiv 1903.11393): 1/B of the loss and of its gradient.
     directions: the `sum` of both, their `mean`, `forward` with negatives b alone (anchor a), `backward` with negatives
     a alone.
     block: as in `contrastive`; one random negative needs none.
@@ -31,8 +34,12 @@ class Objective(Reduced):
     directions: str = "sum"
     block: int = 0
 
+    reductions = (*Reduced.reductions, "pairs")
+
     def __post_init__(self):
         super().__post_init__()
+        if self.reduction == "pairs" and self.negatives != "sum":
+            self.fail("reduction", 'divides by all pairs of a batch: set negatives="sum"')
         for key, allowed in (("negatives", NEGATIVES), ("directions", DIRECTIONS)):
             if getattr(self, key) not in allowed:
                 self.fail(key, f"must be one of {', '.join(allowed)}")
@@ -56,6 +63,8 @@ class Objective(Reduced):
         }  # fmt: skip
 
     def compare(self, params, a, b, present):
+        if self.negatives == "mean":
+            return self._joined(*mean_losses(a, b, present, self.margin, block=self.block))
         hardest = self.negatives == "hardest"
         losses = triplet_losses(a, b, present, self.margin, hardest=hardest, block=self.block)
         many = jnp.maximum(present.sum() - 1, 0) if self.negatives == "sum" else 1

@@ -27,6 +27,12 @@ class Candidates(NamedTuple):
     weights: jax.Array
     counted: jax.Array
 
+    def beside(self, logits, counted):
+        """With further candidates behind these, of logits and counted `[n, k]`: none of the weight is theirs."""
+        none = jnp.zeros(logits.shape, self.weights.dtype)
+        pairs = zip(self, (logits, none, counted))
+        return Candidates(*(jnp.concatenate(pair, 1) for pair in pairs))
+
     def toward(self, logits):
         """The same with softmax(logits), over the candidates, as the target."""
         logits = jax.lax.stop_gradient(logits)
@@ -92,6 +98,11 @@ def triplet_losses(a, b, present, margin, *, hardest=False, block=0):
     """
     loss = functools.partial(_hinge, margin=margin, hardest=hardest)
     return _both_ways(loss, a, b, present, 1.0, block)
+
+
+def mean_losses(a, b, present, margin, *, block=0):
+    """(a→b `[B]`, b→a `[B]`): relu(margin + the mean over j of s_ij − s_ii), the own column among these j."""
+    return _both_ways(functools.partial(_hinge_of_mean, margin=margin), a, b, present, 1.0, block)
 
 
 def absolute_losses(a, b, present, above, below, *, block=0):
@@ -212,6 +223,13 @@ def _hinge(similarity, own, present, *_, margin, hardest):
         return jax.nn.relu(margin + _hardest(similarity, negative) - positive)
     hinge = jax.nn.relu(margin + similarity - positive[:, None])
     return jnp.where(negative, hinge, 0.0).sum(1) / jnp.maximum(negative.sum(1), 1)
+
+
+def _hinge_of_mean(similarity, own, present, *_, margin):
+    """`[n]`; arguments as of `_both_ways`."""
+    counted = present | own
+    mean = jnp.where(counted, similarity, 0.0).sum(1) / counted.sum(1)
+    return jax.nn.relu(margin + mean - jnp.where(own, similarity, 0.0).sum(1))
 
 
 def _hinges(similarity, own, present, *_, above, below):

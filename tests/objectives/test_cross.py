@@ -333,7 +333,7 @@ def test_2d_matryoshka_draws_one_width_and_one_layer_a_step():
     [
         (lambda: sigmoid.Objective(SPACE, EDGES, temperature=0.0), "objectives.sigmoid.temperature=0.0"),
         (lambda: sigmoid.Objective(SPACE, EDGES, chunk=-1), "objectives.sigmoid.chunk=-1"),
-        (lambda: triplet.Objective(SPACE, EDGES, negatives="some"), "must be one of all, sum, hardest, random"),
+        (lambda: triplet.Objective(SPACE, EDGES, negatives="some"), "must be one of all, sum, hardest, mean, random"),
         (lambda: triplet.Objective(SPACE, EDGES, directions="up"), "directions='up': must be one of mean, sum"),
         (lambda: triplet.Objective(SPACE, EDGES, margin=0.0), "objectives.triplet.margin=0.0"),
         (lambda: uniformity.Objective(SPACE, EDGES, align=0.0, uniform=0.0), "all three coefficients are 0"),

@@ -282,6 +282,7 @@ def broken(**changes):
         (dict(match__shown__mismatched=1.0), "matching.shown.mismatched=1.0: must be at least 0 and below 1"),
         (dict(match__shown__mismatched=0.0), "matching.shown.mismatched=0.0: no pair would be mismatched"),
         (dict(match__shown__negatives="caption/swapped"), "matching.shown.negatives='caption/swapped': must be text/V"),
+        (dict(match__shown__negatives="text/swapped"), "matching.shown.negatives='swapped': no transform writes"),
         (dict(words__shown__text="objects"), "masked_words.shown.text='objects': no text of the run, which has text"),
         (dict(words__shown__boxes="text"), "masked_words.shown.boxes='text': no modality of vectors of the run"),
         (dict(words__head="nose"), "masked_words.head='nose': the network has no such part; it has"),

@@ -141,3 +141,12 @@ def test_a_modality_that_may_not_be_there(side):
     modalities = (tiny.replace(MODALITIES[0], **{side: False}), *MODALITIES[1:])
     with pytest.raises(ValueError, match=rf"{side}\['image'\]=0.5: the modality's spec says {side}=False"):
         objective(modalities=modalities)
+
+
+def test_texts_without_sentinels_are_named_where_they_are_masked():
+    """Ids of letters would stand for masked spans."""
+    letters = tiny.replace(MODALITIES[2], vocab="letters", vocab_size=30, tokenizer="characters")
+    modalities = (*MODALITIES[:2], letters, MODALITIES[3])
+    with pytest.raises(ValueError, match=r"'caption': tokenizer='characters' has no ids that stand for masked sp"):
+        objective(modalities=modalities)
+    assert objective(modalities=modalities, inputs={"image": 1.0}, targets={"image": 1.0})

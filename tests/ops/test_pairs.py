@@ -113,6 +113,32 @@ def numpy_target(x, present, matrix, divergence):
     return np.stack(out)
 
 
+def numpy_mean(x, present, margin):
+    out = []
+    for p, q in ((x.a[present], x.b[present]), (x.b[present], x.a[present])):
+        out.append(rows_of([max(0.0, margin + (q @ row).mean() - row @ own) for row, own in zip(p, q)], present))
+    return np.stack(out)
+
+
+FURTHER = {
+    "cosines": np.random.default_rng(11).uniform(-1, 1, (B, 2)),
+    "counted": np.arange(2 * B).reshape(B, 2) % 3 > 0,
+}
+
+
+def numpy_beside(x, present):
+    """Rows of a have logits of their own behind the others."""
+    out = numpy_softmax(x, present)
+    for i in np.flatnonzero(present):
+        logits = x.scale * np.append(x.b[present] @ x.a[i], FURTHER["cosines"][i][FURTHER["counted"][i]])
+        out[0, i] = np.log(np.exp(logits).sum()) - x.scale * x.a[i] @ x.b[i]
+    return out
+
+
+def beside(candidates, scale, rows, columns):
+    return candidates.beside(scale * rows["cosines"], rows["counted"]) if rows else candidates
+
+
 def labelled(candidates, scale, rows, columns):
     return candidates.toward(jnp.where(rows[:, None] == columns, 2.0, 0.0))
 
@@ -126,7 +152,7 @@ def taught(candidates, scale, rows, columns):
 
 
 def targeted(x, p, n, target, sides, divergence=pairs.kl):
-    sides = tuple(map(jnp.asarray, sides))
+    sides = jax.tree.map(jnp.asarray, sides)
     return jnp.stack(pairs.target_losses(x.a, x.b, p, x.scale, target, sides, divergence=divergence, block=n))
 
 
@@ -165,6 +191,14 @@ LOSSES = {
     "hardest": (
         lambda x, p: numpy_triplet(x, p, 0.2, True),
         lambda x, p, n: jnp.stack(pairs.triplet_losses(x.a, x.b, p, 0.2, hardest=True, block=n)),
+    ),
+    "mean": (
+        lambda x, p: numpy_mean(x, p, 0.2),
+        lambda x, p, n: jnp.stack(pairs.mean_losses(x.a, x.b, p, 0.2, block=n)),
+    ),
+    "beside": (
+        numpy_beside,
+        lambda x, p, n: targeted(x, p, n, beside, (FURTHER, {})),
     ),
     "potential": (
         lambda x, p: numpy_potential(x.a, x.b, p, 2.0),
@@ -259,7 +293,7 @@ def test_gradients_equal_finite_differences(name, present):
 def test_every_input_that_a_loss_names_has_a_gradient(name):
     _, grads = run(name, 4, inputs(), PRESENT["some"])
     used = {"sigmoid": "a b scale bias", "triplet": "a b", "hardest": "a b", "potential": "a b", "uniformity": "a"}
-    used |= dict.fromkeys(("labels", "reverse", "taught"), "a b scale")
+    used |= dict.fromkeys(("labels", "reverse", "taught", "beside"), "a b scale") | {"mean": "a b"}
     used |= {"softmax": "a b scale", "smoothed": "a b scale", "symile": "a b c scale", "symile_all": "a b c scale"}
     assert [field for field, g in zip(grads._fields, grads) if np.any(g)] == used[name].split()
 

@@ -7,15 +7,19 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from configs.systems import irra, structure_clip
+from pretrain import build
 from pretrain.chips import chip_of
 from pretrain.sharding import make_mesh, parse_mesh
 from tools.plan.clock import clock
 from tools.plan.collectives import Collective, collectives
 from tools.plan.hlo import Hlo
+from tools.plan.measure import example
 from tools.plan.topology import find
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +51,15 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %send.1 = (f32[256]{0}, u32[], token[]) send(%d, %t), frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
 }
 """
+
+
+@pytest.mark.parametrize("system", [irra, structure_clip], ids=lambda s: s.__name__)
+def test_an_example_is_as_the_pipeline_makes_it(system):
+    """With labels, and with what transforms add."""
+    run = build.parse(system.get_config("tiny"))
+    real = build.encoder(run, train=True)(build.source(run.data, "train")[0], np.random.default_rng(0))
+    shapes = lambda tree: {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    assert shapes(example(run)) == shapes(jax.tree.map(np.asarray, real))
 
 
 def test_collectives_of_a_program():

@@ -84,7 +84,9 @@ class Plan:
 
 def example(run: build.Run):
     """Shapes of one example."""
-    made = batch(run.modalities, 1, 0) | ({"source": np.zeros(1, np.int32)} if run.data.sources else {})
+    made = batch((*run.modalities, *run.labels), 1, 0)
+    made |= {variant: made[variant.partition("/")[0]] for variant in build.variants(run)}
+    made |= {"source": np.zeros(1, np.int32)} if run.data.sources else {}
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), made)
 
 

@@ -7,22 +7,24 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.models import blocks
-from pretrain.models.layers import ACTIVATIONS, Attention, LayerNorm, Mlp, Seen
+from pretrain.models.layers import ACTIVATIONS, Attention, LayerNorm, Linear, Mlp, Seen
 from pretrain.models.parts import base
 from pretrain.models.passes import Asked
 from pretrain.models.stream import Stream, mean
 from pretrain.parameters import param, undecayed
 
-HOW = ("mean", "cls", "last", "map", "ggem", "queries")
+HOW = ("mean", "cls", "last", "map", "ggem", "queries", "channels")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(base.Config):
     """how: `mean` of the tokens that stand for something; `cls`, the first token; `last` valid token (the end token of
     a text); `map`, multi-head attention with one learned query and an MLP (SigLIP, arXiv 2106.04560, section 3.4);
-    `ggem` (`GroupGeneralizedMean`); `queries`, a number of weighted means (`AttentionQueries`).
+    `ggem` (`GroupGeneralizedMean`); `queries`, a number of weighted means (`AttentionQueries`); `channels`, means of
+    each channel under weights of its own (`ChannelAttention`).
 
     heads: of `map`, and the groups of `ggem`; mlp_ratio, activation, bias, eps: of `map`. pool_queries: how many.
+    hidden: of `channels`, the width of what its weights are made of.
     """
 
     width: int = 768
@@ -33,6 +35,7 @@ class Config(base.Config):
     activation: str = "gelu"
     bias: bool = True
     eps: float = 1e-6
+    hidden: int = 128
 
     gives = base.VECTOR
 
@@ -49,6 +52,8 @@ class Config(base.Config):
     def make(self, build, rngs):
         if self.how not in HOW:
             build.fail("how", self.how, f"must be one of {', '.join(HOW)}")
+        if self.hidden < 1:
+            build.fail("hidden", self.hidden, "must be at least 1")
         if (self.pool_queries > 0) != (self.how == "queries"):
             build.fail("pool_queries", self.pool_queries, "a positive number with how='queries', else 0")
         given = build.width(self.reads[0])
@@ -66,6 +71,7 @@ class Part(nnx.Module):
             "map": lambda: AttentionPool(c, build.dtype, rngs),
             "ggem": lambda: GroupGeneralizedMean(c.heads),
             "queries": lambda: AttentionQueries(c.pool_queries, c.width, rngs),
+            "channels": lambda: ChannelAttention(c.width, c.hidden, build.dtype, rngs),
         }
         self.head = heads[c.how]() if c.how in heads else None
 
@@ -95,6 +101,21 @@ class AttentionQueries(nnx.Module):
         scores = jnp.einsum("pd,bnd->bpn", self.pool_queries[...], stream.x + placed)
         weights = jax.nn.softmax(jnp.where(counted, scores, jnp.finfo(scores.dtype).min)) * counted
         return jnp.einsum("bpn,bnd->bpd", weights, stream.x).reshape(len(stream.x), -1)
+
+
+class ChannelAttention(nnx.Module):
+    """Σ_n softmax_n(V tanh(W x_n + b)) ∘ x_n: every channel has weights of its own over the tokens (Merkx and Frank,
+    arXiv 1903.11393; Chen, Ling and Zhu, arXiv 1806.09828). They add a bias to V, which the softmax takes away."""
+
+    def __init__(self, dim: int, hidden: int, dtype, rngs: nnx.Rngs):
+        self.inner = Linear(dim, hidden, bias=True, dtype=dtype, rngs=rngs)
+        self.outer = Linear(hidden, dim, bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, stream: Stream):
+        counted = stream.counted[..., None]
+        scores = self.outer(jnp.tanh(self.inner(stream.x))).astype(jnp.float32)
+        weights = jax.nn.softmax(jnp.where(counted, scores, jnp.finfo(scores.dtype).min), axis=1)
+        return (jnp.where(counted, weights, 0.0) * stream.x).sum(1)
 
 
 class GroupGeneralizedMean(nnx.Module):

@@ -1,0 +1,31 @@
+"""Tokenizers of texts, one file each with a class `Tokenizer`: what `tokenizer` of a sequence names, beside the path of
+a `tokenizer.json`.
+
+`vocab_size`, `digest`, `encode(text, max_len, *, keep_end=False)` → ids, and `decode(ids)` → text, as `TextTokenizer`
+has them.
+"""
+
+from data_pipeline.discover import files, load
+from data_pipeline.hf_text import HFTokenizer
+
+
+def known(name: str) -> bool:
+    """Whether a run can encode texts by it; of another tokenizer data hold ids that were made beforehand."""
+    return foreign(name) or name in files(__name__)
+
+
+def foreign(name: str) -> bool:
+    """Whether it is a file of the library `tokenizers`."""
+    return name.endswith(".json")
+
+
+def marks_spans(name: str) -> bool:
+    """Whether sentinels, ids that stand for masked spans, are among its own: one says so by `n_sentinels`; a
+    `tokenizer.json`, and who made ids that data hold, are trusted."""
+    made_here = known(name) and not foreign(name)
+    return not made_here or hasattr(load(__name__, name, "tokenizer", "Tokenizer").Tokenizer, "n_sentinels")
+
+
+def make(name: str):
+    """The tokenizer of a known name."""
+    return HFTokenizer(name) if foreign(name) else load(__name__, name, "tokenizer", "Tokenizer").Tokenizer()
