@@ -45,6 +45,7 @@ ROOMS = (
     ("pretrain.evals", "pretrain.interop"),
     ("pretrain.train",),
     ("pretrain.phases",),
+    ("pretrain.dtype",),
     ("pretrain.__main__",),
     ("pretrain.finetune",),
 )
