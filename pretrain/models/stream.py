@@ -15,8 +15,8 @@ class Stream(NamedTuple):
     `NO_MODALITY`; position `[B, N]`: within its modality.
     placed `[B, N, D]`: the position and modality embedding of each token; where `[B, N, 3]`: its place in its picture
     (`parts.embed`): None of embeddings that have none.
-    layers `[B, depth, N, D]`: what every block gave, before the last norm, where it was asked for; aux {name: `[B, …]`}
-    of auxiliary outputs.
+    layers `[B, depth, N, D]`: what every block gave, before the last norm, where it was asked for; aux, {name:
+    `[B, depth, …]`}, the auxiliary outputs of blocks.
     """
 
     x: jax.Array

@@ -11,6 +11,7 @@ from flax import nnx
 from pretrain.models.convolution import Conv, GroupNorm
 from pretrain.models.passes import Leaf
 from pretrain.objectives import reconstruction
+from pretrain.objectives.corruptions import Begun
 from pretrain.parameters import variables
 
 GAME = ("generator", "discriminator")
@@ -83,16 +84,6 @@ class Objective(reconstruction.Objective):
 
     def _make(self, key):
         return Discriminator(self.context.modalities[0].shape[-1], self.width, self.layers, rngs=nnx.Rngs(key))
-
-
-@dataclasses.dataclass(frozen=True)
-class Begun:
-    """Whether training has come to a step, `[B]`; in evaluation it has."""
-
-    start: int
-
-    def __call__(self, batch, keys):
-        return batch["step"] >= self.start if "step" in batch else jnp.ones(len(keys), bool)
 
 
 class Discriminator(nnx.Module):

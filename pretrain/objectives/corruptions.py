@@ -55,6 +55,16 @@ class Label:
 
 
 @dataclasses.dataclass(frozen=True)
+class Begun:
+    """Whether training has come to a step, `[B]`; in evaluation it has."""
+
+    start: int
+
+    def __call__(self, batch, keys):
+        return batch["step"] >= self.start if "step" in batch else jnp.ones(len(keys), bool)
+
+
+@dataclasses.dataclass(frozen=True)
 class Numbers:
     """A random number in [0, 1) of every example `[B]`, or with `shared` one for all: the same on all hosts."""
 

@@ -114,8 +114,9 @@ class Part(nnx.Module):
         distance = distances(stream.where, stream.where) if c.slopes and stream.where is not None else None
         given = Given(Seen(mask, bias, distance), modality=stream.kinds)
         x, outputs = run_stack(self.blocks, stream.x, given, each, layers=asked.layers, slot=slot, **dict(self.run))
-        layers = jnp.moveaxis(outputs[LAYERS], 0, 1) if asked.layers else None
-        return stream._replace(x=self.norm(x), layers=layers)
+        outputs = {name: jnp.moveaxis(value, 0, 1) for name, value in outputs.items()}
+        layers = outputs.pop(LAYERS, None)
+        return stream._replace(x=self.norm(x), layers=layers, aux=outputs or stream.aux)
 
     def _prompted(self, stream: Stream, rows, each: PerLayer):
         """(the stream with the first block's prompts, `each` with those of the others, their first slot)."""

@@ -5,7 +5,7 @@ import dataclasses
 from flax import nnx
 
 from pretrain.models.layers import Linear
-from pretrain.models.parts import base
+from pretrain.models.parts import base, mlp
 from pretrain.models.passes import Asked
 from pretrain.models.stream import unit
 from pretrain.parameters import mark
@@ -15,12 +15,15 @@ from pretrain.parameters import mark
 class Config(base.Config):
     """dim: of the embeddings. of: the modalities that have a projection of their own; () for one projection for all
     that comes. bias: of the projections. identity: only to unit length.
+    hidden: widths of ReLU layers before the last, all of them with a bias (SimCLR, arXiv 2002.05709, section 2); () for
+    a linear projection.
     """
 
     dim: int = 512
     of: tuple[str, ...] = ()
     bias: bool = False
     identity: bool = False
+    hidden: tuple[int, ...] = ()
 
     gives = base.EMBEDDING
 
@@ -31,6 +34,8 @@ class Config(base.Config):
         given = build.width(self.reads[0])
         if self.identity and given != self.dim:
             build.fail("dim", self.dim, f"identity=True leaves embeddings of dim={given}; make them equal, or project")
+        if self.hidden and (self.identity or min(self.hidden) < 1):
+            build.fail("hidden", self.hidden, "needs positive widths, and identity=False")
         return Part(self, given, build, rngs)
 
 
@@ -40,7 +45,9 @@ class Part(nnx.Module):
     def __init__(self, config: Config, given: int, build: base.Build, rngs: nnx.Rngs):
         c = self.config = config
         # Into another space than a loaded model's a projection starts anew.
-        make = lambda: mark(Linear(given, c.dim, bias=c.bias, dtype=build.dtype, rngs=rngs), anew=True)
+        deep = lambda: mlp.Layers((given, *c.hidden, c.dim), "relu", "none", build.dtype, rngs)
+        linear = lambda: Linear(given, c.dim, bias=c.bias, dtype=build.dtype, rngs=rngs)
+        make = lambda: mark(deep() if c.hidden else linear(), anew=True)
         self.linear = None if c.identity or c.of else make()
         self.each = nnx.Dict({name: make() for name in c.of}) if c.of else None
 
