@@ -1,4 +1,5 @@
-"""Which prediction answers for which target: one each, at the least cost of all."""
+"""What goes to what: predictions to targets, one each at the least cost of all; examples to prototypes, in equal
+shares."""
 
 import jax
 import jax.numpy as jnp
@@ -24,3 +25,22 @@ def assign(cost, valid):
         return jnp.zeros(cost.shape[1], jnp.int32).at[columns].set(rows.astype(jnp.int32))
 
     return jnp.vectorize(one, signature="(q,t)->(t)")(cost)
+
+
+def sinkhorn(scores, present, iterations):
+    """`[B, K]`: how much of each row goes to each of K columns, of sum 1, where all columns get about as much.
+
+    exp(scores) whose columns, then rows are brought to one sum each, `iterations` times (Cuturi, arXiv 1306.0895; SwAV,
+    arXiv 2006.09882, section 3.1), rows last. scores `[B, K]` of the global batch; present bool `[B]`: rows that are
+    not take no part, and get zeros. In logarithms, so that nothing overflows. No gradient passes.
+    """
+    logs = jax.lax.stop_gradient(scores).astype(jnp.float32)
+    counted = (present | ~present.any())[:, None]  # no empty sum, whatever is dropped below
+
+    def once(_, logs):
+        # Other factors than these are common to all entries, and the last division takes them out.
+        logs = logs - jax.nn.logsumexp(jnp.where(counted, logs, -jnp.inf), axis=0)
+        return logs - jax.nn.logsumexp(logs, axis=1, keepdims=True)
+
+    logs = jax.lax.fori_loop(0, iterations, once, logs)
+    return jnp.where(present[:, None], jax.nn.softmax(logs, axis=1), 0.0)

@@ -10,9 +10,10 @@ from tiny import MODALITIES
 
 from pretrain.models.parts.pool import GroupGeneralizedMean
 from pretrain.models.stream import Stream
-from pretrain.objectives import contrastive, matryoshka, symile, triplet, uniformity
+from pretrain.objectives import contrastive, matryoshka, prototypes, symile, triplet, uniformity
 from pretrain.objectives.base import Context
 from pretrain.objectives.edges import Edge
+from pretrain.ops.assignment import sinkhorn
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "systems" / "losses.npz")
 EDGES, TRIPLE = (Edge("image", "caption"),), ("image", "caption", "depth")
@@ -71,6 +72,17 @@ def test_symile_of_all_pairs():
     z |= {("draw", n): jnp.zeros(6) for n in TRIPLE}
     totals = one.totals({"log_scale": jnp.log(jnp.float32(5.0))}, z, train=True, run=None)
     close(sum(totals.values()) / 3 / 6, "symile_n2")
+
+
+def test_mgca_prototypes():
+    """Of any length: they are brought to length 1."""
+    a, b, c = units("a", "b", "prototypes")
+    close(sinkhorn(a @ c.T / 0.05, jnp.ones(len(a), bool), 3), "sinkhorn")
+    one = prototypes.Objective(Context(MODALITIES), EDGES, prototypes=len(c))
+    outputs_of = outputs(image=a, caption=b) | {"begun": jnp.ones(len(a), bool)}
+    for scale in (1.0, 3.0):
+        totals = one.totals({"prototypes": scale * c}, outputs_of, train=True, run=None)
+        close(totals["image~caption"] / len(a), "mgca_prototypes")
 
 
 def test_uniformity_and_its_cross_term():

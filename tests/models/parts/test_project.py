@@ -41,5 +41,5 @@ def test_hidden_layers_are_relu_layers_with_a_bias(of):
 
 @pytest.mark.parametrize("change", [dict(hidden=(0,)), dict(hidden=(8,), dim=16, identity=True)])
 def test_hidden_layers_that_cannot_be_are_refused(change):
-    with pytest.raises(ValueError, match="'project': hidden=.*: needs positive widths, and identity=False"):
+    with pytest.raises(ValueError, match=r"'project': hidden=.*: needs positive widths, and identity=False"):
         network(**change)
