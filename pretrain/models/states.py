@@ -134,14 +134,15 @@ class States:
             part = self[part].reads[0]
         return self.alone(part, self.called(modality), leaf) if part else None
 
-    def projected(self, modality: str, leaf: Leaf) -> Call | None:
-        """The node of what the projection of a modality makes of each token, `[B, N, embed_dim]` of unit length; None
-        if it has none, or one of another width. Tokens that stand for nothing, such as a class token, come first."""
+    def projected(self, modality: str, leaf: Leaf, raw: bool | None = None) -> Call | None:
+        """The node of what the projection of a modality makes of each token, `[B, N, embed_dim]` of unit length, or,
+        raw, of the length that it has; None if it has none, or one of another width. Tokens that stand for nothing,
+        such as a class token, come first."""
         name, stream = self.called(modality), self.stream(modality, leaf)
         last = self._first(name, EMBEDDING)
         if not last or self[self[last].reads[0]].dim != self[stream.part].dim:
             return None
-        return self.call(last, stream, modality=name, tokens=True)
+        return self.call(last, stream, modality=name, tokens=True, raw=raw)
 
     def encodes(self, names) -> str:
         """The part that gives a stream of several modalities side by side; "" if none reads them all."""

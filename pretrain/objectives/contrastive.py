@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from pretrain.frozen import Files
 from pretrain.objectives.edges import Edge, Reduced  # noqa: F401 (an edge is part of this objective's config)
 from pretrain.objectives.targets import identity
-from pretrain.ops.pairs import cross_entropy, kl, reverse_kl, target_losses
+from pretrain.ops.pairs import cross_entropy, dot, kl, reverse_kl, target_losses
 from pretrain.parameters import undecayed
 
 LEARN = ("log", "linear", "raw", "fixed")
@@ -41,6 +41,8 @@ class Objective(Reduced):
     target: Annotated[Any, Files("pretrain.objectives.targets", "Target", "target")] = identity.Target()
     divergence: str = "cross_entropy"
     epsilon: float = 1e-8
+
+    score = staticmethod(dot)  # of some of a and some of b
 
     def __post_init__(self):
         super().__post_init__()
@@ -91,8 +93,9 @@ class Objective(Reduced):
     def compare(self, params, a, b, present, sides=((), ())):
         """sides: what the target reads of a and of b."""
         forward, backward = target_losses(
-            a, b, present, self.scale(params), self.target, sides, divergence=self._diverges, block=self.block
-        )
+            a, b, present, self.scale(params), self.target, sides,
+            divergence=self._diverges, block=self.block, score=self.score,
+        )  # fmt: skip
         w_forward, w_backward = DIRECTIONS[self.directions]
         return (w_forward * forward + w_backward * backward).sum()
 

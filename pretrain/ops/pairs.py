@@ -46,13 +46,19 @@ def softmax_losses(a, b, present, scale, *, smoothing=0.0, block=0):
     return target_losses(a, b, present, scale, divergence=divergence, block=block)
 
 
-def target_losses(a, b, present, scale, target=None, sides=((), ()), *, divergence, block=0):
+def dot(a, b):
+    """a bᵀ in full fp32."""
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def target_losses(a, b, present, scale, target=None, sides=((), ()), *, divergence, block=0, score=dot):
     """(a→b `[B]`, b→a `[B]`): the divergence of softmax(scale·a bᵀ), of rows and of columns, from a target.
 
     divergence(Candidates) → `[n]`: `cross_entropy`, `kl`, `reverse_kl`.
     target(Candidates, scale, rows, columns) → Candidates: given are those that are present, their own column the
     target; sides: what it reads of a and of b, trees of arrays `[B, …]`, of which it gets those of its rows and all of
     the other side's, zeros where absent. It must not close over traced values. None leaves it at the own column.
+    score(a, b) → `[n, m]`, of some of a and some of b, in the place of a bᵀ: then they may be trees of arrays `[B, …]`.
     """
 
     def loss(logits, own, present, scale, rows, columns):
@@ -60,7 +66,7 @@ def target_losses(a, b, present, scale, target=None, sides=((), ()), *, divergen
         candidates = Candidates(logits, own, present | own)
         return divergence(target(candidates, scale, rows, columns) if target else candidates)
 
-    return _both_ways(loss, a, b, present, scale, block, sides)
+    return _both_ways(loss, a, b, present, scale, block, sides, score)
 
 
 def cross_entropy(candidates: Candidates, smoothing=0.0):
@@ -194,23 +200,24 @@ def symile_losses_all(anchor, x, y, present, scale, *, block=0):
     return jnp.where(present, total - scale * (anchor * x * y).sum(1), 0.0)
 
 
-def _both_ways(loss, a, b, present, scale, block, sides=((), ())):
-    """loss(logits, own, present, scale, rows, columns) → `[n]` of the rows and of the columns of scale·a bᵀ; 0 where
-    absent."""
-    a, b = _clean(present, a, b)
-    scale, index = jnp.float32(scale), jnp.arange(len(a))
-    sides = jax.tree.map(lambda x: jnp.where(present.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), sides)
+def _both_ways(loss, a, b, present, scale, block, sides=((), ()), score=dot):
+    """loss(logits, own, present, scale, rows, columns) → `[n]` of the rows and of the columns of scale·score(a, b); 0
+    where absent."""
+    zeroed = lambda x: jnp.where(present.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))
+    single = lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    a, b, x, y = jax.tree.map(zeroed, (*jax.tree.map(single, (a, b)), *sides))
+    scale, index = jnp.float32(scale), jnp.arange(len(present))
 
-    def row(scale, rows, columns):
+    def row(score, scale, rows, columns):
         (a, index, of_rows), (b, present, of_columns) = rows, columns
-        return loss(scale * dot(a, b), _own(index, present), present, scale, of_rows, of_columns)
+        return loss(scale * score(a, b), _own(index, present), present, scale, of_rows, of_columns)
 
-    x, y = sides
     if block:
-        ways = ((a, index, x), (b, present, y)), ((b, index, y), (a, present, x))
-        pair = [map_rows(row, scale, *way, block=block) for way in ways]
+        forward = map_rows(functools.partial(row, score), scale, (a, index, x), (b, present, y), block=block)
+        turned = functools.partial(row, lambda b, a: score(a, b).T)
+        pair = [forward, map_rows(turned, scale, (b, index, y), (a, present, x), block=block)]
     else:
-        logits, own = constrain(scale * dot(a, b)), _own(index, present)
+        logits, own = constrain(scale * score(a, b)), _own(index, present)
         pair = [loss(logits, own, present, scale, x, y), loss(logits.T, own, present, scale, y, x)]
     return tuple(jnp.where(present, losses, 0.0) for losses in pair)
 
@@ -260,8 +267,3 @@ def _clean(present, *embeddings):
 def _own(index, columns):
     """bool `[n, B]`: which column is the row's own example."""
     return index[:, None] == jnp.arange(len(columns))
-
-
-def dot(a, b):
-    """a bᵀ in full fp32."""
-    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
