@@ -1,4 +1,4 @@
-"""Similarities of tokens with tokens: of two views inside one example."""
+"""Similarities of tokens with tokens: inside an example, and of all pairs of two lots of examples."""
 
 import jax
 import jax.numpy as jnp
@@ -46,3 +46,17 @@ def _quantile(x, counted, q):
 def _dot(x, y):
     """x yᵀ of every example, in full fp32."""
     return jnp.einsum("bnd,bmd->bnm", x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def late_similarity(a, b):
+    """`[n, m]`: mean_w max_r ⟨a_ir, b_jw⟩: each token of b finds its best one of a (VG-BERT, arXiv 2111.07180,
+    `compute_matchmap_similarity_matrix` of its release; ColBERT, arXiv 2004.12832, sums over w).
+
+    a: (`[n, R, D]`, which tokens there are `[n, R]`), b: (`[m, W, D]`, `[m, W]`); of any length. 0 where one has none.
+    """
+    regions, words = a[1], b[1]
+    x, y = (jnp.where(there[..., None], v, 0.0) for v, there in (a, b))
+    s = jnp.einsum("ird,jwd->ijwr", x, y, precision=jax.lax.Precision.HIGHEST)
+    best = jnp.where(regions[:, None, None], s, LOWEST).max(-1)
+    counted = words & regions.any(1)[:, None, None]
+    return jnp.where(counted, best, 0.0).sum(-1) / jnp.maximum(words.sum(1), 1)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from pretrain.ops.token_pairs import attended_losses, clipped_weights
+from pretrain.ops.token_pairs import attended_losses, clipped_weights, late_similarity
 
 LOSSES = jax.jit(attended_losses, static_argnums=5)
 
@@ -77,3 +77,23 @@ def test_weights_are_clipped_to_their_own_quantiles():
     for row, there, got in zip(raw[1:], counted[1:], found[1:]):
         kept = np.clip(row[there], np.quantile(row[there], 0.1), np.quantile(row[there], 0.9))
         np.testing.assert_allclose(got[there], kept / kept.sum(), rtol=1e-5)
+
+
+def test_late_similarity_equals_loops():
+    """Of any length, in either order of the axes; padding and what is absent change nothing."""
+    x, y, here, there, _ = made()
+    x, y = 3 * x, y[:4]
+    here, there = here.copy(), there[:4].copy()
+    here[1], there[2] = False, False
+    want = np.zeros((5, 4))
+    for i in range(5):
+        for j in range(4):
+            s = np.float64(x[i][here[i]]) @ np.float64(y[j][there[j]]).T
+            want[i, j] = s.max(0).mean() if s.size else 0.0
+    found = jax.jit(late_similarity)((x, here), (y, there))
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+    x, y = x.copy(), y.copy()
+    x[~here], y[~there] = np.nan, np.nan
+    np.testing.assert_array_equal(jax.jit(late_similarity)((x, here), (y, there)), found)
+    grads = jax.grad(lambda x, y: late_similarity((x, here), (y, there)).sum(), (0, 1))(x, y)
+    assert all(np.isfinite(g).all() for g in grads)
