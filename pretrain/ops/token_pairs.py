@@ -60,3 +60,24 @@ def late_similarity(a, b):
     best = jnp.where(regions[:, None, None], s, LOWEST).max(-1)
     counted = words & regions.any(1)[:, None, None]
     return jnp.where(counted, best, 0.0).sum(-1) / jnp.maximum(words.sum(1), 1)
+
+
+def global_to_local(a, b):
+    """`[n, m]`: ⟨w_j, LN(mean_t softmax(q_jt k_iᵀ / √d) v_i)⟩: does the whole of j fit what its tokens find in i?
+    (M3EL, arXiv 2412.10440: its release).
+
+    a: (keys, values `[n, M, d]`, which there are `[n, M]`); b: (queries `[m, T, d]`, which there are `[m, T]`, w with
+    LN's scale `[m, d]`, and with its bias `[m]`). Where i or j has no token, LN is of zeros.
+    """
+    (keys, values, there), (queries, here, whole, bias) = a, b
+    keys, values = (jnp.where(there[..., None], x, 0.0) for x in (keys, values))
+    queries = jnp.where(here[..., None], queries, 0.0)
+    exact = jax.lax.Precision.HIGHEST
+    scores = jnp.einsum("jtd,imd->ijtm", queries, keys, precision=exact) * keys.shape[-1] ** -0.5
+    found = jax.nn.softmax(jnp.where(there[:, None, None], scores, LOWEST))
+    # The mean of what tokens find is what they find on average.
+    mean = jnp.einsum("ijtm,jt->ijm", found, here / jnp.maximum(here.sum(1, keepdims=True), 1), precision=exact)
+    x = jnp.einsum("ijm,imd->ijd", mean, values, precision=exact)
+    x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
+    return jnp.einsum("ijd,jd->ij", x, whole, precision=exact) + bias
