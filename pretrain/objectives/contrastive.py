@@ -59,6 +59,9 @@ class Objective(Reduced):
             self.fail("max_scale" if self.max_scale < 0 else "block", "must not be negative; 0 is none")
         if not self.epsilon > 0:
             self.fail("epsilon", "must be positive")
+        if self.target.embeddings and self.score is not dot:
+            name = type(self.target).__module__.rpartition(".")[2]
+            self.fail("target", "compares embeddings, and this objective does not: take objective='contrastive'", name)
         self.target.check(self)
 
     def init(self, key) -> dict:

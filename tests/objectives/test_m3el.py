@@ -184,6 +184,7 @@ def of_queries(c):
 
 
 late = dict(objective="late_interaction", edges=m3el.EDGES, target=dict(target="intra_modal"))
+swaps = late | dict(target=dict(target="negatives"))
 links, across = lambda c: c.objectives.global_local.update, lambda c: c.objectives.contrastive.target.update
 
 
@@ -196,10 +197,8 @@ links, across = lambda c: c.objectives.global_local.update, lambda c: c.objectiv
         (lambda c: links(c)(branches=[dict(name="x", part="text_project")]), "branches"),
         (lambda c: across(c)(weight=0.0), r"contrastive\.target\.weight=0\.0: must be positive; leave the target out"),
         (lambda c: across(c)(own="keep"), r"contrastive\.target\.own='keep': must be one of zero, drop"),
-        (
-            lambda c: c.objectives.update(late=late),
-            r"late_interaction\.target='intra_modal': compares embeddings of one",
-        ),
+        (lambda c: c.objectives.update(late=late), r"interaction\.target='intra_modal': compares embeddings"),
+        (lambda c: c.objectives.update(late=swaps), r"interaction\.target='negatives': compares embeddings"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(change, message):

@@ -12,6 +12,8 @@ class Target:
     An edge joins modalities a and b; each is the rows once and the columns once, and the target is asked for either.
     """
 
+    embeddings = False  # whether it compares embeddings as the objective does: of others it would not know the score
+
     def check(self, objective):
         """ValueError for keys that do not fit the run; it names them by `objective.where`."""
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from pretrain.objectives.targets import base
-from pretrain.ops.pairs import Candidates, dot
+from pretrain.ops.pairs import dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Target(base.Target):
     weight: float = 0.8
     own: str = "zero"
 
+    embeddings = True
+
     def check(self, objective):
         if not self.weight > 0:
             objective.fail("target.weight", "must be positive; leave the target out for none of them", self.weight)
         if self.own not in ("zero", "drop"):
             objective.fail("target.own", "must be one of zero, drop", self.own)
-        if objective.score is not dot:
-            objective.fail("target", "compares embeddings of one side: take objective='contrastive'", "intra_modal")
 
     def passes(self, objective, train: bool) -> dict:
         """The embeddings that the objective compares; what learns gets their gradient from here, too."""
@@ -36,7 +36,5 @@ class Target(base.Target):
         return (a, b), (b, a)
 
     def __call__(self, candidates, scale, rows, columns):
-        _, weights, counted = candidates
-        own, same = weights > 0, scale * self.weight * dot(rows[0], columns[1])
-        more = jnp.where(own, 0.0, same), jnp.zeros_like(weights), counted & (~own | (self.own == "zero"))
-        return Candidates(*(jnp.concatenate(pair, 1) for pair in zip(candidates, more)))
+        own, same = candidates.weights > 0, scale * self.weight * dot(rows[0], columns[1])
+        return candidates.beside(jnp.where(own, 0.0, same), candidates.counted & (~own | (self.own == "zero")))

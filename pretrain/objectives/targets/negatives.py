@@ -20,6 +20,8 @@ class Target(base.Target):
 
     variants: tuple[str, ...] = ("swapped",)
 
+    embeddings = True
+
     def check(self, objective):
         if not self.variants or len(set(self.variants)) < len(self.variants):
             objective.fail("target.variants", "list at least one, each once", self.variants)
