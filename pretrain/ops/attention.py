@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pretrain.ops.fused_attention import attend_fused, choose
+from pretrain.ops.fused_attention import attend_fused, choose, device_kind
+
+LANES = 128  # a TPU's tiles are so wide
 
 
 def attend(q, k, v, *, mask=None, bias=None, how="xla"):
@@ -19,7 +21,21 @@ def attend(q, k, v, *, mask=None, bias=None, how="xla"):
         return attend_fused(kernel, q, k, v, mask)
     # Heads first: a CPU's kernels take both products as they lie.
     q, k, v = (jnp.moveaxis(x, 2, 1) for x in (q, k, v))
+    # Scores over 197 keys would be laid out examples last and copied, twice a block: over 256 they take as much memory.
+    if k.shape[2] > LANES // 2 and k.shape[2] % LANES and device_kind().startswith("TPU"):
+        k, v, mask, bias = pad_keys(k, v, mask, bias, -k.shape[2] % LANES)
     return jnp.moveaxis(_attend(q, k, v, mask, bias), 1, 2)
+
+
+def pad_keys(k, v, mask, bias, more: int):
+    """Heads first, with `more` keys behind them that have no weight: exp(−∞), also where a query may look nowhere."""
+    last = lambda x, fill: jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, more),), constant_values=fill)
+    m = k.shape[2]
+    k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in (k, v))
+    if mask is not None:
+        mask = last(jnp.broadcast_to(mask, (*mask.shape[:-1], m)), True)
+    bias = jnp.zeros((1, 1, 1, m)) if bias is None else jnp.broadcast_to(bias, (*bias.shape[:-1], m))
+    return k, v, mask, last(bias, -jnp.inf)
 
 
 @jax.custom_vjp

@@ -50,8 +50,7 @@ def choose(setting: str, q, k, mask, bias) -> str:
     """
     if setting == "xla":
         return ""
-    mesh = current_mesh()
-    kind = ((mesh and mesh.abstract_device) or jax.devices()[0]).device_kind
+    kind = device_kind()
     wanted = dict(dtype=q.dtype, width=q.shape[-1], biased=bias is not None)
     wanted["varied"] = mask is not None and mask.shape[1:3] != (1, 1)
     if setting != "auto":
@@ -62,6 +61,12 @@ def choose(setting: str, q, k, mask, bias) -> str:
     kernel = next((name for name, prefix in DEVICE.items() if kind.startswith(prefix)), "")
     pays = min(q.shape[1], k.shape[1]) >= SHORT
     return kernel if kernel and pays and not refusal(kernel, **wanted) else ""
+
+
+def device_kind() -> str:
+    """Of the mesh's devices, else of those that are here."""
+    mesh = current_mesh()
+    return ((mesh and mesh.abstract_device) or jax.devices()[0]).device_kind
 
 
 def attend_fused(kernel: str, q, k, v, mask):

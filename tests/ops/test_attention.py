@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pretrain.ops import attention
 from pretrain.ops.attention import attend
 
 B, N, M, H, D = 2, 3, 5, 2, 4
@@ -35,16 +36,44 @@ MASK[0, 0, 1] = False
 BIAS = np.random.default_rng(2).normal(size=(1, H, N, M))
 
 
+@pytest.fixture(params=[False, True], ids=["", "keys padded"])
+def padded(request, monkeypatch):
+    """As on a TPU, whose tiles are of 8 here."""
+    monkeypatch.setattr(attention, "LANES", 8)
+    monkeypatch.setattr(attention, "device_kind", lambda: "TPU v5e" if request.param else "cpu")
+
+
 @pytest.mark.parametrize("mask", [None, MASK, MASK[:, :, :1]], ids=["none", "full", "broadcast"])
 @pytest.mark.parametrize("bias", [None, BIAS], ids=["plain", "bias"])
-def test_equals_numpy(mask, bias):
+def test_equals_numpy(mask, bias, padded):
     q, k, v = arrays()
     got = attend(q, k, v, mask=mask, bias=None if bias is None else jnp.asarray(bias, jnp.float32))
     want = numpy_attend(q, k, v, True if mask is None else mask, 0.0 if bias is None else bias)
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_a_row_that_may_look_nowhere_is_uniform_and_has_no_nan():
+@pytest.mark.parametrize("mask", [None, MASK], ids=["none", "full"])
+@pytest.mark.parametrize("bias", [None, BIAS], ids=["plain", "bias"])
+def test_padded_keys_change_no_gradient(mask, bias, monkeypatch):
+    arguments = [*arrays(), *(() if bias is None else (jnp.asarray(bias, jnp.float32),))]
+
+    def gradient():
+        """(program, values); traced anew."""
+        loss = lambda q, k, v, *bias: jnp.square(attend(q, k, v, mask=mask, bias=bias[0] if bias else None)).sum()
+        grad = jax.grad(loss, tuple(range(len(arguments))))
+        return str(jax.make_jaxpr(grad)(*arguments)), grad(*arguments)
+
+    program, want = gradient()
+    assert "-inf" not in program
+    monkeypatch.setattr(attention, "LANES", 8)
+    monkeypatch.setattr(attention, "device_kind", lambda: "TPU v5e")
+    program, got = gradient()
+    assert "-inf" in program, "keys are padded"
+    for a, b in zip(got, want):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_that_may_look_nowhere_is_uniform_and_has_no_nan(padded):
     q, k, v = arrays()
     mask = np.zeros((B, 1, 1, M), bool)
     np.testing.assert_allclose(
