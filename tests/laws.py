@@ -11,10 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pretrain import build, optim
+from pretrain import build, optim, sharding
 from pretrain.checkpoint import load_params
 from pretrain.restore import init_function
-from pretrain.step import init_state, make_train_step
+from pretrain.step import accumulate, forward, init_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,6 +112,34 @@ class Built:
         for _ in range(steps):
             state, metrics = step(state, batch)
         return state, metrics
+
+
+def gradients(objectives, graphs, params, batch, keys, *, accum=1, mesh="", roles=None):
+    """((loss, (terms, statistics)), gradients) of a step's loss on one device, in `accum` microbatches, or on a mesh of
+    eight, on which parameters lie as their roles say, or whole without them."""
+
+    def step(params, batch):
+        if accum > 1:
+            loss, aux, grads = accumulate(graphs, params, objectives, batch, keys, accum)
+            return (loss, aux), grads
+        total = lambda p: forward(graphs, p, objectives, batch, keys, train=True)
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    if not mesh:
+        return jax.device_get(jax.jit(step)(params, batch))
+    mesh = sharding.make_mesh(sharding.parse_mesh(mesh))
+    with jax.set_mesh(mesh):
+        batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+        if roles:
+            params = jax.device_put(params, sharding.state_sharding(params, roles, mesh))
+        return jax.device_get(jax.jit(step)(params, batch))
+
+
+def same_gradients(found, want, tolerance):
+    """Two results of `gradients` agree in the loss, to 1e-5, and in every gradient (`close_trees`)."""
+    ((loss, _), grads), ((whole_loss, _), whole) = found, want
+    np.testing.assert_allclose(loss, whole_loss, rtol=1e-5)
+    close_trees(whole, grads, tolerance)
 
 
 def close_trees(a, b, tolerance):

@@ -12,10 +12,10 @@ import pytest
 import tiny
 
 from configs.systems import gap_action
-from pretrain import build, sharding
+from pretrain import build
 from pretrain.models.passes import draw, evaluate
 from pretrain.restore import init_function
-from pretrain.step import Models, accumulate, example_keys, forward
+from pretrain.step import Models, example_keys
 
 B, TEXTS = 16, ("name", *gap_action.BODY)
 
@@ -40,15 +40,10 @@ def made():
 KEYS = example_keys(0, 3, B)
 
 
-def total(params, batch):
-    objectives, graph, *_ = made()
-    return forward(graph, params, objectives, batch, KEYS, train=True)
-
-
 @functools.cache
 def undivided():
     """((loss, (terms, statistics)), gradients) of the whole batch on one device."""
-    return jax.device_get(jax.jit(jax.value_and_grad(total, has_aux=True))(*made()[2:]))
+    return laws.gradients(*made(), KEYS)
 
 
 def evaluated(nodes):
@@ -135,22 +130,12 @@ def test_places_recur_with_every_frame():
 
 
 def test_accumulation_changes_nothing():
-    objectives, graph, params, batch = made()
-    loss, _, grads = jax.jit(lambda p, b: accumulate(graph, p, objectives, b, KEYS, 2))(params, batch)
-    (want, _), whole = undivided()
-    laws.close_trees((want, whole), jax.device_get((loss, grads)), 2e-5)
+    laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-5)
 
 
 def test_a_mesh_changes_nothing():
-    objectives, _, params, batch = made()
-    roles = init_function(build.models(build.parse(config()), objectives), objectives, 0)[1].roles
-    mesh = sharding.make_mesh(sharding.parse_mesh("data=4,fsdp=2"))
-    with jax.set_mesh(mesh):
-        how = sharding.state_sharding(params, roles, mesh), sharding.batch_sharding(mesh)
-        step = jax.jit(jax.value_and_grad(total, has_aux=True), in_shardings=how)
-        (loss, _), grads = step(params, jax.device_get(batch))
-    (want, _), whole = undivided()
-    laws.close_trees((want, whole), jax.device_get((loss, grads)), 2e-5)
+    roles = laws.Built(config()).roles
+    laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2", roles=roles), undivided(), 2e-5)
 
 
 def branch(**changes):

@@ -14,15 +14,14 @@ import tiny
 from tiny import MODALITIES
 
 from configs.systems import grounded_sentences
-from pretrain import build, sharding
+from pretrain import build
 from pretrain.models.passes import draw, evaluate
 from pretrain.objectives import triplet
 from pretrain.objectives.base import Context, weighted_sum
 from pretrain.objectives.edges import Edge
 from pretrain.optim import schedule
 from pretrain.phases import stages
-from pretrain.restore import init_function
-from pretrain.step import Models, accumulate, example_keys, forward
+from pretrain.step import Models, example_keys
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "systems" / "losses.npz")
 B, KEYS = 16, example_keys(0, 3, 16)
@@ -47,15 +46,10 @@ def made():
     return built.objectives, built.graphs, params, jax.tree.map(jnp.asarray, batch) | {"step": jnp.zeros(B, jnp.int32)}
 
 
-def total(params, batch):
-    objectives, graphs, *_ = made()
-    return forward(graphs, params, objectives, batch, KEYS, train=True)
-
-
 @functools.cache
 def undivided():
     """((loss, (terms, statistics)), gradients) of the whole batch on one device."""
-    return jax.device_get(jax.jit(jax.value_and_grad(total, has_aux=True))(*made()[2:]))
+    return laws.gradients(*made(), KEYS)
 
 
 def sigmoid(x):
@@ -139,22 +133,12 @@ def test_every_parameter_has_a_gradient():
 
 
 def test_accumulation_changes_nothing():
-    objectives, graphs, params, batch = made()
-    loss, _, grads = jax.jit(lambda p, b: accumulate(graphs, p, objectives, b, KEYS, 2))(params, batch)
-    (want, _), whole = undivided()
-    laws.close_trees((want, whole), jax.device_get((loss, grads)), 2e-5)
+    laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-5)
 
 
 def test_a_mesh_changes_nothing():
-    objectives, _, params, batch = made()
-    roles = init_function(build.models(build.parse(config()), objectives), objectives, 0)[1].roles
-    mesh = sharding.make_mesh(sharding.parse_mesh("data=4,fsdp=2"))
-    with jax.set_mesh(mesh):
-        how = sharding.state_sharding(params, roles, mesh), sharding.batch_sharding(mesh)
-        step = jax.jit(jax.value_and_grad(total, has_aux=True), in_shardings=how)
-        (loss, _), grads = step(params, jax.device_get(batch))
-    (want, _), whole = undivided()
-    laws.close_trees((want, whole), jax.device_get((loss, grads)), 2e-5)
+    roles = laws.Built(config()).roles
+    laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2", roles=roles), undivided(), 2e-5)
 
 
 def test_the_rate_goes_up_and_down_in_eight_cycles():

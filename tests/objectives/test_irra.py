@@ -11,11 +11,11 @@ import pytest
 import tiny
 
 from configs.systems import irra
-from pretrain import build, sharding
+from pretrain import build
 from pretrain.models.passes import draw, evaluate
 from pretrain.objectives.paired import Corrupted, Corruption
 from pretrain.restore import init_function
-from pretrain.step import Models, accumulate, example_keys, forward
+from pretrain.step import Models, example_keys
 
 B, EOS, MASK = 16, 3, 4
 
@@ -43,9 +43,7 @@ KEYS = example_keys(0, 3, B)
 @functools.cache
 def undivided():
     """((loss, (terms, statistics)), gradients) of the whole batch on one device."""
-    objectives, graph, params, batch = made()
-    run = jax.value_and_grad(lambda p: forward(graph, p, objectives, batch, KEYS, train=True), has_aux=True)
-    return jax.device_get(jax.jit(run)(params))
+    return laws.gradients(*made(), KEYS)
 
 
 def evaluated(nodes):
@@ -178,22 +176,11 @@ def test_of_every_text_a_word_is_masked(least):
 
 
 def test_accumulation_changes_nothing():
-    objectives, graph, params, batch = made()
-    loss, _, grads = jax.jit(lambda p: accumulate(graph, p, objectives, batch, KEYS, 2))(params)
-    (want, _), whole = undivided()
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
-    laws.close_trees(jax.device_get(grads), whole, 2e-4)
+    laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-4)
 
 
 def test_eight_devices_are_one():
-    objectives, graph, params, batch = made()
-    mesh = sharding.make_mesh(sharding.parse_mesh("data=4,fsdp=2"))
-    with jax.set_mesh(mesh):
-        run = jax.value_and_grad(lambda p, b: forward(graph, p, objectives, b, KEYS, train=True)[0])
-        loss, grads = jax.jit(run)(params, jax.device_put(batch, sharding.batch_sharding(mesh)))
-    (want, _), whole = undivided()
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
-    laws.close_trees(jax.device_get(grads), whole, 2e-4)
+    laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2"), undivided(), 2e-4)
 
 
 @pytest.mark.parametrize(

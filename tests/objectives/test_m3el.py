@@ -11,11 +11,11 @@ import pytest
 import tiny
 
 from configs.systems import m3el
-from pretrain import build, sharding
+from pretrain import build
 from pretrain.models.passes import draw, evaluate
 from pretrain.objectives.targets import intra_modal
 from pretrain.restore import init_function
-from pretrain.step import Models, accumulate, example_keys, forward
+from pretrain.step import Models, example_keys, forward
 
 B, KEYS, EDGES = 16, example_keys(0, 3, 16), (("mention", "entity"), ("mention_image", "entity_image"))
 
@@ -41,9 +41,7 @@ def made():
 @functools.cache
 def undivided():
     """((loss, (terms, statistics)), gradients) of the whole batch on one device."""
-    objectives, graphs, params, batch = made()
-    run = jax.value_and_grad(lambda p, b: forward(graphs, p, objectives, b, KEYS, train=True), has_aux=True)
-    return jax.device_get(jax.jit(run)(params, batch))
+    return laws.gradients(*made(), KEYS)
 
 
 @functools.cache
@@ -152,31 +150,12 @@ def test_every_part_has_a_gradient():
         assert not jax.tree.leaves(tree) or max(np.abs(x).max() for x in jax.tree.leaves(tree)) > 0, part
 
 
-@pytest.mark.parametrize("accum, block", [(2, 0), (1, 4)])
-def test_accumulation_and_blocks_change_nothing(accum, block):
-    _, graphs, params, batch = made()
+@pytest.mark.parametrize(
+    "block, divided", [(0, dict(accum=2)), (4, {}), (0, dict(mesh="data=4,fsdp=2")), (2, dict(mesh="data=4,fsdp=2"))]
+)
+def test_microbatches_blocks_and_devices_change_nothing(block, divided):
     objectives = {n: dataclasses.replace(o, block=block) for n, o in made()[0].items()}
-    if accum > 1:
-        loss, _, grads = jax.jit(lambda p, b: accumulate(graphs, p, objectives, b, KEYS, accum))(params, batch)
-    else:
-        run = jax.value_and_grad(lambda p, b: forward(graphs, p, objectives, b, KEYS, train=True)[0])
-        loss, grads = jax.jit(run)(params, batch)
-    (want, _), whole = undivided()
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
-    laws.close_trees(jax.device_get(grads), whole, 3e-4)
-
-
-@pytest.mark.parametrize("block", [0, 2])
-def test_eight_devices_are_one(block):
-    _, graphs, params, batch = made()
-    objectives = {n: dataclasses.replace(o, block=block) for n, o in made()[0].items()}
-    mesh = sharding.make_mesh(sharding.parse_mesh("data=4,fsdp=2"))
-    with jax.set_mesh(mesh):
-        run = jax.value_and_grad(lambda p, b: forward(graphs, p, objectives, b, KEYS, train=True)[0])
-        loss, grads = jax.jit(run)(params, jax.device_put(batch, sharding.batch_sharding(mesh)))
-    (want, _), whole = undivided()
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
-    laws.close_trees(jax.device_get(grads), whole, 3e-4)
+    laws.same_gradients(laws.gradients(objectives, *made()[1:], KEYS, **divided), undivided(), 3e-4)
 
 
 def of_queries(c):

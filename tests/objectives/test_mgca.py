@@ -10,10 +10,10 @@ import pytest
 import tiny
 
 from configs.systems import mgca
-from pretrain import build, sharding
+from pretrain import build
 from pretrain.models.passes import draw, evaluate
 from pretrain.restore import init_function
-from pretrain.step import Models, accumulate, example_keys, forward
+from pretrain.step import Models, example_keys, forward
 
 B, FROZEN = 16, 20
 
@@ -42,9 +42,7 @@ KEYS = example_keys(0, 3, B)
 @functools.cache
 def undivided():
     """((loss, (terms, statistics)), gradients) of the whole batch on one device."""
-    objectives, graphs, params, batch = made()
-    run = jax.value_and_grad(lambda p, b: forward(graphs, p, objectives, b, KEYS, train=True), has_aux=True)
-    return jax.device_get(jax.jit(run)(params, batch))
+    return laws.gradients(*made(), KEYS)
 
 
 def log_softmax(x, axis=-1):
@@ -153,23 +151,12 @@ def test_uniform_weights_need_no_attention():
 
 
 def test_accumulation_changes_nothing():
-    objectives, graphs, params, batch = made()
-    loss, _, grads = jax.jit(lambda p, b: accumulate(graphs, p, objectives, b, KEYS, 2))(params, batch)
-    (want, _), whole = undivided()
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
-    laws.close_trees(jax.device_get(grads), whole, 2e-4)
+    laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-4)
 
 
 def test_eight_devices_are_one():
     """Sinkhorn's sums over the examples too: on what a device holds alone they would be others."""
-    objectives, graphs, params, batch = made()
-    mesh = sharding.make_mesh(sharding.parse_mesh("data=4,fsdp=2"))
-    with jax.set_mesh(mesh):
-        run = jax.value_and_grad(lambda p, b: forward(graphs, p, objectives, b, KEYS, train=True)[0])
-        loss, grads = jax.jit(run)(params, jax.device_put(batch, sharding.batch_sharding(mesh)))
-    (want, _), whole = undivided()
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
-    laws.close_trees(jax.device_get(grads), whole, 2e-4)
+    laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2"), undivided(), 2e-4)
 
 
 tokens, swapped = lambda c: c.objectives.token_contrast.update, lambda c: c.objectives.prototypes.update

@@ -13,16 +13,15 @@ import tiny
 from tiny import MODALITIES
 
 from configs.systems import structure_clip
-from pretrain import build, sharding
+from pretrain import build
 from pretrain.models.passes import draw, evaluate
 from pretrain.models.states import States
 from pretrain.objectives import contrastive, pair_hinge, triplet
 from pretrain.objectives.base import Context, weighted_sum
 from pretrain.objectives.contrastive import Edge
 from pretrain.objectives.targets import negatives
-from pretrain.restore import init_function
 from pretrain.schedule import at
-from pretrain.step import Models, accumulate, example_keys, forward
+from pretrain.step import Models, example_keys, forward
 
 B, D, SCALE = 16, 8, 7.0
 EDGE = (Edge("image", "caption"),)
@@ -190,6 +189,7 @@ def made():
     params, batch = tiny.noisy(built.params), built.batch(20)
     batch["image"]["valid"][5] = False
     assert 2 < batch["text/swapped"]["valid"].any(1).sum() < B, "some names are of one word"
+    batch["step"] = np.full(B, 3, np.int32)
     return built.objectives, built.graphs, params, jax.tree.map(jnp.asarray, batch)
 
 
@@ -205,7 +205,7 @@ def total(params, batch, step=3):
 @functools.cache
 def undivided():
     """((loss, (terms, statistics)), gradients) of the whole batch on one device."""
-    return jax.device_get(jax.jit(jax.value_and_grad(total, has_aux=True))(*made()[2:]))
+    return laws.gradients(*made(), KEYS)
 
 
 def test_the_losses_equal_numpy():
@@ -259,23 +259,12 @@ def test_an_exchanged_text_learns_by_the_tower_of_texts():
 
 
 def test_accumulation_changes_nothing():
-    objectives, graphs, params, batch = made()
-    batch = batch | {"step": jnp.full(B, 3, jnp.int32)}
-    loss, _, grads = jax.jit(lambda p, b: accumulate(graphs, p, objectives, b, KEYS, 2))(params, batch)
-    (want, _), whole = undivided()
-    laws.close_trees((want, whole), jax.device_get((loss, grads)), 2e-5)
+    laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-5)
 
 
 def test_a_mesh_changes_nothing():
-    objectives, _, params, batch = made()
-    roles = init_function(build.models(build.parse(config()), objectives), objectives, 0)[1].roles
-    mesh = sharding.make_mesh(sharding.parse_mesh("data=4,fsdp=2"))
-    with jax.set_mesh(mesh):
-        how = sharding.state_sharding(params, roles, mesh), sharding.batch_sharding(mesh)
-        step = jax.jit(jax.value_and_grad(total, has_aux=True), in_shardings=how)
-        (loss, _), grads = step(params, jax.device_get(batch))
-    (want, _), whole = undivided()
-    laws.close_trees((want, whole), jax.device_get((loss, grads)), 2e-5)
+    roles = laws.Built(config()).roles
+    laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2", roles=roles), undivided(), 2e-5)
 
 
 def test_two_texts_that_are_cut_to_the_same_are_no_negative():

@@ -11,10 +11,10 @@ import pytest
 import tiny
 
 from configs.systems import vg_bert
-from pretrain import build, sharding
+from pretrain import build
 from pretrain.models.passes import draw, evaluate
 from pretrain.restore import init_function
-from pretrain.step import Models, accumulate, example_keys, forward
+from pretrain.step import Models, example_keys, forward
 
 B, KEYS = 16, example_keys(0, 3, 16)
 
@@ -40,9 +40,7 @@ def made():
 @functools.cache
 def undivided():
     """((loss, (terms, statistics)), gradients) of the whole batch on one device."""
-    objectives, graphs, params, batch = made()
-    run = jax.value_and_grad(lambda p, b: forward(graphs, p, objectives, b, KEYS, train=True), has_aux=True)
-    return jax.device_get(jax.jit(run)(params, batch))
+    return laws.gradients(*made(), KEYS)
 
 
 def with_changes(**changes):
@@ -109,30 +107,12 @@ def test_every_part_has_a_gradient():
         assert not jax.tree.leaves(tree) or max(np.abs(x).max() for x in jax.tree.leaves(tree)) > 0, part
 
 
-@pytest.mark.parametrize("accum, block", [(2, 0), (1, 4)])
-def test_accumulation_and_blocks_change_nothing(accum, block):
-    _, graphs, params, batch = made()
+@pytest.mark.parametrize(
+    "block, divided", [(0, dict(accum=2)), (4, {}), (0, dict(mesh="data=4,fsdp=2")), (1, dict(mesh="data=4,fsdp=2"))]
+)
+def test_microbatches_blocks_and_devices_change_nothing(block, divided):
     objectives = with_changes(block=block)
-    if accum > 1:
-        loss, _, grads = jax.jit(lambda p, b: accumulate(graphs, p, objectives, b, KEYS, accum))(params, batch)
-    else:
-        run = jax.value_and_grad(lambda p, b: forward(graphs, p, objectives, b, KEYS, train=True)[0])
-        loss, grads = jax.jit(run)(params, batch)
-    (want, _), whole = undivided()
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
-    laws.close_trees(jax.device_get(grads), whole, 2e-4)
-
-
-@pytest.mark.parametrize("block", [0, 1])
-def test_eight_devices_are_one(block):
-    _, graphs, params, batch = made()
-    mesh, objectives = sharding.make_mesh(sharding.parse_mesh("data=4,fsdp=2")), with_changes(block=block)
-    with jax.set_mesh(mesh):
-        run = jax.value_and_grad(lambda p, b: forward(graphs, p, objectives, b, KEYS, train=True)[0])
-        loss, grads = jax.jit(run)(params, jax.device_put(batch, sharding.batch_sharding(mesh)))
-    (want, _), whole = undivided()
-    np.testing.assert_allclose(loss, want, rtol=1e-5)
-    laws.close_trees(jax.device_get(grads), whole, 2e-4)
+    laws.same_gradients(laws.gradients(objectives, *made()[1:], KEYS, **divided), undivided(), 2e-4)
 
 
 def pooled_by_queries(c):
