@@ -151,6 +151,8 @@ def test_the_compilers_clock():
     dearest, second = found.dearest(2)
     assert (dearest.name, dearest.times, dearest.result) == ("fusion.1", 12, "bf16[16,8]")
     assert dearest.source == "/code/pretrain/models/layers.py:43" and second.source == "/code/pretrain/optim.py:99"
+    twice = found._replace(operations=(*found.operations, found.operations[0]._replace(name="fusion.2")))
+    assert (twice.dearest(1)[0].times, twice.dearest(1)[0].cycles) == (24, 24_000), "a block that is written out"
     assert found.seconds == pytest.approx(12_095 / 1.5e9)
     assert clock(Hlo(TPU), find("v5e-8").chip, ()) is None
 

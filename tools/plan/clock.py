@@ -54,7 +54,13 @@ class Clock(NamedTuple):
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
     def dearest(self, count: int = 10) -> list[Operation]:
-        return sorted(self.operations, key=lambda o: -o.cycles)[:count]
+        """Those that are alike but for their names, such as of blocks that are written out, count as one."""
+        alike = {}
+        for o in self.operations:
+            key = o._replace(name="", cycles=0.0, times=0.0)
+            one = alike.get(key, o._replace(cycles=0.0, times=0.0))
+            alike[key] = one._replace(cycles=one.cycles + o.cycles, times=one.times + o.times)
+        return sorted(alike.values(), key=lambda o: -o.cycles)[:count]
 
 
 def clock(program: Hlo, chip: Chip, parts) -> Clock | None:
