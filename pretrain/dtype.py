@@ -27,7 +27,9 @@ def settle(config, workdir):
     config = type(config)(config.to_dict())
     first = locate(workdir) / stages(config)[0][0]
     if (first / "config.json").exists():
-        config.model.dtype = read_config(first)["model"]["dtype"]
+        del config.model["dtype"]  # what does not say it began with the model's default
+        if "dtype" in (then := read_config(first).get("model", {})):
+            config.model.dtype = then["dtype"]
         return config
     seconds = measure()
     # One answer for all processes, the first one's.

@@ -17,6 +17,11 @@ from pretrain.step import TrainState, init_state, make_train_step
 TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
 
 
+def compiler_options(device) -> dict | None:
+    """What a train step is compiled with for such devices; None for nothing but what is usual."""
+    return TPU_OPTIONS if device.platform == "tpu" else None
+
+
 class Program:
     """A run on `devices` (None: all there are). Its errors come before anything is compiled."""
 
@@ -77,9 +82,8 @@ class Program:
             self.graphs, self.objectives, self.optimizer, seed=run.seed, accum=run.accum, references=self.references,
             steps=run.steps, split=self.split,
         )  # fmt: skip
-        on_tpu = self.mesh.devices.flat[0].platform == "tpu"
         return jax.jit(
-            step, donate_argnums=0, compiler_options=TPU_OPTIONS if on_tpu else None,
+            step, donate_argnums=0, compiler_options=compiler_options(self.mesh.devices.flat[0]),
             in_shardings=(self.layout, sharding.batch_sharding(self.mesh), *self.base_layout),
             out_shardings=(self.layout, None),
         )  # fmt: skip

@@ -39,6 +39,12 @@ def test_a_run_goes_on_in_the_type_that_it_began_in(faster, phases, folder, tmp_
     assert dtype.settle(config(**phases), tmp_path).model.dtype == "float32"
 
 
+def test_a_workdir_that_does_not_say_its_type_has_the_default(monkeypatch, tmp_path):
+    monkeypatch.setattr(dtype, "measure", None)
+    write_config(tmp_path, dict(model=dict(dim=16)))
+    assert dtype.settle(config(), tmp_path).model.to_dict() == dict(dim=16)
+
+
 def test_a_type_that_is_named_is_not_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(dtype, "measure", None)
     named, none = config(model=dict(dtype="float32")), ConfigDict(dict(steps=2))

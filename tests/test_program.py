@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from configs import clip_b16
 from pretrain import build, executable
 from pretrain.chips import chip_of
 from pretrain.flops import matmul_flops, model_flops
-from pretrain.program import Program
+from pretrain.program import TPU_OPTIONS, Program, compiler_options
 from pretrain.train import train
 from tools.plan.measure import example
 
@@ -96,3 +97,9 @@ def test_no_step_is_opened_but_the_one_that_is_meant(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             executable.load(text, None, [])
+
+
+def test_only_tpus_are_given_options_of_their_compiler():
+    device = lambda platform: types.SimpleNamespace(platform=platform)
+    assert compiler_options(device("tpu")) == TPU_OPTIONS and compiler_options(device("gpu")) is None
+    assert compiler_options(jax.devices()[0]) is None

@@ -22,6 +22,7 @@ from pretrain.models.parts import head
 from pretrain.models.parts.base import Build
 from pretrain.models.passes import ONLINE, leaves
 from pretrain.ops.cross_entropy import dense_nll
+from pretrain.program import compiler_options
 from pretrain.restore import init_function
 from pretrain.step import example_keys, init_state, make_train_step
 from tools.plan.clock import clock
@@ -72,7 +73,8 @@ class Bench:
         self.state = init_state(params, self.optimizer)
         self.data = jax.tree.map(jnp.asarray, batch(run.modalities, run.batch_size, 0))
         step = make_train_step(self.graphs, self.objectives, self.optimizer, seed=0)
-        self.step = jax.jit(step, donate_argnums=0).lower(self.state, self.data).compile()
+        options = compiler_options(jax.devices()[0])
+        self.step = jax.jit(step, donate_argnums=0, compiler_options=options).lower(self.state, self.data).compile()
 
     def seconds(self) -> float:
         """One step, state donated."""
