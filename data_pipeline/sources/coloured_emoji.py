@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from data_pipeline.drawn import Drawn
 from data_pipeline.sources import emoji
 
 COLOURS = {
@@ -17,7 +18,7 @@ PAIRS = ("seen", "unseen", "all")
 PLACES, LEAST = 3, 0.75  # places in a row of a scene, and the least side of an object in shares of one
 
 
-class Source:
+class Source(Drawn):
     """Random access to scenes; what one shows hangs on its number, the split and the settings alone.
 
     An example is a dict of
@@ -44,9 +45,7 @@ class Source:
     def __init__(
         self, split="train", scenes: int = 10_000, side: int = 48, objects: int = 4, named: int = 3, pairs: str = "seen"
     ):
-        splits = (split,) if isinstance(split, str) else tuple(split)
-        if not splits or not set(splits) <= set(emoji.SPLITS):
-            raise ValueError(f"split={split!r} is unknown: use one of {emoji.SPLITS} or a tuple of them")
+        super().__init__(split, scenes, 10)
         if scenes < 10 or side < 24 or not 1 <= named <= objects <= PLACES**2:
             raise ValueError(
                 f"scenes={scenes}, side={side}, objects={objects}, named={named}: need at least 10 scenes of 24 pixels "
@@ -54,19 +53,12 @@ class Source:
             )
         if pairs not in PAIRS:
             raise ValueError(f"pairs={pairs!r}: must be one of {', '.join(PAIRS)}")
-        self._splits, self._scenes, self._side, self._objects = splits, scenes, side, objects
+        self._scenes, self._side, self._objects = scenes, side, objects
         self._named, self._pairs = named, pairs
-        self._ends = np.cumsum([scenes if name == "train" else scenes // 10 for name in splits])
-
-    available = staticmethod(emoji.Source.available)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> dict:
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        at = int(index - (self._ends[part - 1] if part else 0))
-        rng = np.random.default_rng([zlib.crc32(f"{self._splits[part]} {self._pairs}".encode()), at])
+        split, at = self._place(index)
+        rng = np.random.default_rng([zlib.crc32(f"{split} {self._pairs}".encode()), at])
         count = int(rng.integers(1, self._named + 1))
         chosen = rng.choice(which(self._pairs), count, replace=False)
         others = np.setdiff1d(np.arange(len(COLOURS) * len(SHAPES)), chosen)

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 
+from data_pipeline.drawn import Drawn
 from data_pipeline.sources import emoji
 
 KINDS = (
@@ -16,7 +17,7 @@ PLACES = {"left": (0.2, 0.5), "right": (0.8, 0.5), "above": (0.5, 0.2), "below":
 CELLS, SIDE = 8, 0.3  # of a feature's picture, and of an object's box, in shares of the scene's
 
 
-class Source:
+class Source(Drawn):
     """Random access to scenes; what one shows hangs on its number and the split alone.
 
     An example is a dict of
@@ -39,26 +40,17 @@ class Source:
     fields = frozenset({"objects", "boxes", "kinds", "styles", "sentence", "answer"})
 
     def __init__(self, split="train", scenes: int = 10_000, objects: int = 3, questions: float = 0.5):
-        splits = (split,) if isinstance(split, str) else tuple(split)
-        if not splits or not set(splits) <= set(emoji.SPLITS):
-            raise ValueError(f"split={split!r} is unknown: use one of {emoji.SPLITS} or a tuple of them")
+        super().__init__(split, scenes, 20)
         if scenes < 20 or not 2 <= objects <= len(PLACES) or not 0 <= questions <= 1:
             raise ValueError(
                 f"scenes={scenes}, objects={objects}, questions={questions}: need at least 20 scenes, 2…{len(PLACES)} "
                 "objects, and a share of questions"
             )
-        self._splits, self._scenes, self._objects, self._questions = splits, scenes, objects, questions
-        self._ends = np.cumsum([scenes if name == "train" else scenes // 20 for name in splits])
-
-    available = staticmethod(emoji.Source.available)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
+        self._scenes, self._objects, self._questions = scenes, objects, questions
 
     def __getitem__(self, index: int) -> dict:
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        at = int(index - (self._ends[part - 1] if part else 0))
-        rng = np.random.default_rng([zlib.crc32(self._splits[part].encode()), at])
+        split, at = self._place(index)
+        rng = np.random.default_rng([zlib.crc32(split.encode()), at])
         kinds = rng.choice(len(KINDS), self._objects, replace=False)
         styles = rng.integers(len(STYLES), size=self._objects)
         places = rng.permutation(len(PLACES))[: self._objects]
