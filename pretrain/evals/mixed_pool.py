@@ -35,7 +35,7 @@ class Pool(NamedTuple):
 class Evaluator(Task):
     """R@k among all that the examples of all sources ask for; the share of queries whose nearest candidate is of the
     kind that they ask for; and R@k among candidates of that kind alone, where a preference for one kind cannot be seen
-    (MM-Embed, arXiv 2411.02571, section 5). Beside it R@1 in the whole pool by source.
+    (MM-Embed, arXiv 2411.02571). Beside it R@1 in the whole pool by source.
 
     part: of the network, which embeds what modalities show together. variant: a query is a NAME, what it asks for
     NAME/VARIANT of the batch; equal ones are one candidate. A tie counts against what is asked for.
@@ -56,21 +56,21 @@ class Evaluator(Task):
 
     def run(self, params):
         pool = search(self.context, params, self.part, self.variant, self.splits, self.batch_size)
-        ranks, alike, kinds = _ranks(pool)
+        found, alike, kinds = ranks(pool)
         same = pool.kind[pool.own][:, None] == pool.kind
         yield "candidates", float(len(pool.kind))
         for k in self.at:
-            yield f"R@{k}", Score((ranks <= k).mean(), min(k / len(pool.kind), 1))
+            yield f"R@{k}", Score((found <= k).mean(), min(k / len(pool.kind), 1))
         yield "kind", Score(kinds.mean(), same.mean())
         for k in self.at:
             yield f"own kind/R@{k}", Score((alike <= k).mean(), np.minimum(k / same.sum(1), 1).mean())
         names = [part.name or str(i) for i, part in enumerate(self.context.run.data.sources)]
         for i, name in enumerate(names if len(names) > 1 else ()):
             if (mine := pool.source == i).any():
-                yield f"{name}/R@1", Score((ranks[mine] <= 1).mean(), 1 / len(pool.kind))
+                yield f"{name}/R@1", Score((found[mine] <= 1).mean(), 1 / len(pool.kind))
 
 
-def _ranks(pool: Pool):
+def ranks(pool: Pool):
     """Of every query: (the rank of what it asks for, 1 the best; that among its kind; whether its nearest is of it)."""
     out = []
     for z, own in zip(pool.queries, pool.own):

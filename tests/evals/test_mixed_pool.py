@@ -40,7 +40,7 @@ def pool(**changes):
 
 def test_ranks_and_kinds_equal_loops():
     held = pool()
-    ranks, alike, kinds = mixed_pool._ranks(held)
+    ranks, alike, kinds = mixed_pool.ranks(held)
     for i, own in enumerate(held.own):
         s = [held.queries[i] @ c for c in held.candidates]
         mine = [j for j in range(4) if held.kind[j] == held.kind[own]]
@@ -53,7 +53,7 @@ def test_ranks_and_kinds_equal_loops():
 def test_what_all_say_alike_finds_nothing():
     """Trap: ties must not look good, neither in the pool nor of the kind."""
     held = pool(candidates=np.ones((4, 3)), queries=np.ones((6, 3)))
-    ranks, alike, kinds = mixed_pool._ranks(held)
+    ranks, alike, kinds = mixed_pool.ranks(held)
     assert (ranks == 4).all() and (alike == 2).all() and not kinds.any()
 
 
@@ -63,7 +63,7 @@ def test_a_preference_for_a_kind_shows_in_the_whole_pool_alone():
     z = np.eye(4)
     candidates = z + 2.0 * (kind == 0)[:, None]
     held = pool(own=own, kind=kind, queries=z, candidates=candidates, row=own, source=own)
-    ranks, alike, kinds = mixed_pool._ranks(held)
+    ranks, alike, kinds = mixed_pool.ranks(held)
     assert (alike == 1).all() and kinds.tolist() == [True, True, False, False] and ranks.tolist() == [1, 1, 3, 3]
 
 
