@@ -40,6 +40,10 @@ class Transform(base.Transform):
         return self.instruction, *self.writes
 
     @property
+    def optional(self):
+        return self.reads
+
+    @property
     def writes(self):
         return (self.text, self.image, *(f"{f}/{v}" for v in self.variants for f in (self.text, self.image)))
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from data_pipeline import transforms
+from data_pipeline.checks import check_transforms
 from data_pipeline.pipeline import Encoder
 from data_pipeline.spec import Modality
 from data_pipeline.text import TextTokenizer
+from data_pipeline.transforms import swapped_text
 from data_pipeline.transforms.instructed import Transform
 
 TEXT = TextTokenizer()
@@ -47,6 +49,12 @@ def test_a_picture_may_be_asked_about_without_a_text():
     assert words(encoded({"text": "cat", "image/positive": CAT})["text"]) == "cat", "or without an instruction"
 
 
+def test_pictures_are_read_as_files_and_texts_are_not():
+    fields, texts = Encoder(MODALITIES, {"text": TEXT}, True, (Transform(negatives=1),))._reads
+    assert {"image", "image/positive", "image/negative1"} <= fields - texts
+    assert {"instruction", "text", "text/positive", "text/negative1"} <= texts
+
+
 def test_another_template_and_other_fields():
     one = Transform("question", "photo", "task", 1, "{text} ({instruction})")
     assert one.writes == tuple(f"{f}{end}" for end in ("", "/positive", "/negative1") for f in ("question", "photo"))
@@ -83,3 +91,14 @@ def test_settings_that_cannot_be_are_named():
             Transform(**keys)
     with pytest.raises(ValueError, match="but no modality is made from 'text'"):
         transforms.check((Transform(),), MODALITIES[:1])
+
+
+def test_a_source_need_not_have_all_of_it():
+    """As a folder in which no example has a second negative, or none a picture."""
+
+    class Source(list):
+        fields = frozenset({"text", "text/positive"})
+
+    check_transforms((Transform(),), Source())
+    with pytest.raises(ValueError, match="swapped_text reads the field 'title', which is unknown"):
+        check_transforms((Transform(), swapped_text.Transform("title")), Source())

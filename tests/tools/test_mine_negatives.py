@@ -68,7 +68,13 @@ def test_what_was_mined_is_read_as_it_was(mined, tmp_path):
     c.data.sources = [dict(source="files", path=str(folder), weight=1.0)]
     run = build.parse(c)
     encode = build.encoder(run, train=True)
-    batch = [encode(build.source(run.data, "val")[i], np.random.default_rng(0)) for i in range(0, 500, 25)]
+    source = build.source(run.data, "val")
+    batch = [encode(encode.read(source, i), np.random.default_rng(0)) for i in range(0, 500, 25)]
+    assert (
+        {bool(b["image"]["valid"]) for b in batch}
+        == {bool(b["image/positive"]["valid"]) for b in batch}
+        == {True, False}
+    )
     there = [b["image/negative1"]["valid"].any() or b["text/negative1"]["valid"].any() for b in batch]
     assert all(b["text"]["valid"].any() for b in batch) and np.mean(there) > 0.8
 

@@ -14,7 +14,6 @@ import importlib
 import jax
 import numpy as np
 
-from configs import embedder_common as embedder
 from pretrain.models.passes import compute
 from tools.experiments.common import Experiment, Gate, directed_recall_at_1, finish, options
 
@@ -34,7 +33,7 @@ COMPOSED = "picture and text → picture"
 
 def config(objectives: dict, steps: int, batch: int, negatives: int = 0) -> dict:
     """An embedder of the system's parts, one layer deep: a picture is a vector, a text two, the first its task's."""
-    size = dict(dim=32, depth=1, heads=4)
+    embedder, size = importlib.import_module("configs.embedder_common"), dict(dim=32, depth=1, heads=4)
     spec = lambda name, n: dict(name=name, kind="vectors", shape=(n, WIDTH), field=name, targets=False)
     # The transform says what data in memory hold beside queries.
     transforms = [dict(transform="instructed", negatives=negatives)]
