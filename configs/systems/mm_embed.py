@@ -35,8 +35,9 @@ CLAIM = Claim(
 APPROXIMATE = (
     "τ and the number of negatives of a query were not found: .05, and one of either sort. So were the ranks of the "
     "right modality, behind 45 of 50, in two accounts, of which one is a reimplementation.",
-    "Sizes of LLaVA-NeXT-Mistral-7B are from memory; a picture is one tile of 336 pixels. Positions are learned, heads "
-    "have keys of their own. Low ranks are of all kernels of the language model.",
+    "Sizes of LLaVA-NeXT-Mistral-7B are from memory; a picture is one tile of 336 pixels, of which the last layer of "
+    "CLIP and its class token are read. Positions are learned, heads have keys of their own. Low ranks are of all "
+    "kernels of the language model.",
     "Weight decay, warm-up and schedule were not read: none, 3 % of the steps, a cosine.",
     "The third stage's sets of texts are one folder, drawn half of the time.",
     "In `:tiny` and `:tiny_hard` instructions are ours, and nothing is pretrained.",
