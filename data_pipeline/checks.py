@@ -65,7 +65,7 @@ def check_transforms(given, source):
     for i, transform in enumerate(given if known is not None else ()):
         before = transforms.fields_after(given[:i], known)
         for field in transform.reads:
-            if field not in before and not field.startswith(VIEW):
+            if field not in (*before, *transform.optional) and not field.startswith(VIEW):
                 raise ValueError(
                     f"data.transforms[{i}]: {transforms.name(transform)} reads the field {field!r}, which is unknown: "
                     f"use one of {', '.join(sorted(known))}"

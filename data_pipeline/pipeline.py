@@ -65,11 +65,13 @@ class Encoder:
     def _reads(self) -> tuple[frozenset, frozenset]:
         """(all fields, those that are texts whatever they look like)."""
         texts = {m.field for m in self.modalities if self._is_known(m)}
+        others = {field for m in self.modalities if not self._is_known(m) for field in m.fields}
         fields = {field for m in self.modalities for field in m.fields} | {CROPS}
         for transform in reversed(self.transforms):
             reads = {field for field in transform.reads if not field.startswith(VIEW)}
             fields |= reads
-            texts |= reads if texts.intersection(transform.writes) else set()  # a text is made of texts
+            if texts.intersection(transform.writes):  # a text is made of texts
+                texts |= {field for field in reads if field.partition("/")[0] not in others}
         return frozenset(fields), frozenset(texts)
 
     def choose(self, example: dict, rng: np.random.Generator | None) -> dict:

@@ -69,6 +69,11 @@ class Source:
     def available() -> list[str]:
         return list(SPLITS)
 
+    @property
+    def metadata(self) -> list[dict]:
+        """The lines of its emoji (`metadata`), without their pictures."""
+        return [metadata()[row] for row in self._rows]
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -14,12 +14,14 @@ class Transform:
     for this example; None in evaluation, which shows one form of everything, the same every time.
 
     reads: the fields that it needs, beside what modalities are made from.
+    optional: those of them that no example of a source needs to have.
     writes: the fields that it sets. FIELD/VARIANT beside FIELD adds the entry NAME/VARIANT to a batch for every
     modality NAME that is made from FIELD: NAME again, read with all fields of this variant in the place of the others.
     shows: whether it draws what pictures show: examples without any are then spared.
     """
 
     reads: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     shows = False
 

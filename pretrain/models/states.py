@@ -93,6 +93,11 @@ class States:
         below = [self.over(name, given) for name in self.below(part)]
         return self.call(part, *(below or [given[self[part].reads[0]]]), *self.fixed(part))
 
+    def joins(self, part: str) -> bool:
+        """Whether `over` can make it of all the modalities that reach it: each has an embedding of its own."""
+        below = self.below(part)
+        return all(map(self.joins, below)) if below else len(self.read_by(part)) == 1
+
     @property
     def embeds(self) -> tuple[str, ...]:
         """The modalities of the run that have an embedding in the common space."""

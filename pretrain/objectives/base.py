@@ -42,19 +42,23 @@ class Context:
     write: Callable = dataclasses.field(default=None, compare=False)
     variants: tuple[str, ...] = ()
 
-    def variant(self, modality: str, variant: str, where: str, network: States | None = None) -> Leaf:
-        """The node of another form of a modality, whole, which a transform writes beside it: MODALITY/VARIANT.
+    def variant(self, modality: str | tuple, variant: str, where: str, network: States | None = None) -> Leaf:
+        """The node of another form of a modality, whole, which a transform writes beside it: MODALITY/VARIANT; or of
+        several modalities side by side.
 
         network: the model that is shown it; None for what learns. ValueError names `where` if no transform writes it.
         """
-        entry, network = f"{modality}/{variant}", network or self.network
-        if entry not in self.variants:
-            raise ValueError(
-                f"{where}={variant!r}: no transform writes {entry!r}; they write {', '.join(self.variants) or 'none'}: "
-                "add one to config.data.transforms, such as swapped_text"
-            )
-        name = network.called(modality)
-        return network.leaf(Renamed(Whole((name,), network.specs), ((name, entry),)))
+        names, network = (modality,) if isinstance(modality, str) else tuple(modality), network or self.network
+        entries = [f"{name}/{variant}" for name in names]
+        for entry in entries:
+            if entry not in self.variants:
+                written = ", ".join(self.variants) or "none"
+                raise ValueError(
+                    f"{where}={variant!r}: no transform writes {entry!r}; they write {written}: add one to "
+                    "config.data.transforms, such as swapped_text"
+                )
+        called = tuple(map(network.called, names))
+        return network.leaf(Renamed(Whole(called, network.specs), tuple(zip(called, entries))))
 
     def texts(self, modality: str, texts, network: States | None = None) -> Constant:
         """The node of texts that are no example's, such as the names of classes, in their order.

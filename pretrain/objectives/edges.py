@@ -28,11 +28,13 @@ class Edge:
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """An embedding of a modality beside the one that represents it, such as of a part of what it shows: edges join it
-    by its `name`. part: of the network, which gives it of one modality."""
+    """An embedding beside those of modalities by themselves, such as of a part of what one shows, or of several read
+    as one: edges join it by its `name`. part: of the network, which gives it; variant: NAME/VARIANT of the batch is
+    shown in the place of each modality NAME."""
 
     name: str
     part: str
+    variant: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +70,9 @@ class Embedding:
                 )
 
     @property
-    def ends(self) -> dict[str, str]:
-        """{name of what is compared: its modality}."""
-        return {m: m for m in self.embedded}
+    def ends(self) -> dict[str, tuple[str, ...]]:
+        """{name of what is compared: its modalities}."""
+        return {m: (m,) for m in self.embedded}
 
     @property
     def where(self) -> str:
@@ -102,7 +104,7 @@ class Embedding:
 
     def passes(self, train: bool) -> dict:
         """{("shown", name): leaf, ("z", name): embedding `[B, embed_dim]` of unit length}, by the names of `ends`."""
-        leaves = {name: self.shown(m) for name, m in self.ends.items()}
+        leaves = {name: self.shown(m) for name, (m,) in self.ends.items()}
         return {("shown", name): leaf for name, leaf in leaves.items()} | {
             ("z", name): self.embedding(name, leaf) for name, leaf in leaves.items()
         }
@@ -150,18 +152,35 @@ class Pairs(Embedding):
         for i, branch in enumerate(self.branches):
             where = f"branches[{i}].part"
             part = self.network.need(branch.part, f"{self.where}.{where}")
-            if part.gives != EMBEDDING or len(self.network.read_by(branch.part)) != 1:
-                self.fail(where, "name a part that gives an embedding of one modality", branch.part)
+            if part.gives != EMBEDDING or not self.network.joins(branch.part):
+                remedy = "name a part that gives an embedding of one modality, or of several that are embedded apart"
+                self.fail(where, remedy, branch.part)
 
     @property
     def ends(self):
         parts = {b.name: b.part for b in self.branches}
         names = dict.fromkeys(n for e in self.edges for n in (e.a, e.b))
-        return {n: self.network.read_by(parts[n])[0] if n in parts else n for n in names}
+        return {n: self.network.read_by(parts[n]) if n in parts else (n,) for n in names}
 
     @property
     def embedded(self):
-        return tuple(dict.fromkeys(self.ends.values()))
+        return tuple(dict.fromkeys(m for ms in self.ends.values() for m in ms))
+
+    @property
+    def tokens_per_example(self):
+        sizes, variants = {m.name: self._size(m) for m in self.context.modalities}, self._variants
+        return sum(sizes[m] for m, _ in {(m, variants.get(n)) for n, ms in self.ends.items() for m in ms})
+
+    @property
+    def _variants(self) -> dict[str, str]:
+        return {b.name: b.variant for b in self.branches if b.variant}
+
+    def passes(self, train):
+        out = {}
+        for name in self.ends:
+            shown, z = self._end(name, self._variants.get(name, ""), "branches.variant")
+            out |= {("shown", name): shown, ("z", name): z}
+        return out
 
     def embedding(self, name, leaf):
         part = next((b.part for b in self.branches if b.name == name), "")
@@ -170,14 +189,26 @@ class Pairs(Embedding):
     def form(self, name: str, variant: str, key: str) -> dict:
         """As `passes`, of another form of what an edge joins, which a transform writes: {("shown", NAME/VARIANT): leaf,
         ("z", NAME/VARIANT): embedding}. key: of the config, that names the variant."""
-        leaf = self.context.variant(self.ends[name], variant, f"{self.where}.{key}", self.network)
-        return {("shown", f"{name}/{variant}"): leaf, ("z", f"{name}/{variant}"): self.embedding(name, leaf)}
+        shown, z = self._end(name, variant, key)
+        return {("shown", f"{name}/{variant}"): shown, ("z", f"{name}/{variant}"): z}
+
+    def _end(self, name: str, variant: str, key: str):
+        """(the leaf of all that is shown of an end, the node of its embedding). key: of the config, that names the
+        variant; "" is what the example itself holds."""
+        names, network = self.ends[name], self.network
+        form = lambda of: self.context.variant(of, variant, f"{self.where}.{key}", network)
+        leaves = {m: form(m) if variant else self.shown(m) for m in names}
+        if len(names) == 1:
+            (leaf,) = leaves.values()
+            return leaf, self.embedding(name, leaf)
+        part = next(b.part for b in self.branches if b.name == name)
+        return form(names) if variant else network.shown(*names), network.over(part, leaves)
 
     def differs(self, data: dict, name: str, variant: str):
         """Which examples have that form, and it says something else, bool `[B]`."""
         own, form = data["shown", name], data["shown", f"{name}/{variant}"]
-        same = jnp.False_ if own.tokens.ids.shape != form.tokens.ids.shape else alike(own, form)  # or it is thinned
-        return form.tokens.valid.any(1) & ~same
+        same = own.tokens.ids.shape == form.tokens.ids.shape and alike(own, form)  # or it is thinned
+        return form.tokens.valid.any(1) & jnp.logical_not(same)
 
     def init(self, key) -> dict:
         return {}

@@ -465,7 +465,7 @@ def changed(**changes):
         (dict(model__parts__img__dim=8), "'img': dim=8: 'embed_text' gives tokens of width 12"),
         (dict(model__parts__join__length=0), "'join': length=0: must be at least 1"),
         (dict(model__parts__join__length=9), "'join': length=9: a sequence has 1[0-9] slots: raise it"),
-        (dict(model__parts__join__reads=["img", "visual"], objectives=NORMS), "'join': .* the one stream that stands"),
+        (dict(model__parts__join__reads=["img", "image_pool"], objectives=NORMS), "'join': .*: it gives no stream"),
         (dict(model__parts__visual__tokens=0), "'visual': tokens=0: must be at least 1"),
         (dict(model__parts__visual__reads=["image_pool"]), "'visual': reads=.*: name the part that gives the vector"),
         (dict(model__parts__first_img__dim=8), "'first_img': dim=8: 'language' gives tokens of width 12"),

@@ -319,3 +319,10 @@ def test_a_run_without_the_transform_is_told_of_it():
     c.data.transforms = c.data.transforms[:2]
     with pytest.raises(ValueError, match=r"writes 'text/swapped'; they write none: add one to config.data.transforms"):
         build.objectives(build.parse(c))
+
+
+def test_a_form_of_other_length_says_something_else():
+    """As a picture of which some tokens are embedded is beside another one that is shown whole."""
+    there = np.arange(B) % 3 > 0
+    data = {("shown", "image"): tiny.shown(np.ones(B, bool)), ("shown", "image/far"): texts(there, ~there, 1)}
+    np.testing.assert_array_equal(soft().differs(data, "image", "far"), there)

@@ -29,7 +29,8 @@ RESULTS = Path(__file__).parent / "results"
 
 class Experiment:
     """One config, trained from any seed: `params, losses = experiment.train(data, seed)`, or from what another run
-    learned: `train(data, seed, held)` with {path: array}.
+    learned: `train(data, seed, held)` with {path: array}; order: int `[steps, batch]`, which examples each step sees,
+    where these are not drawn.
 
     data: a batch of all examples with a second axis, `[n, views, …]`: an epoch takes every example once, in a random
     view. The whole run is one compiled scan, which serves all seeds and all data of these shapes.
@@ -42,7 +43,7 @@ class Experiment:
         self.train = jax.jit(self._train)
         self._embed = jax.jit(self._embed, static_argnames="name")
 
-    def _train(self, data, seed, held=None):
+    def _train(self, data, seed, held=None, order=None):
         run, held = self.run, held or {}
         params = self.init(jax.random.key(seed))
         params = jax.tree_util.tree_map_with_path(lambda path, x: held.get(path_str(path), x), params)
@@ -54,9 +55,10 @@ class Experiment:
         )  # fmt: skip
         examples, views = data["row"].shape
         k_order, k_view = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-        epochs = -(-run.steps // (examples // run.batch_size))
-        order = jax.vmap(lambda k: jax.random.permutation(k, examples))(jax.random.split(k_order, epochs))
-        order = order[:, : examples // run.batch_size * run.batch_size].reshape(-1, run.batch_size)[: run.steps]
+        if order is None:
+            epochs = -(-run.steps // (examples // run.batch_size))
+            order = jax.vmap(lambda k: jax.random.permutation(k, examples))(jax.random.split(k_order, epochs))
+            order = order[:, : examples // run.batch_size * run.batch_size].reshape(-1, run.batch_size)[: run.steps]
         view = jax.random.randint(k_view, order.shape, 0, views)
 
         def body(state, chosen):

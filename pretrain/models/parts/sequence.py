@@ -14,19 +14,25 @@ from pretrain.parameters import param
 
 @dataclasses.dataclass(frozen=True)
 class Config(base.Config):
-    """reads: the stream that stands alone where nobody says more; an objective may give it any others
-    (`objectives.sequences`). dim: of the tokens. length: the most slots of a sequence, of which each has a learned
-    position.
+    """reads: the streams where nobody says more, in their order; of several any are enough. An objective may give it
+    any others (`objectives.sequences`). dim: of the tokens. length: the most slots of a sequence, of which each has a
+    learned position.
     """
 
     dim: int = 768
     length: int = 2048
 
+    @property
+    def fills(self) -> bool:
+        """A text without its picture is a sequence, too."""
+        return len(self.reads) > 1
+
     def make(self, build, rngs):
-        if len(self.reads) != 1:
-            build.fail("reads", self.reads, "name the one stream that stands alone; objectives put others before it")
-        if build.width(self.reads[0]) != self.dim:
-            build.fail("dim", self.dim, f"{self.reads[0]!r} gives tokens of width {build.width(self.reads[0])}")
+        for name in self.reads:
+            if name not in build.parts or build.parts[name].gives != base.STREAM:
+                build.fail("reads", name, "it gives no stream; name an embedding or an encoder")
+            if build.width(name) != self.dim:
+                build.fail("dim", self.dim, f"{name!r} gives tokens of width {build.width(name)}")
         if self.length < 1:
             build.fail("length", self.length, "must be at least 1")
         return Part(self, build.name, rngs)
@@ -43,7 +49,8 @@ class Part(nnx.Module):
         self.name = name
         self.positions = param(0.02 * jax.random.normal(rngs.params(), (config.length, config.dim)), resize="linear")
 
-    def __call__(self, *streams: Stream, asked: Asked) -> Stream:
+    def __call__(self, *streams: Stream, asked: Asked, given: tuple | None = None) -> Stream:
+        """given: which of those that it reads these are, where not all; their order is that of `reads`."""
         join = lambda xs: jnp.concatenate(list(xs), axis=1)
         valid = join(s.valid & s.counted.any(1, keepdims=True) for s in streams)
         table, slots = self.positions[...], valid.shape[1]

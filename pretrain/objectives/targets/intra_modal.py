@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from pretrain.objectives.edges import Pairs
 from pretrain.objectives.targets import base
 from pretrain.ops.pairs import dot
 
@@ -29,7 +30,7 @@ class Target(base.Target):
 
     def passes(self, objective, train: bool) -> dict:
         """The embeddings that the objective compares; what learns gets their gradient from here, too."""
-        return {n: objective.embedding(n, objective.shown(m)) for n, m in objective.ends.items()}
+        return {name: node for (kind, name), node in Pairs.passes(objective, train).items() if kind == "z"}
 
     def sides(self, objective, outputs, edge, present):
         a, b = (outputs[n].astype(jnp.float32) for n in (edge.a, edge.b))
