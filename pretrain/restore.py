@@ -122,8 +122,10 @@ def untrained(restored: Restored, seed: int = 1) -> Restored:
     """The same network with fresh parameters: the baseline that shows what training gave."""
     init = dataclasses.replace(restored.init, seed=seed)
     fixed = tuple(f"{into}/" for into in build.networks(restored.run))  # no part of what was trained
+    # By path: where a module is a list, checkpoints number its entries in text.
+    held = {path_str(path): x for path, x in jax.tree_util.tree_leaves_with_path(restored.params)}
     params = jax.tree_util.tree_map_with_path(
-        lambda path, new, held: held if path_str(path).startswith(fixed) else new, jax.jit(init)(), restored.params
+        lambda path, new: held[path_str(path)] if path_str(path).startswith(fixed) else new, jax.jit(init)()
     )
     return dataclasses.replace(restored, params=params)
 
