@@ -18,7 +18,8 @@ CLAIM = Claim(
     "prediction, most where structure is sparse.",
     formula="`L = −log softmax_t φ(h, r, t)` over all entities, of both directions, `φ = −‖e_h ∘ r̂ − e_t‖² + b_h + "
     "b'_t`, `e = [table, MLP(words), MLP(subwords), MLP(sentence)]`, each a part of D/4; `∘` Hamilton's or the "
-    "dihedron's product, `r̂` each number of four parts at Euclidean length 1. Or the mean of `−log σ(±φ)` with random tails.",
+    "dihedron's product, `r̂` each number of four parts at Euclidean length 1. Or the mean of `−log σ(±φ)` with random "
+    "tails.",
     test="tests/objectives/test_hypercomplex.py::test_the_loss_equals_numpy",
     experiment="hypercomplex",
     control="directed: DistMult",
