@@ -1,6 +1,7 @@
 """What objectives over pairs of modalities share: edges, the embeddings that they compare, and the sum over edges."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 
@@ -29,7 +30,8 @@ class Edge:
 @dataclasses.dataclass(frozen=True)
 class Branch:
     """An embedding of a modality beside the one that represents it, such as of a part of what it shows: edges join it
-    by its `name`. part: of the network, which gives it of one modality."""
+    by its `name`. part: of the network, which gives it of one modality, or of several together, such as of a
+    picture what a text asks for: an example needs all of them."""
 
     name: str
     part: str
@@ -150,8 +152,10 @@ class Pairs(Embedding):
         for i, branch in enumerate(self.branches):
             where = f"branches[{i}].part"
             part = self.network.need(branch.part, f"{self.where}.{where}")
-            if part.gives != EMBEDDING or len(self.network.read_by(branch.part)) != 1:
-                self.fail(where, "name a part that gives an embedding of one modality", branch.part)
+            if part.gives != EMBEDDING or not self.network.needs(branch.part):
+                self.fail(
+                    where, "name a part that gives an embedding of one modality, or of several together", branch.part
+                )
 
     @property
     def ends(self):
@@ -161,11 +165,28 @@ class Pairs(Embedding):
 
     @property
     def embedded(self):
-        return tuple(dict.fromkeys(self.ends.values()))
+        return tuple(dict.fromkeys(m for n, m in self.ends.items() if len(self.modalities_of(n)) == 1))
+
+    def modalities_of(self, name: str) -> tuple[str, ...]:
+        """The modalities of what an edge joins, by its name."""
+        part = next((b.part for b in self.branches if b.name == name), "")
+        return self.network.needs(part) if part else (name,)
 
     def embedding(self, name, leaf):
         part = next((b.part for b in self.branches if b.name == name), "")
-        return self.network.chain(part, leaf) if part else super().embedding(name, leaf)
+        if not part:
+            return super().embedding(name, leaf)
+        first, *others = self.modalities_of(name)
+        given = {first: leaf} | {m: self.shown(m) for m in others}
+        return self.network.over(part, given) if others else self.network.chain(part, leaf)
+
+    def passes(self, train):
+        others = {m for name in self.ends for m in self.modalities_of(name)[1:]}
+        return {("shown", m): self.shown(m) for m in sorted(others)} | super().passes(train)
+
+    def present(self, data):
+        there = lambda name: data["shown", name].tokens.valid.any(1)
+        return {n: functools.reduce(jnp.logical_and, map(there, (n, *self.modalities_of(n)[1:]))) for n in self.ends}
 
     def form(self, name: str, variant: str, key: str) -> dict:
         """As `passes`, of another form of what an edge joins, which a transform writes: {("shown", NAME/VARIANT): leaf,
