@@ -11,9 +11,9 @@ points, their names, and small pictures of them by four other designers.
 
 from ml_collections import ConfigDict
 
+from configs import emoji
 from configs.common import check_arg, text, tiny
 from configs.systems import Claim
-from data_pipeline.sources import emoji
 
 CLAIM = Claim(
     says="Pictures from many sides, texts of two levels, and pictures weighted by the text align points better than "
@@ -38,7 +38,7 @@ APPROXIMATE = (
 )
 EDGES = [dict(a="points", b="text"), dict(a="points", b="picture"), dict(a="text", b="picture")]
 EPOCH = 52_470 // 512
-GROUPS = sorted({e["group"] for e in emoji.metadata()})
+GROUPS = sorted(emoji.GROUPS)
 
 
 def points_tower(sizes: dict, embed_dim: int, **groups) -> dict:
