@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipeline import kinds, mixture, transforms
 from data_pipeline import text_tokenizers as tokenizers
-from data_pipeline.pipeline import Encoder
+from data_pipeline.pipeline import Encoder, eval_batches
 from data_pipeline.shards import in_order
 from data_pipeline.spec import Modality, check_modalities
 from data_pipeline.text import TextTokenizer
@@ -177,6 +177,7 @@ def objectives(run: Run) -> dict:
     context = Context(
         run.modalities, run.labels, tuple(part.name for part in run.data.sources), states(run), other_states(run),
         TextTokenizer.sentinel_start + 1, TextTokenizer.n_sentinels - 1, functools.partial(write, run), variants(run),
+        functools.cache(functools.partial(examples, run)),
     )  # fmt: skip
     return {
         name: from_file(values, OBJECTIVES, f"config.objectives.{name}", {Context: context, Reader: read_network}, name)
@@ -335,6 +336,14 @@ def write(run: Run, modality: str, texts) -> dict:
         made = known[m.tokenizer].encode(text, m.length, **how)
         ids[i, : len(made)], valid[i, : len(made)] = made, True
     return {"ids": ids, "valid": valid}
+
+
+def examples(run: Run, split: str) -> dict:
+    """The batch of all examples of a split, in their order, as evaluation has them. ValueError if there is none."""
+    found = source(run.data, split)
+    if not len(found):
+        raise ValueError(f"split={split!r} of {found!r} is empty: fill it")
+    return next(eval_batches(found, encoder(run, train=False), batch_size=len(found)))
 
 
 class Untold(ValueError):

@@ -34,7 +34,8 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """source: a file of data_pipeline/sources: `emoji`, `tokens`, `files`, `webdataset`, `tar_tree`, `tfds`, `parquet`.
+    """source: a file of data_pipeline/sources: `emoji`, `tokens`, `files`, `webdataset`, `tar_tree`, `tfds`, `parquet`,
+      `graph`.
 
     path: the folder that it reads, if it does; options: what its Source takes beside path and split, such as `outside`,
     whether files may lie out of that folder (`data_pipeline.folders`).

@@ -1,4 +1,4 @@
-"""AdamW (arXiv 1711.05101), Adafactor, Muon, SGD with warm-up, cosine decay, clipping, path rules: one optax chain."""
+"""AdamW (arXiv 1711.05101), Adafactor, Muon, SGD, Adagrad; warm-up, cosine decay, clipping, path rules: one chain."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ import optax.contrib
 
 from pretrain.parameters import Roles, path_str
 
-MOMENTS = ("float32", "bfloat16", "factored", "muon", "sgd")
+MOMENTS = ("float32", "bfloat16", "factored", "muon", "sgd", "adagrad")
 # optax factors the two longest dimensions if both reach this: of a stack `[depth, d_in, d_out]` never the depth, which
 # is less; its norms and biases `[depth, d]` and small matrices keep their own second moments.
 MIN_FACTORED = 128
@@ -46,6 +46,7 @@ class Config:
       `muon`: of the network's kernels m alone, 4 bytes, and their step is the orthogonal matrix nearest to it (Muon as
         in arXiv 2502.16982, section 2.2); of everything else Adam's two.
       `sgd`: m ← b1 m + g, 4 bytes, and the step is m, whose size is that of gradients (PyTorch's SGD with momentum).
+      `adagrad`: s ← s + g², from 0, 4 bytes, and the step is g / √(s + eps) (Duchi et al., JMLR 12, 2011).
     muon_rms: of such a step, in units of lr. 0.2 is about that of Adam's, so that its lr and weight_decay serve.
     """
 
@@ -91,6 +92,8 @@ def scale_by_moments(config: Config, roles: Roles) -> list[optax.GradientTransfo
         return [_muon(config, roles)]
     if config.moments == "sgd":
         return [optax.trace(config.b1)]
+    if config.moments == "adagrad":
+        return [optax.scale_by_rss(0.0, config.eps)]
     if config.moments == "float32":
         return [optax.scale_by_adam(config.b1, config.b2, config.eps)]
     # Not a Python number, which would take on the type of what it multiplies: 0.9 is 0.8984 in bfloat16.

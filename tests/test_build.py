@@ -99,7 +99,7 @@ def test_a_good_config_builds():
         (
             dict(data__source="webdata"),
             ValueError,
-            "config.data.source='webdata': .*there are: coloured_emoji, emoji, emoji_scenes, emoji_tasks, files",
+            "config.data.source='webdata': .*there are: coloured_emoji, emoji, .*files, graph, moving_emoji",
         ),
         (dict(data__source="files"), ValueError, "config.data.path='': the source 'files' reads a folder"),
         (

@@ -55,6 +55,20 @@ def test_sgd_is_gradients_with_momentum():
     np.testing.assert_allclose(params["model"]["fc1"]["kernel"], p, rtol=1e-6)
 
 
+def test_adagrad_divides_by_the_root_of_all_squares_so_far():
+    config = optim.Config(lr=0.1, eps=1e-10, weight_decay=0.3, final_lr=1.0, moments="adagrad")
+    chain = optim.make_optimizer(config, PARAMS, 10, ROLES)
+    state, params, p, squares = chain.init(PARAMS), PARAMS, np.ones((2, 3)), 0.0
+    for step in range(3):
+        grads = jax.tree.map(lambda p, s=step: jnp.cos(jnp.arange(p.size) + s).reshape(p.shape), PARAMS)
+        updates, state = chain.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        g = np.cos(np.arange(6.0) + step).reshape(2, 3)
+        squares = squares + g**2
+        p = p - 0.1 * (g / np.sqrt(squares) + 0.3 * p)
+    np.testing.assert_allclose(params["model"]["fc1"]["kernel"], p, rtol=1e-6)
+
+
 def test_a_rule_scales_the_step_and_a_wrong_one_is_named():
     grads = jax.tree.map(jnp.ones_like, PARAMS)
 

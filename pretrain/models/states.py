@@ -64,6 +64,11 @@ class States:
         found = [self.read_by(n) if n in names else (n,) for n in reads]
         return tuple(dict.fromkeys(m for ms in found for m in ms))
 
+    def needs(self, part: str) -> tuple[str, ...]:
+        """The modalities that a part is made of, all of them together; () of one that is made of any of several."""
+        names = self.read_by(part)
+        return names if len(names) == 1 or not any(self._serves(part, m) for m in names) else ()
+
     def below(self, part: str) -> list[str]:
         """The parts that it reads, but those that depend on no example."""
         return [name for name in self[part].reads if name in self and not self[name].constant]

@@ -28,8 +28,9 @@ class Context:
     modalities; labels: what they may ask for and the network never sees; sources: the names of the sources of its data,
     in their order, () of a run that has only one; network: what the network states; others: what the run's other models
     state, peers and references; sentinel, n_sentinels: the first of the ids that stand for masked spans of texts, and
-    how many there are; write: (modality, texts) → the batch entry of texts that are no example's; variants: the entries
-    NAME/VARIANT that transforms add to a batch.
+    how many there are; write: (modality, texts) → the batch entry of texts that are no example's; read: split → the
+    batch of all its examples, as evaluation has them; variants: the entries NAME/VARIANT that transforms add to a
+    batch.
     """
 
     modalities: tuple[Modality, ...]
@@ -41,6 +42,7 @@ class Context:
     n_sentinels: int = 0
     write: Callable = dataclasses.field(default=None, compare=False)
     variants: tuple[str, ...] = ()
+    read: Callable = dataclasses.field(default=None, compare=False)
 
     def variant(self, modality: str | tuple, variant: str, where: str, network: States | None = None) -> Leaf:
         """The node of another form of a modality, whole, which a transform writes beside it: MODALITY/VARIANT; or of
@@ -67,6 +69,14 @@ class Context:
         """
         return Constant(Written(modality, tuple(texts), network or self.network, self.write(modality, texts)))
 
+    def every(self, modality: str, split: str, network: States | None = None) -> Constant:
+        """The node of a modality of all examples of a split of the run's data, in their order, such as the entities of
+        a graph. They are read when they are first computed, and are part of the program: thousands, not millions.
+
+        network: the model that is shown them; None for what learns.
+        """
+        return Constant(Listed(modality, split, network or self.network, self.read))
+
     def model(self, name: str, where: str) -> States:
         """What a model states, whose nodes are then of it: `online`, a peer, a reference. ValueError names `where`."""
         known = {ONLINE: self.network} | {states.model: states for states in self.others}
@@ -89,6 +99,19 @@ class Written:
 
     def __call__(self):
         return self.network.shown(self.modality).make({self.modality: self.batch})
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """What a model is shown of all examples of a split in one modality. read: split → their batch."""
+
+    modality: str
+    split: str
+    network: States
+    read: Callable = dataclasses.field(compare=False, repr=False)
+
+    def __call__(self):
+        return self.network.shown(self.modality).make({self.modality: self.read(self.split)[self.modality]})
 
 
 class Objective(Protocol):

@@ -29,8 +29,9 @@ class Edge:
 @dataclasses.dataclass(frozen=True)
 class Branch:
     """An embedding beside those of modalities by themselves, such as of a part of what one shows, or of several read
-    as one: edges join it by its `name`. part: of the network, which gives it; variant: NAME/VARIANT of the batch is
-    shown in the place of each modality NAME."""
+    as one: edges join it by its `name`. part: of the network, which gives it of whatever of them an example has, or,
+    if it cannot be made of one alone (of a picture what a text asks for), where it has them all; variant: NAME/VARIANT
+    of the batch is shown in the place of each modality NAME."""
 
     name: str
     part: str
@@ -164,7 +165,22 @@ class Pairs(Embedding):
 
     @property
     def embedded(self):
-        return tuple(dict.fromkeys(m for ms in self.ends.values() for m in ms))
+        """Those that are compared by themselves, or as whatever an example has of several."""
+        return tuple(dict.fromkeys(m for n, ms in self.ends.items() if not self._together(n) for m in ms))
+
+    def _together(self, name: str) -> tuple[str, ...]:
+        """The modalities of an end that an example needs all; () where any are enough."""
+        part = next((b.part for b in self.branches if b.name == name), "")
+        needs = self.network.needs(part) if part else ()
+        return needs if len(needs) > 1 else ()
+
+    def present(self, data):
+        out, numbers = super().present(data), {m.name: i for i, m in enumerate(self.context.modalities)}
+        for name in self.ends:
+            tokens = data["shown", name].tokens
+            for m in self._together(name):
+                out[name] &= (tokens.valid & (tokens.modality == numbers[m])).any(1)
+        return out
 
     @property
     def tokens_per_example(self):

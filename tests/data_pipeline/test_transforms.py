@@ -77,7 +77,10 @@ def test_a_config_names_them_in_order():
 @pytest.mark.parametrize(
     "given, message",
     [
-        (dict(transform="crops"), r"config.data.transforms\[0\].transform='crops': .*: crop, instructed, jitter, rand"),
+        (
+            dict(transform="crops"),
+            r"config.data.transforms\[0\].transform='crops': .* there are: crop, instructed, jitter, one_row, rand",
+        ),
         (dict(transform="crop", min_scal=0.3), r"config.data.transforms\[0\].min_scal=0.3: unknown key; did you mean"),
         (dict(transform="crop", min_scale=2.0), r"min_scale=2.0 must be in \(0, 1\]"),
         (dict(transform="views"), r"config.data.transforms\[0\].fields: missing"),

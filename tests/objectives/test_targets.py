@@ -291,6 +291,6 @@ def test_labels_of_one_class_are_named():
 def test_a_target_that_is_no_file_lists_those_that_there_are(data):
     c = targeted(data)
     c.objectives.own.target.target = "label"
-    there = "identity, intra_modal, labels, negatives, teacher"
+    there = "identity, intra_modal, labels, negatives, neighbours, teacher"
     with pytest.raises(ValueError, match=rf"own.target.target='label': .* there are: {there}"):
         build.objectives(build.parse(c))

@@ -55,10 +55,7 @@ class Experiment:
         )  # fmt: skip
         examples, views = data["row"].shape
         k_order, k_view = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-        if order is None:
-            epochs = -(-run.steps // (examples // run.batch_size))
-            order = jax.vmap(lambda k: jax.random.permutation(k, examples))(jax.random.split(k_order, epochs))
-            order = order[:, : examples // run.batch_size * run.batch_size].reshape(-1, run.batch_size)[: run.steps]
+        order = self.order(k_order, examples, run.batch_size) if order is None else order
         view = jax.random.randint(k_view, order.shape, 0, views)
 
         def body(state, chosen):
@@ -67,6 +64,12 @@ class Experiment:
 
         state, losses = jax.lax.scan(body, init_state(own, optimizer, self.references), (order, view))
         return split.whole(state.evaluated, *base), losses
+
+    def order(self, key, examples: int, batch: int):
+        """Which examples make the batches, `[steps, batch]`: an epoch takes every one once."""
+        epochs = -(-self.run.steps // (examples // batch))
+        order = jax.vmap(lambda k: jax.random.permutation(k, examples))(jax.random.split(key, epochs))
+        return order[:, : examples // batch * batch].reshape(-1, batch)[: self.run.steps]
 
     @property
     def graph(self):
