@@ -101,7 +101,8 @@ def get_config(arg=""):
         few_shot=dict(modalities=["render3d", "noto"], labels=["group"]),
         similarity=dict(modalities=["caption"], overlap="keywords"),
         robustness=dict(inputs=["render3d", "caption"], labels=["group"]),
-        diagnostics=dict(pairs=pairs, reference="keywords"),
+        diagnostics=dict(pairs=pairs),
+        rsa=dict(modalities=["render3d", "noto", "caption"], reference="keywords"),
         nll=dict(inputs=["render3d", "noto", "line", "caption", "subgroup"], targets=names),
         generation=dict(
             pairs=[("flat", "render3d", "l1"), ("render3d", "group", "exact"), ("render3d", "palette", "colours")],

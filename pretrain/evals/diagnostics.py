@@ -9,23 +9,19 @@ from pretrain.evals import metrics
 from pretrain.evals.base import Score, Task, split_layer
 from pretrain.evals.features import features, represent, together
 from pretrain.evals.knn import held_out, inputs
-from pretrain.evals.reference import overlap, overlap_field
-from pretrain.storage import locate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator(Task):
     """Of `pairs` of embeddings: modality gap and alignment. Of each modality: uniformity and effective rank.
 
-    Of `pairs` of pooled features, or layers `name:LAYER` of them: CKA and mutual k-NN agreement. Of each modality, with
-    a given similarity, `reference`: the .npz of arrays `row [n]` and `similarity [n, n]`, or the field whose common
-    words say how similar two examples are (Jaccard): representational similarity.
+    Of `pairs` of pooled features, or layers `name:LAYER` of them: CKA and mutual k-NN agreement. How similar they are
+    to what is given is another task, `rsa`.
     """
 
     place = 80
 
     pairs: tuple[tuple[str, str], ...]
-    reference: str = ""
     k: int = 10
     splits: tuple[str, ...] = ("val", "test")
 
@@ -39,16 +35,12 @@ class Evaluator(Task):
         names = inputs(context)
         pairs = list(itertools.combinations(names, 2))
         last = [(f"{names[0]}:0", f"{names[0]}:-1")]
-        return dict(pairs=pairs + last, reference=overlap_field(context), splits=held_out(context))
+        return dict(pairs=pairs + last, splits=held_out(context))
 
     def check(self):
         n = len(self.context.source(self.splits))
         if n < max(self.k + 2, 4):
             self.fail("splits", f"{n} examples; k={self.k} neighbours need {max(self.k + 2, 4)}: lower k")
-        if self.reference.endswith(".npz"):
-            self._given()
-        elif self.reference:
-            self.context.column(self.reference, self.splits, f"{self.where}.reference")
 
     def run(self, params):
         for a, b in self.pairs:
@@ -65,35 +57,6 @@ class Evaluator(Task):
             rows, x = represent(self.context, params, name, self.splits, "z")
             yield f"{name}/uniformity", metrics.uniformity(x)
             yield f"{name}/effective rank", metrics.effective_rank(x)
-            if self.reference:
-                rows, x = represent(self.context, params, name, self.splits)
-                found, similarity = self._reference(rows)
-                value = metrics.representational_similarity(x[found], similarity)
-                yield f"{name}/similarity to {self.reference}", Score(value, 0.0)
-
-    def _reference(self, rows):
-        """(which of the rows it knows, their similarity `[n, n]`)."""
-        if not self.reference.endswith(".npz"):
-            every = np.arange(len(rows))
-            return every, overlap(self.context, self.reference, rows, self.splits, f"{self.where}.reference")
-        known, similarity = self._given()
-        place = {r: i for i, r in enumerate(known.tolist())}
-        found = np.asarray([i for i, r in enumerate(rows.tolist()) if r in place])
-        order = [place[rows[i]] for i in found]
-        return found, similarity[np.ix_(order, order)]
-
-    def _given(self):
-        with locate(self.reference).open("rb") as file, np.load(file) as held:
-            missing = {"row", "similarity"} - set(held.files)
-            if missing:
-                self.fail("reference", f"lacks {', '.join(sorted(missing))}: needs row [n] and similarity [n, n]")
-            row, similarity = held["row"], held["similarity"]
-        if similarity.shape != (len(row), len(row)):
-            self.fail("reference", f"similarity is {similarity.shape} for {len(row)} rows: must be square, a row each")
-        common = set(row.tolist()) & set(self.context.facts(self.splits))
-        if len(common) < 3:
-            self.fail("reference", f"knows {len(common)} examples of {self.splits}: row must hold their numbers")
-        return row, similarity
 
     def figures(self, params, images):
         """CKA of every layer with every other, of the first pair."""

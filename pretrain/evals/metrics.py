@@ -126,3 +126,47 @@ def representational_similarity(x, reference) -> float:
     x = unit(x[:CHUNK])
     upper = np.triu_indices(len(x), 1)
     return spearman((x @ x.T)[upper], reference[:CHUNK, :CHUNK][upper])
+
+
+def permutation_p(x, reference, permutations: int, seed: int = 0) -> float:
+    """How often examples in a random order are at least as similar to the reference, with the true order as one.
+
+    Examples are permuted, not pairs: pairs that share an example are not independent.
+    """
+    rng, x = np.random.default_rng(seed), unit(x[:CHUNK])
+    upper = np.triu_indices(len(x), 1)
+    own, given = (np.zeros((len(x), len(x))) for _ in range(2))
+    for matrix, values in ((own, x @ x.T), (given, reference[:CHUNK, :CHUNK])):
+        ranks = stats.rankdata(values[upper])
+        matrix[upper] = ranks - ranks.mean()
+        matrix += matrix.T
+    orders = (rng.permutation(len(x)) for _ in range(permutations))
+    found, wanted = [(own * given[np.ix_(o, o)]).sum() for o in orders], (own * given).sum()
+    return float((1 + np.sum(np.asarray(found) >= wanted * (1 - 1e-12))) / (1 + permutations))
+
+
+def noise_ceiling(raters) -> tuple[float, float]:
+    """(lower, upper): the mean Spearman of a rater with the mean of the others, and with the mean of all.
+
+    raters: similarities `[raters, n, n]`. No model can be expected to agree with a rater more than the upper one (Nili
+    et al., PLOS Computational Biology 2014).
+    """
+    upper = np.triu_indices(raters.shape[1], 1)
+    pairs = np.stack([r[upper] for r in raters]).astype(np.float64)
+    total = pairs.sum(0)
+    return (
+        float(np.mean([spearman(r, total - r) for r in pairs])),
+        float(np.mean([spearman(r, total) for r in pairs])),
+    )
+
+
+def modality_importance(accuracy: dict) -> dict[str, float]:
+    """{modality: mean accuracy of the subsets that hold it − that of those that do not} (arXiv 2408.12763, section 3).
+
+    accuracy: {subset, a tuple of modalities: accuracy of an item, or the mean of several}. Without the empty subset
+    a task that either of two modalities answers gives (0, 0), one that needs both (½, ½), one that the first answers
+    (1, −½); with it the first two give (½, ½) alike, and the last (1, 0).
+    """
+    names = dict.fromkeys(name for subset in accuracy for name in subset)
+    mean = lambda name, held: float(np.mean([a for subset, a in accuracy.items() if (name in subset) == held]))
+    return {name: mean(name, True) - mean(name, False) for name in names}

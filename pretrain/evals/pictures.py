@@ -116,6 +116,17 @@ def matrix(values, rows, columns, form: str = "{:.2f}"):
     return figure
 
 
+def maps(named: dict):
+    """{title: values `[n, n]`} side by side as shaded squares, each from its least to its largest off the diagonal."""
+    figure, axes = plt.subplots(1, len(named), figsize=(3.2 * len(named), 3.4), squeeze=False)
+    for axis, (title, values) in zip(axes[0], named.items()):
+        others = values[~np.eye(len(values), dtype=bool)]
+        axis.imshow(values, cmap="Blues", vmin=others.min(), vmax=np.quantile(others, 0.99))
+        axis.set_title(title[:30], fontsize=8)
+        axis.set_axis_off()
+    return figure
+
+
 def png(figure) -> str:
     """A figure as an <img> that holds its bytes; the figure is closed."""
     buffer = io.BytesIO()

@@ -200,3 +200,49 @@ def test_separable_features_are_classified_perfectly():
     far = 100.0  # a direction that all share says nothing
     bank, queries = (np.repeat(centres, 15, 0) + 0.3 * rng.normal(size=(60, 4)) + far for _ in range(2))
     assert (vote(bank, labels, queries, 10, 0.07) == labels).all()
+
+
+def test_a_permutation_p_counts_random_orders():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 5))
+    z = x / np.linalg.norm(x, axis=1, keepdims=True)
+    other = rng.normal(size=(12, 12))
+    given = z @ z.T + 3 * (other + other.T)
+    upper = np.triu_indices(12, 1)
+    wanted, orders = stats.spearmanr((z @ z.T)[upper], given[upper]).statistic, np.random.default_rng(7)
+    found = []
+    for _ in range(99):
+        o = orders.permutation(12)
+        found.append(stats.spearmanr((z @ z.T)[upper], given[np.ix_(o, o)][upper]).statistic)
+    expected = (1 + sum(f >= wanted for f in found)) / 100
+    assert 0.01 < expected < 1 and metrics.permutation_p(x, given, 99, seed=7) == pytest.approx(expected)
+    turned = x @ np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    assert metrics.representational_similarity(turned, z @ z.T) == pytest.approx(1), "of itself, however turned"
+    assert metrics.permutation_p(x, z @ z.T, 99) == 0.01, "no order is as good as the true one"
+
+
+def test_a_noise_ceiling_is_what_raters_agree_with_others():
+    rng = np.random.default_rng(1)
+    raters = rng.normal(size=(3, 6, 6)) + rng.normal(size=(6, 6))
+    raters += raters.swapaxes(1, 2)
+    upper = np.triu_indices(6, 1)
+    a, b, c = (r[upper] for r in raters)
+    rho = lambda x, y: stats.spearmanr(x, y).statistic
+    low = np.mean([rho(a, (b + c) / 2), rho(b, (a + c) / 2), rho(c, (a + b) / 2)])
+    assert metrics.noise_ceiling(raters) == pytest.approx((low, np.mean([rho(x, (a + b + c) / 3) for x in (a, b, c)])))
+
+
+PLANTED = {  # which modalities answer a task → importance of each without and with the empty subset
+    "the first alone": (lambda s: "v" in s, (1.0, -0.5), (1.0, 0.0)),
+    "either": (lambda s: bool(s), (0.0, 0.0), (0.5, 0.5)),
+    "both together": (lambda s: len(s) == 2, (0.5, 0.5), (0.5, 0.5)),
+    "neither": (lambda s: True, (0.0, 0.0), (0.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("answers, without, with_empty", PLANTED.values(), ids=list(PLANTED))
+def test_importance_of_a_modality_is_exact_on_planted_tasks(answers, without, with_empty):
+    accuracy = {s: float(answers(s)) for s in (("v",), ("t",), ("v", "t"))}
+    assert tuple(metrics.modality_importance(accuracy).values()) == without
+    both = metrics.modality_importance({(): float(answers(()))} | accuracy)
+    assert (both["v"], both["t"]) == with_empty

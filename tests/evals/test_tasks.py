@@ -12,6 +12,7 @@ from pretrain import build
 from pretrain.evals import (
     base_novel,
     diagnostics,
+    encoding,
     few_shot,
     harness,
     knn,
@@ -20,6 +21,8 @@ from pretrain.evals import (
     nll,
     retrieval,
     robustness,
+    rsa,
+    subspace,
     zero_shot,
 )
 from pretrain.evals import similarity as textual
@@ -143,10 +146,18 @@ def test_retrieval_with_labels_and_of_several_modalities(toy):
     assert found["image+caption→image/mAP label"] > 1.7 * chance
 
 
+IMAGE = [f"label/{s}" for s in ("image", "image+depth", "image+caption", "image+depth+caption")]
+OTHERS = [f"label/{s}" for s in ("depth", "caption", "depth+caption")]
+
+
 def test_subsets_of_inputs(toy):
     found = dict(robustness.Evaluator(toy, ("image", "depth", "caption"), ("label",)).run(toy.params))
-    assert len(found) == 7 + 2 and found["label/image+depth+caption"] > 0.9
-    subsets = [v for k, v in found.items() if k not in ("label/mean", "label/worst")]
+    assert len(found) == 7 + 2 + 6 and found["label/image+depth+caption"] > 0.9
+    subsets = [v for k, v in found.items() if k not in ("label/mean", "label/worst") and "importance" not in k]
+    held, rest = ([v for k, v in found.items() if k in of] for of in (IMAGE, OTHERS))
+    assert len(subsets) == 7 and found["label/importance of image"] == pytest.approx(np.mean(held) - np.mean(rest))
+    with_none = np.mean(held) - np.mean([*rest, found["label/worst"].chance])
+    assert found["label/importance of image or nothing"] == pytest.approx(with_none)
     assert found["label/mean"] == pytest.approx(np.mean(subsets)) and found["label/worst"] == min(subsets)
 
 
@@ -172,22 +183,66 @@ def features_of(toy, word):
 
 
 def test_shared_words_are_a_similarity(toy):
-    found = dict(diagnostics.Evaluator(toy, (("image", "depth"),), reference="words").run(toy.params))
-    assert found["image/similarity to words"] > 0.2, "pictures of a class share a word, and look alike"
+    found = dict(rsa.Evaluator(toy, ("image",), "words", permutations=19).run(toy.params))
+    assert found["image/similarity"] > 0.2, "pictures of a class share a word, and look alike"
+    assert found["image/p"] == 1 / 20 and set(found) == {"image/similarity", "image/p"}
     task = textual.Evaluator(toy, ("caption",), overlap="words")
     task.check()
     assert dict(task.run(toy.params)) == {"caption/spearman": 0}, "all pairs that share a word share as much"
 
 
-def test_diagnostics_of_the_same_twice(toy, tmp_path):
-    rows, x = represent(toy, toy.params, "image", ("val", "test"))
-    np.savez(tmp_path / "given.npz", row=rows[::-1], similarity=(unit(x) @ unit(x).T)[::-1, ::-1])
+def test_diagnostics_of_the_same_twice(toy):
     pairs = (("image", "image"), ("image:0", "caption:-1"))
-    found = dict(diagnostics.Evaluator(toy, pairs, reference=str(tmp_path / "given.npz")).run(toy.params))
+    found = dict(diagnostics.Evaluator(toy, pairs).run(toy.params))
     for name, wanted in (("gap", 0), ("alignment", 0), ("CKA", 1), ("mutual 10-NN", 1)):
         assert found[f"image~image/{name}"] == pytest.approx(wanted, abs=1e-5)
-    assert found[f"image/similarity to {tmp_path / 'given.npz'}"] == pytest.approx(1)
     assert 0 < found["image:0~caption:-1/CKA"] < 0.9 and "image:0~caption:-1/gap" not in found
+
+
+def test_similarity_to_raters(toy, tmp_path):
+    """One rates as the network does, the other of a few examples only by chance."""
+    rows, x = represent(toy, toy.params, "image", ("val", "test"))
+    own = (unit(x) @ unit(x).T)[::-1, ::-1]
+    noise = np.random.default_rng(0).normal(size=own.shape)
+    np.savez(tmp_path / "one.npz", row=rows[::-1], similarity=own)
+    np.savez(tmp_path / "two.npz", row=rows[::-1], similarity=np.stack([own, noise + noise.T]))
+    one, two = (
+        dict(rsa.Evaluator(toy, ("image",), str(tmp_path / f"{n}.npz"), permutations=0).run(toy.params))
+        for n in ("one", "two")
+    )
+    assert one == {"image/similarity": pytest.approx(1)}
+    assert two["image/a rater"] == pytest.approx(0.5, abs=0.05) and 0 < two["image/similarity"] < 0.9
+    assert abs(two["image/lower noise ceiling"]) < 0.1 < two["image/upper noise ceiling"] < 0.9
+
+
+def test_partners_are_found_in_directions_that_correlate(toy):
+    task = subspace.Evaluator(toy, (("image", "caption"), ("image:0", "image:-1")), anchors=48, directions=(1, 2, 4))
+    task.check()
+    found = dict(task.run(toy.params))
+    kinds = ("affine", "PCA", "CCA", "local CKA", "local CKA in CCA")
+    assert {f"image~caption/{k}" for k in kinds} <= set(found) and len(found) == 12
+    assert found["image~caption/directions"] in (1, 2, 4) and found["image~caption/CCA"].chance == 1 / 48
+    assert found["image:0~image:-1/affine"] > 0.5, "one layer tells the other"
+    none = dataclasses.replace(task, directions=(23,))
+    with pytest.raises(ValueError, match=r"subspace.directions=\(23,\): 48 anchors of image~caption allow none"):
+        dict(none.run(toy.params))
+
+
+def test_words_are_encoded(toy, tmp_path):
+    task = encoding.Evaluator(toy, "image", "caption", "words", folds=4, least=10, draws=50)
+    task.check()
+    found = dict(task.run(toy.params))
+    assert found["sites"] == 3 and found["both/r"] > 0.6, "pictures show the class, and its word is a site"
+    assert 0 <= found["sites that integrate"] <= 1
+    rows = sorted(toy.facts(("val", "test")))
+    held = np.asarray([[w in toy.facts(("val", "test"))[r]["words"] for w in CLASSES] for r in rows], float)
+    np.savez(tmp_path / "given.npz", row=rows[::-1] + [9], responses=np.concatenate([held[::-1], held[:1]]))
+    given = dataclasses.replace(task, responses=str(tmp_path / "given.npz"))
+    given.check()
+    assert dict(given.run(toy.params)) == pytest.approx(found), "in whatever order, and of rows that are not asked for"
+    np.savez(tmp_path / "given.npz", row=rows, responses=held * 0)
+    with pytest.raises(ValueError, match=r"encoding\.responses=.*site 0 never changes"):
+        given.check()
 
 
 def test_likelihoods_given_several_modalities(toy):
@@ -202,13 +257,17 @@ def test_likelihoods_given_several_modalities(toy):
 
 def test_defaults_take_what_fits(toy):
     made, left_out = harness.make_tasks(toy, ("all",))
-    assert set(made) == set(harness.known_tasks()) - {"grounding"}
-    assert left_out == {"grounding": "no objective of the run finds boxes (set_prediction)"}
+    assert set(made) == set(harness.known_tasks()) - {"grounding", "encoding"}
+    assert left_out == {
+        "grounding": "no objective of the run finds boxes (set_prediction)",
+        "encoding": "no word of 'words' is on 20 or more of the held-out examples, and not on as many",
+    }
     assert made["knn"].labels == ("label",) and made["zero_shot"].text == "caption"
     nothing = Toy(embedded=())
     nothing.objectives["contrastive"].embedded = ()
     made, left_out = harness.make_tasks(nothing, ("all",))
-    assert set(left_out) == {"zero_shot", "retrieval", "similarity", "grounding"} and "knn" in made
+    unfit = {"zero_shot", "retrieval", "similarity", "grounding", "encoding"}
+    assert set(left_out) == unfit and "knn" in made
     with pytest.raises(ValueError, match=r"--tasks=zero_shot: zero_shot: needs a text modality that an objective"):
         harness.make_tasks(nothing, ("zero_shot",))
     toy.run.final_evals = {"mine": dict(evaluator="knn", modalities=["depth"], labels=["label"], k=3)}
@@ -252,6 +311,15 @@ REFUSED = [
     (robustness, dict(inputs=["image"], labels=["label"]), "needs 2 … 6 modalities"),
     (robustness, dict(inputs=["image", "depth"], labels=["label"], features="z"), "embedded are image, caption"),
     (textual, dict(modalities=["caption"]), "give a folder of rated pairs, or a field"),
+    (rsa, dict(modalities=["image"], reference="kind"), "rsa.reference: 'kind': row 3000 of .* has no such field"),
+    (rsa, dict(modalities=["image"], reference="words", permutations=-1), "rsa.permutations=-1: must not be negative"),
+    (subspace, dict(pairs=[("image", "depth")], anchors=40, directions=[20]), "anchors=40: 20 directions are"),
+    (subspace, dict(pairs=[("image", "depth")], anchors=60, directions=[5]), "train has 48 examples: take as many or"),
+    (subspace, dict(pairs=[("image", "depth")], ridge=0), "subspace.ridge=0.0: must be above 0"),
+    (encoding, dict(vision="image", language="caption", responses="words"), "no word is on 20 or more examples"),
+    (encoding, dict(vision="image", language="caption", responses="words", least=10, folds=7), "at most 6 folds"),
+    (encoding, dict(vision="image", language="sound", responses="words"), "encoding.language: no modality 'sound'"),
+    (encoding, dict(vision="image", language="caption", responses="words", alphas=[0]), "needs numbers above 0"),
     (diagnostics, dict(pairs=[("image", "depth")], k=100), "48 examples; k=100 neighbours need 102"),
     (losses, dict(batch_size=0), "losses.batch_size=0: must be at least 1"),
     (nll, dict(inputs=["image"], targets=["sound"]), "nll.targets: no modality 'sound'"),
