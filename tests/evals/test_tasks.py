@@ -224,7 +224,7 @@ def test_partners_are_found_in_directions_that_correlate(toy):
     assert found["image~caption/directions"] in (1, 2, 4) and found["image~caption/CCA"].chance == 1 / 48
     assert found["image:0~image:-1/affine"] > 0.5, "one layer tells the other"
     none = dataclasses.replace(task, directions=(23,))
-    with pytest.raises(ValueError, match=r"subspace.directions=\(23,\): 48 anchors of image~caption allow none"):
+    with pytest.raises(ValueError, match=r"subspace.directions=\(23,\): 48 anchors of .* allow none"):
         dict(none.run(toy.params))
 
 

@@ -2,8 +2,8 @@
 
 `configs/emoji.py` (masked and contrastive) and `configs/fourm_tiny.py` (4M's blocks, masked alone) in both types of
 `model.dtype`, each seed with the same initial parameters, batches and masks in both. A curve is the mean training loss
-of each sixth of the run. `apart`: the largest distance, over the sixths, of a curve in bfloat16 from its seed's in fp32;
-of one in fp32 from the mean of the other seeds'. DIR: a token store of `tools.tokenize`.
+of each sixth of the run. `apart`: the largest distance, over the sixths, of a curve in bfloat16 from its seed's in
+fp32; of one in fp32 from the mean of the other seeds'. DIR: a token store of `tools.tokenize`.
 """
 
 import importlib
