@@ -35,6 +35,8 @@ class Objective(Pairs):
             self.fail("edges", "name one edge: a head reads the two sides of it", len(self.edges))
         if self.model != ONLINE:
             self.fail("model", f"a head is run of {ONLINE!r} alone: leave it out")
+        if self._variants:
+            self.fail("branches", "leave `variant` out: a head is shown what an example holds itself", self._variants)
         if not self.scale >= 0:
             self.fail("scale", "must not be negative; 0 draws evenly")
         if self.network.parts:
@@ -47,7 +49,7 @@ class Objective(Pairs):
             self.fail("head", "name a part that gives 2 numbers of a vector")
         if set(sides[0]) & set(sides[1]):
             self.fail("edges", "its sides have a modality in common; pairs are made of two apart", self.edges[0].name)
-        if set(network.read_by(self.head)) != {*sides[0], *sides[1]} or not network.apart(self.head):
+        if set(network.read_by(self.head)) != {*sides[0], *sides[1]} or not network.joins(self.head):
             names = " and ".join("+".join(side) for side in sides)
             self.fail("head", f"it must read {names}, each with parts of its own")
         if any(constant(node) for nodes in self._sides for node in nodes):

@@ -230,6 +230,10 @@ def narrow(c):
         (match(edges=[dict(a="image", b="content")]), "its sides have a modality in common"),
         (match(edges=[*m3pt.EDGES, dict(a="image", b="tag")]), "edges=2: name one edge"),
         (lambda c: c.model.parts.match.update(dim=3), "head='match': name a part that gives 2 numbers"),
+        (
+            match(branches=[m3pt.BRANCHES[0] | dict(variant="swapped")]),
+            "sampled_matching.branches=.*: leave `variant` out",
+        ),
         (match(branches=[dict(name="content", part="content")]), "branches.*name a part that gives an embedding"),
         (content(groups=5), "groups=5: must divide 24, the width of expanded tokens"),
         (content(power=3), r"power=3: must be one of \(1, 2\)"),
