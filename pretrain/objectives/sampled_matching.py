@@ -57,7 +57,7 @@ class Objective(Pairs):
 
     @property
     def _match(self) -> Call:
-        return self.network.over(self.head, {m: self.shown(m) for m in self.embedded})
+        return self.network.over(self.head, {m: self.shown(m) for of in self.ends.values() for m in of})
 
     @property
     def _sides(self) -> list[list[Call]]:
