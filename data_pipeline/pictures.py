@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from data_pipeline import kinds
-from data_pipeline.image import BICUBIC, NEAREST, NO_LABEL, apply_crop, as_channels, centre_crop, edges
+from data_pipeline.derived import derive
+from data_pipeline.image import BICUBIC, NEAREST, NO_LABEL, apply_crop, as_channels, centre_crop
 from data_pipeline.spec import Modality
 from data_pipeline.stored import Picture, as_picture, describe, numbers
 
@@ -54,22 +55,18 @@ def read_image(
 ) -> np.ndarray | None:
     """An image field of a raw example, cropped by a row of `crop_settings` (None: at its centre), uint8 `[*size, C]`.
 
-    `edges:FIELD` is derived: the edges of the crop of FIELD. None if the example lacks the field. resample,
+    `NAME:FIELD` is what `derived/NAME.py` makes of the crop of FIELD. None if the example lacks the field. resample,
     frame and fill are those of `apply_crop`.
     """
-    derived, _, base = field.rpartition(":")
-    image = example.get(base)
+    make = derive(field)
+    image = example.get(field.rpartition(":")[2])
     if image is None:
         return None
     if setting is None:
         image = centre_crop(image, size, resample)
     else:
         image = apply_crop(image, setting, size, resample, frame, fill)
-    if not derived:
-        return image
-    if derived != "edges":
-        raise ValueError(f"field={field!r}: {derived!r} is no derived image; there is `edges:FIELD`")
-    return edges(image)
+    return make(image) if make else image
 
 
 def as_bytes(example: dict, m: Modality, image: np.ndarray) -> np.ndarray:

@@ -7,18 +7,20 @@ import math
 
 import numpy as np
 
+from data_pipeline.derived import derive
 from data_pipeline.kinds import base
 from data_pipeline.pictures import as_bytes, outside, read_pictures
 from data_pipeline.view import VIEW, View
 
 
 class Kind(base.Kind):
-    """A field holds an image, or a list of them of which one is drawn; `edges:FIELD` is derived from FIELD."""
+    """A field holds an image, or a list of them of which one is drawn; `NAME:FIELD` is derived from FIELD."""
 
     rank, form, lists = 3, "pixels", ("modalities", "labels")
     dense = pictures = True
 
     def check(self, m, fail):
+        derive(m.field)
         if m.vocab_size > 256 or (m.vocab_size and ":" in m.field):
             fail("vocab_size", m.vocab_size, "at most 256 classes of a map that is read: its pixels are bytes")
         if m.range:

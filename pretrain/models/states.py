@@ -139,10 +139,11 @@ class States:
 
     def stream(self, modality: str, leaf: Leaf) -> Call | None:
         """The node of the stream that is pooled of a modality, of several the first; None if none is."""
-        part = self._pool(self.called(modality))
+        name = self.called(modality)
+        part = self._pool(name)
         while part and self[part].gives == VECTOR:
-            part = self[part].reads[0]
-        return self.alone(part, self.called(modality), leaf) if part else None
+            part = next(n for n in self[part].reads if self._serves(n, name))
+        return self.alone(part, name, leaf) if part else None
 
     def projected(self, modality: str, leaf: Leaf, raw: bool | None = None) -> Call | None:
         """The node of what the projection of a modality makes of each token, `[B, N, embed_dim]` of unit length, or,

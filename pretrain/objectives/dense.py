@@ -141,12 +141,8 @@ class Objective:
 
     def predict(self, params, stream):
         """What the encoder gives (`passes`) → logits or metres `[B, H, W, outputs]`, in the size of the map."""
-        lengths = {n: m.length for n in self.inputs for m in self.context.modalities if m.name == n}
-        before = stream.x.shape[1] - sum(lengths.values())  # registers and prompts
-        before += sum(lengths[n] for n in self.inputs[: self.inputs.index(self.grid)])
         (rows, columns), up = next(m.grid for m in self.context.modalities if m.name == self.grid), self.up
-        x = stream.x[:, before : before + rows * columns]
-        x = _linear(params["expand"], x).reshape(-1, rows, columns, up, up, self.width)
+        x = _linear(params["expand"], on_grid(self, stream.x)).reshape(-1, rows, columns, up, up, self.width)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * up, columns * up, self.width)
         x, _ = jax.lax.scan(lambda x, block: (x + _convnext(block, x), None), x, params["blocks"])
         y = _linear(params["out"], x)
@@ -180,6 +176,14 @@ class Map:
             target, known = target * o.unit, target > 0
         present = batch[o.label]["valid"] & whole(batch, o.grid, o.context.modalities).valid.all(1)
         return {"target": target, "known": known & present[:, None, None]}
+
+
+def on_grid(objective, x):
+    """Of what an encoder gives of an objective's `inputs`, `[B, N, D]`, the tokens of its `grid`."""
+    lengths = {n: m.length for n in objective.inputs for m in objective.context.modalities if m.name == n}
+    before = x.shape[1] - sum(lengths.values())  # registers and prompts
+    before += sum(lengths[n] for n in objective.inputs[: objective.inputs.index(objective.grid)])
+    return x[:, before : before + lengths[objective.grid]]
 
 
 def _linear(params, x):

@@ -9,9 +9,14 @@ from pretrain.models.passes import Leaf
 from pretrain.objectives.contrastive import DIRECTIONS
 from pretrain.objectives.corruptions import Numbers
 from pretrain.objectives.edges import Reduced
-from pretrain.ops.pairs import mean_losses, triplet_losses
+from pretrain.ops.pairs import dot, mean_losses, nearness, triplet_losses
 
-NEGATIVES = ("all", "sum", "hardest", "mean", "random")
+NEGATIVES = ("all", "sum", "hardest", "mean", "others", "random")
+
+
+def near(a, b):
+    """Rows of a and of b by their distances (`nearness`)."""
+    return nearness(dot(a, b))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +26,9 @@ class Objective(Reduced):
     negatives: the mean over `all` j, their `sum`, the `hardest`, or one at `random`, drawn anew every step. From fresh
     weights the hardest is unstable: start such a run from one that was trained on `all` (`config.load`), or with `mean`
     in its place, one hinge on the mean similarity of a row, its own among them (Structure-CLIP's release, arXiv
-    2305.06152): two of these objectives, whose `coef` change at one step.
+    2305.06152): two of these objectives, whose `coef` change at one step. `others` is that mean without the own, which
+    stands beside the hardest in M3PT's release (arXiv 2306.10079).
+    distance: relu(margin + d_ii − d_ij) of distances d = √(2 − 2s) (M3PT).
     reduction: VSE++ has the `sum` over the batch; `pairs` with negatives="sum" is Merkx and Frank's mean over all B²
     entries, the diagonal's zeros among them (arXiv 1903.11393): 1/B of the loss and of its gradient.
     directions: the `sum` of both, their `mean`, `forward` with negatives b alone (anchor a), `backward` with negatives
@@ -32,6 +39,7 @@ class Objective(Reduced):
     margin: float = 0.2
     negatives: str = "all"
     directions: str = "sum"
+    distance: bool = False
     block: int = 0
 
     reductions = (*Reduced.reductions, "pairs")
@@ -63,10 +71,10 @@ class Objective(Reduced):
         }  # fmt: skip
 
     def compare(self, params, a, b, present):
-        if self.negatives == "mean":
-            return self._joined(*mean_losses(a, b, present, self.margin, block=self.block))
-        hardest = self.negatives == "hardest"
-        losses = triplet_losses(a, b, present, self.margin, hardest=hardest, block=self.block)
+        how = dict(block=self.block, score=near if self.distance else dot)
+        if self.negatives in ("mean", "others"):
+            return self._joined(*mean_losses(a, b, present, self.margin, own=self.negatives == "mean", **how))
+        losses = triplet_losses(a, b, present, self.margin, hardest=self.negatives == "hardest", **how)
         many = jnp.maximum(present.sum() - 1, 0) if self.negatives == "sum" else 1
         return many * self._joined(*losses)
 
@@ -76,7 +84,8 @@ class Objective(Reduced):
         after = jnp.argsort(order) + 1
         negative = order[jnp.where(after < present.sum(), after, 0)]
         x, y = (jnp.where(present[:, None], v.astype(jnp.float32), 0.0) for v in (a, b))
-        ways = ((p * (q[negative] - q)).sum(1) for p, q in ((x, y), (y, x)))
+        like = lambda p, q: nearness((p * q).sum(1)) if self.distance else (p * q).sum(1)
+        ways = (like(p, q[negative]) - like(p, q) for p, q in ((x, y), (y, x)))
         counted = present & (present.sum() > 1)
         return self._joined(*(jnp.where(counted, jax.nn.relu(self.margin + way), 0.0) for way in ways))
 

@@ -51,6 +51,12 @@ def dot(a, b):
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 
+def nearness(similarity):
+    """−√(2 − 2s + 1e-6), the distance of vectors of unit length with its sign turned. Without the last term its slope
+    has no bound where they are equal; with it that is 1000."""
+    return -jnp.sqrt(jnp.maximum(2 - 2 * similarity, 0.0) + 1e-6)
+
+
 def target_losses(a, b, present, scale, target=None, sides=((), ()), *, divergence, block=0, score=dot):
     """(a→b `[B]`, b→a `[B]`): the divergence of softmax(scale·a bᵀ), of rows and of columns, from a target.
 
@@ -97,18 +103,24 @@ def reverse_kl(candidates: Candidates, epsilon):
     return (jnp.exp(log_p) * jnp.where(counted, log_p - log_q, 0.0)).sum(1)
 
 
-def triplet_losses(a, b, present, margin, *, hardest=False, block=0):
+def triplet_losses(a, b, present, margin, *, hardest=False, block=0, score=dot):
     """(a→b `[B]`, b→a `[B]`): relu(margin + s_ij − s_ii), the mean over j ≠ i or, with `hardest`, the greatest.
 
     The hardest negative is VSE++'s (arXiv 1707.05612, section 3.2). A row without negatives gives 0.
+    score: of `target_losses`, s.
     """
     loss = functools.partial(_hinge, margin=margin, hardest=hardest)
-    return _both_ways(loss, a, b, present, 1.0, block)
+    return _both_ways(loss, a, b, present, 1.0, block, score=score)
 
 
-def mean_losses(a, b, present, margin, *, block=0):
-    """(a→b `[B]`, b→a `[B]`): relu(margin + the mean over j of s_ij − s_ii), the own column among these j."""
-    return _both_ways(functools.partial(_hinge_of_mean, margin=margin), a, b, present, 1.0, block)
+def mean_losses(a, b, present, margin, *, own=True, block=0, score=dot):
+    """(a→b `[B]`, b→a `[B]`): relu(margin + the mean over j of s_ij − s_ii), of all j or, without `own`, of j ≠ i.
+
+    Without `own` a row without negatives gives 0.
+    """
+    return _both_ways(
+        functools.partial(_hinge_of_mean, margin=margin, among=own), a, b, present, 1.0, block, score=score
+    )
 
 
 def absolute_losses(a, b, present, above, below, *, block=0):
@@ -232,11 +244,13 @@ def _hinge(similarity, own, present, *_, margin, hardest):
     return jnp.where(negative, hinge, 0.0).sum(1) / jnp.maximum(negative.sum(1), 1)
 
 
-def _hinge_of_mean(similarity, own, present, *_, margin):
-    """`[n]`; arguments as of `_both_ways`."""
-    counted = present | own
-    mean = jnp.where(counted, similarity, 0.0).sum(1) / counted.sum(1)
-    return jax.nn.relu(margin + mean - jnp.where(own, similarity, 0.0).sum(1))
+def _hinge_of_mean(similarity, own, present, *_, margin, among):
+    """`[n]`; among: whether the own column is; other arguments as of `_both_ways`."""
+    counted = present | own if among else present & ~own
+    count = counted.sum(1)
+    mean = jnp.where(counted, similarity, 0.0).sum(1) / jnp.maximum(count, 1)
+    hinge = jax.nn.relu(margin + mean - jnp.where(own, similarity, 0.0).sum(1))
+    return jnp.where(count > 0, hinge, 0.0)
 
 
 def _hinges(similarity, own, present, *_, above, below):

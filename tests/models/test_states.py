@@ -1,5 +1,7 @@
 """What networks say that they can do, by their parts alone: who reads whom, and the nodes of what is asked."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny
@@ -157,6 +159,25 @@ def test_what_fills_gaps_is_made_of_any_of_what_it_reads():
     assert made.alone("fill", "photo", photo) == call("fill", call("see", photo), given=("see",))
     both = made.over("fill", dict(photo=photo, text=text))
     assert both == call("fill", call("see", photo), call("read", text)), "it is told nothing where all are there"
+
+
+class Vectors(base.Config):
+    """A vector of streams of any of which it can be made."""
+
+    dim, fills, gives = 8, True, base.VECTOR
+
+
+def test_the_stream_that_is_pooled_of_a_modality_is_one_of_its_own():
+    parts = {
+        "see": embed_one.Config(("photo",), 8), "read": embed_one.Config(("text",), 8),
+        "words": encoder.Config(("read",), 8, 1, 2), "both": Vectors(("see", "words")),
+        "project": project.Config(("both",), 5), "names": embed_one.Config(("text", "title"), 8),
+    }  # fmt: skip
+    made, text = describe(parts, (PHOTO, TEXT, dataclasses.replace(TEXT, name="title"))), shown("text")
+    words = call("words", call("read", text))
+    assert made.stream("text", text) == words and made.stream("photo", shown("photo")).part == "see"
+    assert made.embedding("text", text) == call("project", call("both", words, given=("words",)), modality="text")
+    assert made.joins("project") and made.joins("words") and not made.joins("names")
 
 
 def test_without_such_a_part_what_was_fused_is_of_no_modality_alone():

@@ -75,6 +75,7 @@ MADE = {
     "hardest triplet": lambda: triplet.Objective(SPACE, edges=EDGES, negatives="hardest", block=2),
     "summed triplet": lambda: triplet.Objective(SPACE, EDGES, negatives="sum", directions="backward"),
     "random triplet": lambda: triplet.Objective(SPACE, EDGES, negatives="random", directions="forward"),
+    "triplet of distances": lambda: triplet.Objective(SPACE, EDGES, negatives="others", distance=True, block=2),
     "uniformity": lambda: uniformity.Objective(SPACE, edges=EDGES, cross=0.5),
     "symile": lambda: symile.Objective(SPACE, group=TRIPLE),
     "symile, missing learned": lambda: symile.Objective(SPACE, group=TRIPLE, missing="learn", block=2),
@@ -215,6 +216,18 @@ def test_triplet_equals_numpy(name):
         np.testing.assert_allclose(totals(one, own, outputs)[edge.name], total, rtol=1e-5)
 
 
+@pytest.mark.parametrize("negatives, over", [("others", np.mean), ("hardest", np.min)])
+def test_a_triplet_of_distances_equals_numpy(negatives, over):
+    """M3PT's: of distances the mean of the others, or the nearest."""
+    _, own, outputs = embedded("triplet")
+    one = triplet.Objective(SPACE, EDGES, negatives=negatives, distance=True, margin=0.1)
+    for edge in EDGES:
+        a, b = arrays(outputs, edge.a, edge.b)
+        d = np.linalg.norm(a[:, None] - b, axis=-1)
+        total = sum(max(0.0, 0.1 + d[i, i] - over(np.delete(x, i))) for i in range(len(d)) for x in (d[i], d[:, i]))
+        np.testing.assert_allclose(totals(one, own, outputs)[edge.name], total, rtol=1e-5)
+
+
 def test_a_random_negative_is_another_present_example_and_every_one_is_used_once():
     one, own, outputs = embedded("random triplet")
     drawn = np.random.default_rng(5).random(B)
@@ -224,8 +237,12 @@ def test_a_random_negative_is_another_present_example_and_every_one_is_used_once
         assert 2 < there.sum() < B
         ring = [i for i in np.argsort(drawn) if there[i]]
         a, b = (np.asarray(outputs["z", n], np.float64) for n in (edge.a, edge.b))
-        total = sum(max(0.0, 0.2 + a[i] @ b[j] - a[i] @ b[i]) for i, j in zip(ring, ring[1:] + ring[:1]))
+        pairs = list(zip(ring, ring[1:] + ring[:1]))
+        total = sum(max(0.0, 0.2 + a[i] @ b[j] - a[i] @ b[i]) for i, j in pairs)
         np.testing.assert_allclose(totals(one, own, outputs)[edge.name], total, rtol=1e-5)
+        far, d = dataclasses.replace(one, distance=True), lambda i, j, a=a, b=b: np.linalg.norm(a[i] - b[j])
+        total = sum(max(0.0, 0.2 + d(i, i) - d(i, j)) for i, j in pairs)
+        np.testing.assert_allclose(totals(far, own, outputs)[edge.name], total, rtol=1e-5)
     alone = outputs | {("shown", m): tiny.shown(np.arange(B) == 4) for m in one.embedded}
     assert not any(totals(one, own, alone).values())
     draws = [tiny.data(one, tiny.batch(B), example_keys(0, step, B))["draw"] for step in (0, 1)]
@@ -333,7 +350,7 @@ def test_2d_matryoshka_draws_one_width_and_one_layer_a_step():
     [
         (lambda: sigmoid.Objective(SPACE, EDGES, temperature=0.0), "objectives.sigmoid.temperature=0.0"),
         (lambda: sigmoid.Objective(SPACE, EDGES, chunk=-1), "objectives.sigmoid.chunk=-1"),
-        (lambda: triplet.Objective(SPACE, EDGES, negatives="some"), "must be one of all, sum, hardest, mean, random"),
+        (lambda: triplet.Objective(SPACE, EDGES, negatives="some"), "must be one of all, sum, hardest, mean, others"),
         (lambda: triplet.Objective(SPACE, EDGES, directions="up"), "directions='up': must be one of mean, sum"),
         (lambda: triplet.Objective(SPACE, EDGES, margin=0.0), "objectives.triplet.margin=0.0"),
         (lambda: uniformity.Objective(SPACE, EDGES, align=0.0, uniform=0.0), "all three coefficients are 0"),

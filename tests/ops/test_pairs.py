@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from pretrain.objectives import triplet
 from pretrain.ops import pairs
 from pretrain.sharding import BATCH, MeshConfig, make_mesh, parse_mesh
 
@@ -68,6 +69,17 @@ def numpy_triplet(x, present, margin, hardest):
             hinges = [max(0.0, margin + p[i] @ q[j] - p[i] @ q[i]) for j in np.flatnonzero(present) if j != i]
             if hinges:
                 out[way, i] = max(hinges) if hardest else np.mean(hinges)
+    return out
+
+
+def numpy_distances(x, present, margin):
+    """A hinge on the mean distance of the others."""
+    out, there = np.zeros((2, B)), np.flatnonzero(present)
+    for way, (p, q) in enumerate(((x.a, x.b), (x.b, x.a))):
+        distance = np.sqrt(np.maximum(2 - 2 * p @ q.T, 0) + 1e-6)
+        for i in there if len(there) > 1 else ():
+            mean = np.mean([distance[i, j] for j in there if j != i])
+            out[way, i] = max(0.0, margin + distance[i, i] - mean)
     return out
 
 
@@ -196,6 +208,10 @@ LOSSES = {
         lambda x, p: numpy_mean(x, p, 0.2),
         lambda x, p, n: jnp.stack(pairs.mean_losses(x.a, x.b, p, 0.2, block=n)),
     ),
+    "distances": (
+        lambda x, p: numpy_distances(x, p, 0.2),
+        lambda x, p, n: jnp.stack(pairs.mean_losses(x.a, x.b, p, 0.2, own=False, block=n, score=triplet.near)),
+    ),
     "beside": (
         numpy_beside,
         lambda x, p, n: targeted(x, p, n, beside, (FURTHER, {})),
@@ -293,7 +309,7 @@ def test_gradients_equal_finite_differences(name, present):
 def test_every_input_that_a_loss_names_has_a_gradient(name):
     _, grads = run(name, 4, inputs(), PRESENT["some"])
     used = {"sigmoid": "a b scale bias", "triplet": "a b", "hardest": "a b", "potential": "a b", "uniformity": "a"}
-    used |= dict.fromkeys(("labels", "reverse", "taught", "beside"), "a b scale") | {"mean": "a b"}
+    used |= dict.fromkeys(("labels", "reverse", "taught", "beside"), "a b scale") | {"mean": "a b", "distances": "a b"}
     used |= {"softmax": "a b scale", "smoothed": "a b scale", "symile": "a b c scale", "symile_all": "a b c scale"}
     assert [field for field, g in zip(grads._fields, grads) if np.any(g)] == used[name].split()
 
@@ -398,3 +414,11 @@ def test_matmuls_are_full_fp32_forward_and_backward(name):
 def test_a_block_that_does_not_divide_the_batch_names_itself(name, key):
     with pytest.raises(ValueError, match=f"{key}=6: does not divide the 16 examples that a device holds; 4 would"):
         run(name, 6, inputs(), PRESENT["all"])
+
+
+def test_equal_vectors_have_a_distance_with_a_slope():
+    """Trap: √ has none at 0, where a pair has come together."""
+    slope = jax.grad(lambda s: pairs.nearness(s))
+    assert np.isfinite([float(slope(jnp.float32(s))) for s in (1.0, 1.0000001, -1.0)]).all()
+    assert 400 < slope(jnp.float32(1.0)) <= 1000
+    np.testing.assert_allclose(pairs.nearness(jnp.float32([0.5, -1.0])), [-1.0, -2.0], rtol=1e-6)
