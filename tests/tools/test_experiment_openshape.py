@@ -1,6 +1,5 @@
 """The shapes of `tools.experiments.openshape` and its batches are what they are said to be."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -34,10 +33,9 @@ def test_splits_share_no_shape(made):
 def test_a_batch_holds_groups_of_near_duplicates(made):
     train, _ = openshape.split_of(made, 8, "enriched")
     points = train["points"]["vectors"][:, 0, 0]
-    near = openshape.nearest(points)[:, 0]
-    experiment = openshape.Hard(openshape.config(openshape.FILTER, 3, 16))
-    experiment.nearest = near
-    order = np.asarray(experiment.order(jax.random.key(0), len(points), 16)).reshape(-1, openshape.GROUP)
+    near = openshape.nearest(points)
+    experiment = openshape.Experiment(openshape.config(openshape.FILTER, 3, 16))
+    order = np.asarray(openshape.near_duplicates(experiment, near, 0)).reshape(-1, openshape.GROUP)
     assert order.shape == (6, openshape.GROUP) and len(set(order[:, 0].tolist())) == 6
     for first, *others in order.tolist():
         assert len(set(others)) == openshape.GROUP - 1 and set(others) <= set(near[first].tolist())

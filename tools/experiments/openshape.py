@@ -88,20 +88,15 @@ def split_of(world: dict, share: int, texts: str):
     }
 
 
-class Hard(Experiment):
-    """Batches of near duplicates, as order `neighbours` makes them, of data that say which are near."""
-
-    def _train(self, data, seed, held=None):
-        self.nearest = data["nearest"][:, 0]
-        return super()._train(data, seed, held)
-
-    def order(self, key, examples, batch):
-        k_seed, k_near = jax.random.split(key)
-        seeds = super().order(k_seed, examples, batch // GROUP)
-        keys = jax.random.split(k_near, seeds.size)
-        others = jax.vmap(lambda k: jax.random.permutation(k, AMONG)[: GROUP - 1])(keys)
-        near = self.nearest[seeds.ravel()[:, None], others]
-        return jnp.concatenate([seeds.ravel()[:, None], near], 1).reshape(self.run.steps, batch)
+def near_duplicates(experiment: Experiment, nearest, seed: int):
+    """Batches `[steps, batch]` of near duplicates, as order `neighbours` makes them. nearest: `[n, AMONG]`."""
+    key, batch = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))[0], experiment.run.batch_size
+    k_seed, k_near = jax.random.split(key)
+    seeds = experiment.order(k_seed, len(nearest), batch // GROUP)
+    keys = jax.random.split(k_near, seeds.size)
+    others = jax.vmap(lambda k: jax.random.permutation(k, AMONG)[: GROUP - 1])(keys)
+    near = jnp.asarray(nearest)[seeds.ravel()[:, None], others]
+    return jnp.concatenate([seeds.ravel()[:, None], near], 1).reshape(experiment.run.steps, batch)
 
 
 def config(condition: str, steps: int, batch: int) -> dict:
@@ -139,23 +134,22 @@ def scores(experiment: Experiment, params, held: dict, texts) -> dict:
 
 
 def nearest(points):
-    """Of every shape the numbers of the AMONG that look most alike `[n, FORMS, AMONG]`."""
-    found = Order(GROUP, AMONG, field="points").nearest([{"points": x} for x in points])
-    return np.repeat(found[:, None], FORMS, 1)
+    """Of every shape the numbers of the AMONG that look most alike `[n, AMONG]`."""
+    return Order(GROUP, AMONG, field="points").nearest([{"points": x} for x in points])
 
 
 def measure(steps=400, batch=160, seeds=6, conditions=tuple(CONDITIONS)) -> dict:
     """{condition: [scores of every seed]}."""
     results = {}
     for name in conditions:
-        experiment = (Hard if name in (NEAR, FILTER) else Experiment)(config(name, steps, batch))
-        results[name] = []
+        experiment, results[name] = Experiment(config(name, steps, batch)), []
         for seed in range(seeds):
             made = world(seed)
             train, held = split_of(made, CONDITIONS[name], "raw" if name == RAW else "enriched")
+            order = None
             if name in (NEAR, FILTER):
-                train["nearest"] = nearest(train["points"]["vectors"][:, 0, 0])
-            params, _ = experiment.train(train, seed)
+                order = near_duplicates(experiment, nearest(train["points"]["vectors"][:, 0, 0]), seed)
+            params, _ = experiment.train(train, seed, None, order)
             results[name].append(scores(experiment, params, held, made["classes"]))
             print(name, seed, {k: round(v, 3) for k, v in results[name][-1].items()}, flush=True)
     return results
