@@ -59,7 +59,7 @@ class Evaluator(Task):
 
     @staticmethod
     def default(context) -> dict:
-        field, names = overlap_field(context), inputs(context)
+        field, names = overlap_field(context), inputs(context, len(context.modalities))
         texts = {m.name for m in context.modalities if m.text}
         pair = next(((a, b) for a in names for b in names if a not in texts and b in texts), None)
         if pair is None or not context.network.pools_together(pair):

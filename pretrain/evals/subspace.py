@@ -73,25 +73,28 @@ class Evaluator(Task):
 
 def maps(known_a, known_b, a, b, k: int, ridge: float) -> dict[str, np.ndarray]:
     """{map: similarity `[n, n]` of a `[n, D]` and b `[n, E]`}; known_a, known_b: the anchors."""
-    spaces = {
-        "affine": (lambda x: x - known_a.mean(0), lambda x: x - known_b.mean(0)),
-        "PCA": tuple(alignment.pca(x, min(k, *x.shape)) for x in (known_a, known_b)),
-        "CCA": alignment.cca(known_a, known_b, k, ridge),
+    known = known_a, known_b
+    whole = (lambda x: x - known_a.mean(0), lambda x: x - known_b.mean(0))
+    of_a, of_b = cca = alignment.cca(*known, k, ridge)
+    return {
+        "affine": moved(*known, a, b, *whole, ridge),
+        "PCA": moved(*known, a, b, *(alignment.pca(x, min(k, *x.shape)) for x in known), ridge),
+        "CCA": moved(*known, a, b, *cca, ridge),
+        "local CKA": alignment.local_cka(a, b, *known),
+        "local CKA in CCA": alignment.local_cka(of_a(a), of_b(b), of_a(known_a), of_b(known_b)),
     }
-    found = {}
-    for name, (of_a, of_b) in spaces.items():
-        moved = alignment.affine(of_a(known_a), of_b(known_b), ridge)(of_a(a))
-        found[name] = unit(moved) @ unit(of_b(b)).T
-    found["local CKA"] = alignment.local_cka(a, b, known_a, known_b)
-    of_a, of_b = spaces["CCA"]
-    found["local CKA in CCA"] = alignment.local_cka(of_a(a), of_b(b), of_a(known_a), of_b(known_b))
-    return found
+
+
+def moved(known_a, known_b, a, b, of_a, of_b, ridge: float) -> np.ndarray:
+    """The cosines `[n, n]` of a, moved from its space to b's by the affine map of the anchors, and b."""
+    return unit(alignment.affine(of_a(known_a), of_b(known_b), ridge)(of_a(a))) @ unit(of_b(b)).T
 
 
 def choose(a, b, directions, ridge: float) -> int:
     """The number of directions, the least of equals, in which CCA of half of the anchors matches the others best."""
     half = len(a) // 2
+    known, rest = (a[:half], b[:half]), (a[half:], b[half:])
     scores = {
-        k: metrics.recall(maps(a[:half], b[:half], a[half:], b[half:], k, ridge)["CCA"], 1) for k in sorted(directions)
+        k: metrics.recall(moved(*known, *rest, *alignment.cca(*known, k, ridge), ridge), 1) for k in sorted(directions)
     }
     return max(scores, key=scores.get)
