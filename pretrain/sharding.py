@@ -113,6 +113,12 @@ def current_mesh():
     return None if mesh.empty else mesh
 
 
+def device_kind() -> str:
+    """Of the mesh's devices, else of those that are here."""
+    mesh = current_mesh()
+    return ((mesh and mesh.abstract_device) or jax.devices()[0]).device_kind
+
+
 def constrain(x):
     """Pins an activation `[B, …]` to the batch axes. A no-op outside a mesh.
 

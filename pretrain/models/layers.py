@@ -52,9 +52,10 @@ class Linear(nnx.Module):
         self.bias = undecayed(jnp.zeros(d_out), split=-1 if split == -1 else 0) if bias else None
         self.dtype, self.split = dtype, split
 
-    def __call__(self, x):
-        y = matmul(x, self.kernel[...], self.dtype, self.split)
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+    def __call__(self, x, *, inner=(), outer=()):
+        """x `[…, d_in]` → `[…, d_out]`; inner, outer: axes in their places (`ops.matmul`)."""
+        y = matmul(x, self.kernel[...], self.dtype, self.split, inner, outer)
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype).reshape(outer or -1)
 
 
 class LayerNorm(nnx.Module):
@@ -118,17 +119,17 @@ class Attention(nnx.Module):
 
     def project(self, x):
         """Queries, keys and values of self-attention, `[B, N, H, d]` each."""
-        q, k, v = (self._split(a) for a in jnp.split(self.qkv(x), 3, axis=-1))
+        q, k, v = self._heads(self.qkv, x, 3)
         return (q, k, v) if self.q_norm is None else (self.q_norm(q), self.k_norm(k), v)
 
     def project_q(self, x):
         """Queries of cross-attention, `[B, N, H, d]`."""
-        q = self._split(self.q(x))
+        (q,) = self._heads(self.q, x, 1)
         return q if self.q_norm is None else self.q_norm(q)
 
     def project_kv(self, context):
         """Keys and values of cross-attention, `[B, M, H, d]` each."""
-        k, v = (self._split(a) for a in jnp.split(self.kv(context), 2, axis=-1))
+        k, v = self._heads(self.kv, context, 2)
         return (k, v) if self.k_norm is None else (self.k_norm(k), v)
 
     def mix(self, q, k, v, seen: Seen):
@@ -138,10 +139,13 @@ class Attention(nnx.Module):
             near = -self.slopes[...][:, None, None] * seen.distance[:, None]
             bias = near if bias is None else bias + near
         y = attend(*(a.astype(self.dtype) for a in (q, k, v)), mask=seen.mask, bias=bias, how=self.attention)
-        return self.proj(y.reshape(*y.shape[:2], -1).astype(given))
+        return self.proj(y.astype(given), inner=y.shape[2:])
 
-    def _split(self, x):
-        return x.reshape(*x.shape[:2], self.heads, -1)
+    def _heads(self, linear: Linear, x, packed: int):
+        """What packed matrices make of x, `[B, N, H, d]` each."""
+        width = linear.kernel.shape[-1] // (packed * self.heads)
+        y = linear(x, outer=(packed, self.heads, width))
+        return tuple(y[:, :, i] for i in range(packed))
 
 
 class Mlp(nnx.Module):

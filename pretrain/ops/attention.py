@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pretrain.ops.fused_attention import attend_fused, choose, device_kind
+from pretrain.ops.fused_attention import attend_fused, choose
+from pretrain.sharding import device_kind
 
 LANES = 128  # a TPU's tiles are so wide
 

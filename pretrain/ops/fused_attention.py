@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as tpu
 from jax.sharding import PartitionSpec as P
 
-from pretrain.sharding import BATCH, TENSOR, current_mesh
+from pretrain.sharding import BATCH, TENSOR, current_mesh, device_kind
 
 CHOICES = ("xla", "auto", "cudnn", "splash")
 DEVICE = {"cudnn": "NVIDIA", "splash": "TPU"}  # how the names of the devices begin that run them
@@ -61,12 +61,6 @@ def choose(setting: str, q, k, mask, bias) -> str:
     kernel = next((name for name, prefix in DEVICE.items() if kind.startswith(prefix)), "")
     pays = min(q.shape[1], k.shape[1]) >= SHORT
     return kernel if kernel and pays and not refusal(kernel, **wanted) else ""
-
-
-def device_kind() -> str:
-    """Of the mesh's devices, else of those that are here."""
-    mesh = current_mesh()
-    return ((mesh and mesh.abstract_device) or jax.devices()[0]).device_kind
 
 
 def attend_fused(kernel: str, q, k, v, mask):

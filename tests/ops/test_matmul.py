@@ -57,3 +57,24 @@ def test_under_vmap_and_scan():
     np.testing.assert_allclose(jax.vmap(lambda x: matmul(x, w, jnp.float32))(x), matmul(x, w, jnp.float32), atol=1e-6)
     _, scanned = jax.lax.scan(lambda _, x: (None, matmul(x, w, jnp.float32)), None, x)
     np.testing.assert_allclose(scanned, matmul(x, w, jnp.float32), atol=1e-6)
+
+
+@pytest.mark.parametrize("inner, outer", [((), (2, 3, 2)), ((2, 3), ()), ((3, 2), (4, 3))], ids=str)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["fp32", "bf16"])
+def test_axes_in_the_place_of_one_change_nothing(inner, outer, dtype):
+    rng = np.random.default_rng(1)
+    x, w, cotangent = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 5, 6), (6, 12), (2, 5, 12)))
+
+    def plain(x, w):
+        y, pull = jax.vjp(lambda x, w: matmul(x, w, dtype), x, w)
+        return y, *pull(cotangent)
+
+    def shaped(x, w):
+        given = x.reshape(2, 5, *(inner or (6,)))
+        y, pull = jax.vjp(lambda x, w: matmul(x, w, dtype, None, inner, outer), given, w)
+        dx, dw = pull(cotangent.reshape(2, 5, *(outer or (12,))))
+        assert y.shape == (2, 5, *(outer or (12,)))
+        return y.reshape(2, 5, 12), dx.reshape(x.shape), dw
+
+    for got, want in zip(shaped(x, w), plain(x, w)):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
