@@ -281,6 +281,9 @@ class Task:
                         f"{', '.join(self.context.tokenizers) or 'none'}"
                     )
 
+    def check_files(self):
+        """Raises if a file beside the data that the task reads is not there, or not what it should be."""
+
     def check(self):
         """Reads what the task needs of the data, and raises before anything is computed if it is not there."""
 
@@ -301,6 +304,11 @@ def check(evaluator, context: Context, where: str, *, whole: bool = True):
                     check_fields(needs, found, context.run.data.transforms)
         except (ValueError, OSError) as e:
             raise ValueError(f"{where}.{key}={splits!r}: {e}") from e
+    if isinstance(evaluator, Task):
+        try:
+            evaluator.check_files()
+        except (ValueError, OSError) as e:
+            raise ValueError(f"{where}: {e}") from e
     if whole and isinstance(evaluator, Task):
         evaluator.check_tokenizers()
     if whole and hasattr(evaluator, "check"):

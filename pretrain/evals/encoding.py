@@ -12,8 +12,7 @@ from pretrain.evals import ridge
 from pretrain.evals.base import Score, Task, Unfit
 from pretrain.evals.features import together
 from pretrain.evals.knn import held_out, inputs
-from pretrain.evals.reference import overlap_field
-from pretrain.storage import locate
+from pretrain.evals.reference import arrays, overlap_field
 
 KINDS = ("both", "vision", "language", "concatenation")
 
@@ -75,6 +74,10 @@ class Evaluator(Task):
     def needs(self) -> tuple:
         return tuple(m for m in self.context.modalities if m.name in (self.vision, self.language))
 
+    def check_files(self):
+        if self.responses.endswith(".npz"):
+            arrays(self, "responses", ("row", "responses"))
+
     def check(self):
         n = len(self._given()[0])
         if n < 8 * self.folds:
@@ -105,11 +108,8 @@ class Evaluator(Task):
                 self.fail("responses", f"no word is on {self.least} or more examples and not on as many: lower `least`")
             column = self.context.column(self.responses, self.splits, f"{self.where}.responses")
             return np.asarray([*column]), np.asarray([[w in held for w in words] for held in column.values()], float)
-        with locate(self.responses).open("rb") as file, np.load(file) as held:
-            missing = {"row", "responses"} - set(held.files)
-            if missing:
-                self.fail("responses", f"lacks {', '.join(sorted(missing))}: needs row [n] and responses [n, sites]")
-            row, responses = held["row"], np.asarray(held["responses"], np.float64)
+        row, responses = arrays(self, "responses", ("row", "responses"))
+        responses = np.asarray(responses, np.float64)
         if responses.ndim != 2 or len(responses) != len(row):
             self.fail("responses", f"responses are {responses.shape} for {len(row)} rows: must be [n, sites]")
         if not np.isfinite(responses).all():

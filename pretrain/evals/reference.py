@@ -1,10 +1,12 @@
 """Similarities between examples that are given, not learned: what representations are compared with."""
 
 import collections
+import zipfile
 
 import numpy as np
 
-from pretrain.evals.base import Context
+from pretrain.evals.base import Context, Task
+from pretrain.storage import locate
 
 
 def overlap_field(context: Context) -> str:
@@ -18,15 +20,32 @@ def overlap_field(context: Context) -> str:
 def overlap(context: Context, field: str, rows, splits, key: str) -> np.ndarray:
     """Jaccard similarity of the word lists of a field, |A ∩ B| / |A ∪ B| `[n, n]`; 0 where both are empty."""
     column = context.column(field, splits, key)
-    words = [set(column[r]) if isinstance(column[r], (list, tuple)) else {column[r]} for r in rows.tolist()]
+    return jaccard([set(column[r]) if isinstance(column[r], (list, tuple)) else {column[r]} for r in rows.tolist()])
+
+
+def jaccard(sets) -> np.ndarray:
+    """|A ∩ B| / |A ∪ B| of all pairs of sets `[n, n]`; 0 where both are empty."""
     index = collections.defaultdict(lambda: len(index))
-    known = [[index[w] for w in own] for own in words]
-    has = np.zeros((len(words), len(index)), np.float32)
+    known = [[index[x] for x in own] for own in sets]
+    has = np.zeros((len(sets), len(index)), np.float32)
     for row, own in zip(has, known):
         row[own] = 1
     both = has @ has.T
     either = has.sum(1)[:, None] + has.sum(1) - both
     return both / np.maximum(either, 1)
+
+
+def arrays(task: Task, key: str, names: tuple[str, ...]) -> list[np.ndarray]:
+    """The arrays of those names in the .npz that a key of the task gives. ValueError names the key."""
+    remedy = f"give an .npz of the arrays {' and '.join(names)}"
+    try:
+        with locate(getattr(task, key)).open("rb") as file, np.load(file) as held:
+            found = {name: held[name] for name in names if name in held.files}
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as e:  # a lone array is no context manager
+        task.fail(key, f"cannot be read ({e}): {remedy}")
+    if missing := [name for name in names if name not in found]:
+        task.fail(key, f"lacks {', '.join(missing)}: {remedy}")
+    return list(found.values())
 
 
 def _all_lists(facts, field) -> bool:

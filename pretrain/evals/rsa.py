@@ -11,8 +11,7 @@ from pretrain.evals import metrics
 from pretrain.evals.base import Score, Task, Unfit
 from pretrain.evals.features import represent, unit
 from pretrain.evals.knn import held_out, inputs
-from pretrain.evals.reference import overlap, overlap_field
-from pretrain.storage import locate
+from pretrain.evals.reference import arrays, overlap, overlap_field
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +43,10 @@ class Evaluator(Task):
         if not field:
             raise Unfit("needs given similarities (rsa.reference) or a field of words; the data have none")
         return dict(modalities=inputs(context), reference=field, splits=held_out(context))
+
+    def check_files(self):
+        if self.reference.endswith(".npz"):
+            arrays(self, "reference", ("row", "similarity"))
 
     def check(self):
         if self.reference.endswith(".npz"):
@@ -77,11 +80,7 @@ class Evaluator(Task):
         return found, raters[:, order][:, :, order]
 
     def _given(self):
-        with locate(self.reference).open("rb") as file, np.load(file) as held:
-            missing = {"row", "similarity"} - set(held.files)
-            if missing:
-                self.fail("reference", f"lacks {', '.join(sorted(missing))}: needs row [n] and similarity [n, n]")
-            row, similarity = held["row"], held["similarity"]
+        row, similarity = arrays(self, "reference", ("row", "similarity"))
         raters = similarity if similarity.ndim == 3 else similarity[None]
         if raters.ndim != 3 or not len(raters) or raters.shape[1:] != (len(row), len(row)):
             self.fail("reference", f"similarity is {similarity.shape} for {len(row)} rows: must be square, a row each")

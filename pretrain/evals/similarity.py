@@ -53,6 +53,10 @@ class Evaluator(Task):
             raise Unfit("needs rated pairs (similarity.path) or a field of words; the data have none")
         return dict(modalities=texts, overlap=field, splits=held_out(context))
 
+    def check_files(self):
+        if self.path:
+            Source(self.path, self.splits)
+
     def check(self):
         if self.overlap:
             self.context.column(self.overlap, self.splits, f"{self.where}.overlap")

@@ -26,7 +26,7 @@ from pretrain.evals import (
     zero_shot,
 )
 from pretrain.evals import similarity as textual
-from pretrain.evals.base import Unfit
+from pretrain.evals.base import Unfit, check
 from pretrain.evals.features import features, represent, together, unit
 from pretrain.models.tokens import Whole
 
@@ -243,6 +243,36 @@ def test_words_are_encoded(toy, tmp_path):
     np.savez(tmp_path / "given.npz", row=rows, responses=held * 0)
     with pytest.raises(ValueError, match=r"encoding\.responses=.*site 0 never changes"):
         given.check()
+
+
+@pytest.mark.parametrize(
+    "task, key, names", [("rsa", "reference", "similarity"), ("encoding", "responses", "responses")]
+)
+def test_a_file_that_is_not_what_it_should_be_is_named_before_training(toy, tmp_path, task, key, names):
+    evaluator = dict(rsa=rsa, encoding=encoding)[task].Evaluator
+    keys = dict(modalities=("image",)) if task == "rsa" else dict(vision="image", language="caption")
+
+    def fails(file, message):
+        with pytest.raises(ValueError, match=rf"config\.final_evals\.mine: {task}\.{key}='.*{file}': {message}"):
+            check(evaluator(toy, **keys, **{key: str(tmp_path / file)}), toy, "config.final_evals.mine", whole=False)
+
+    fails("none.npz", "cannot be read .*none.npz")
+    np.savez(tmp_path / "whole.npz", row=np.arange(9))
+    fails("whole.npz", f"lacks {names}: give an .npz of the arrays row and {names}")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:60])
+    fails("cut.npz", "cannot be read")
+    for name, held in (("empty.npz", b""), ("text.npz", b"row,similarity")):
+        (tmp_path / name).write_bytes(held)
+        fails(name, "cannot be read")
+    np.save(tmp_path / "one.npy", np.arange(9))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    fails("one.npz", "cannot be read")
+
+
+def test_a_folder_of_rated_pairs_that_is_not_there_is_named_before_training(toy, tmp_path):
+    task = textual.Evaluator(toy, ("caption",), path=str(tmp_path / "none"), splits=("test",))
+    with pytest.raises(ValueError, match=r"config\.final_evals\.mine: .*none"):
+        check(task, toy, "config.final_evals.mine", whole=False)
 
 
 def test_likelihoods_given_several_modalities(toy):

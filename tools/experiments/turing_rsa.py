@@ -15,6 +15,7 @@ import numpy as np
 
 from data_pipeline.sources.emoji import Source
 from pretrain.evals import metrics
+from pretrain.evals.reference import jaccard
 from tools.experiments.common import Experiment, Gate, encoded, finish, options
 
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
@@ -36,16 +37,6 @@ def raters(names: list[dict]) -> np.ndarray:
 def letters(name: str) -> set:
     padded = f" {name.lower()} "
     return {padded[i : i + 3] for i in range(max(len(padded) - 2, 1))}
-
-
-def jaccard(sets) -> np.ndarray:
-    """|A ∩ B| / |A ∪ B| of all pairs `[n, n]`."""
-    known = {x: i for i, x in enumerate(sorted(set().union(*sets)))}
-    has = np.zeros((len(sets), len(known)), np.float32)
-    for row, own in zip(has, sets):
-        row[[known[x] for x in own]] = 1
-    both = has @ has.T
-    return both / (has.sum(1)[:, None] + has.sum(1) - both)
 
 
 def scores(x, given, permutations: int) -> dict:
