@@ -8,16 +8,21 @@ kind that both predict better than any other, for the trained network and for th
 which a flagged site says nothing of what was learned.
 """
 
-import importlib
-
 import jax
 import numpy as np
 
 from pretrain.evals import ridge
 from pretrain.evals.encoding import KINDS
-from pretrain.models.passes import Leaf, compute
-from pretrain.models.tokens import Whole
-from tools.experiments.common import Experiment, Gate, finish, options, vectors
+from tools.experiments.common import (
+    Experiment,
+    Gate,
+    classes,
+    finish,
+    lacking,
+    options,
+    sequential,
+    vectors,
+)
 
 NAMES, WIDTH, BITS, NOISE = ("v", "t"), 8, 4, 0.3
 SITES = ("vision", "language", "additive", "interaction")
@@ -34,17 +39,8 @@ GATES = (
 
 
 def config(steps: int, batch: int) -> dict:
-    parts = importlib.import_module("configs.systems.multimodn").parts
-    decoders = {f"agree{i}": f"decode_agree{i}" for i in range(BITS)}
-    layers = dict(state=64, hidden=(64, 64), decoders=dict.fromkeys(decoders, 2))
-    return dict(
-        steps=steps, batch_size=batch, data=dict(source="none"),
-        modalities=[dict(name=n, kind="vectors", shape=(1, WIDTH), field=n, targets=False) for n in NAMES],
-        labels=[dict(name=n, kind="labels", shape=(1,), field=n, vocab_size=2) for n in decoders],
-        model=dict(model="models.network", parts=parts(NAMES, 32, **layers), dtype="float32"),
-        objectives=dict(stepwise=dict(inputs=NAMES, decoders=decoders, absent=0.2, every=False)),
-        optim=dict(lr=4e-3, warmup=steps // 10, weight_decay=0.0),
-    )  # fmt: skip
+    labels, objective = [f"agree{i}" for i in range(BITS)], dict(absent=0.2, every=False)
+    return sequential(NAMES, labels, objective, dict(lr=4e-3), steps=steps, batch=batch, state=64, hidden=(64, 64))
 
 
 def examples(rng, size: int) -> dict:
@@ -54,8 +50,7 @@ def examples(rng, size: int) -> dict:
     data = vectors(
         **dict(zip(NAMES, np.concatenate([2.0 * bits - 1, rest], 2) + NOISE * rng.normal(size=(2, size, WIDTH))))
     )
-    agree, valid = bits[0] == bits[1], np.ones((size, 1, 1), bool)
-    return data | {f"agree{i}": {"ids": agree[:, i, None, None].astype(np.int16), "valid": valid} for i in range(BITS)}
+    return data | classes(**{f"agree{i}": bits[0, :, i] == bits[1, :, i] for i in range(BITS)})
 
 
 def responses(rng, data, sites: int) -> np.ndarray:
@@ -69,26 +64,15 @@ def responses(rng, data, sites: int) -> np.ndarray:
     return signal + rng.normal(size=signal.shape)
 
 
-class States:
-    """(params, data, which modalities are shown) → the last state `[n, dim]`."""
-
-    def __init__(self, experiment: Experiment):
-        self.experiment, self.compute = experiment, jax.jit(self._compute)
-
-    def _compute(self, params, batch):
-        model = self.experiment.model(params)
-        node = model.states.chain("state", Leaf(Whole(NAMES, self.experiment.run.modalities)))
-        return compute(model, {"state": node}, batch)["state"].x[:, -1]
-
-    def __call__(self, params, data, shown=NAMES):
-        hidden = {n: data[n] | {"valid": np.zeros_like(data[n]["valid"])} for n in NAMES if n not in shown}
-        found = self.compute(params, jax.tree.map(lambda x: x[:, 0], data | hidden))
-        return np.asarray(found, np.float64)
+def states(experiment: Experiment, params, data):
+    """The last state `[n, dim]`."""
+    return experiment.outputs(params, data, "state")["state"][:, -1].astype(np.float64)
 
 
-def flagged(states: States, params, data, wanted, sites: int) -> dict:
+def flagged(experiment: Experiment, params, data, wanted, sites: int) -> dict:
     """{kind of site: the share that integrates}, and {"r of …": the mean r of the sites of an interaction}."""
-    both, vision, language = states(params, data), states(params, data, ("v",)), states(params, data, ("t",))
+    shown = (data, lacking(data, "t"), lacking(data, "v"))
+    both, vision, language = (states(experiment, params, part) for part in shown)
     spaces = dict(zip(KINDS, (both, vision, language, np.concatenate([vision, language], 1))))
     predictions = {}
     for name, x in spaces.items():
@@ -101,7 +85,6 @@ def flagged(states: States, params, data, wanted, sites: int) -> dict:
 def measure(steps=4000, batch=128, stimuli=540, sites=25, seeds=5) -> dict:
     """{trained, untrained: [{metric: value} of every seed]}."""
     experiment, results = Experiment(config(steps, batch)), {TRAINED: [], UNTRAINED: []}
-    states = States(experiment)
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         train, shown = examples(rng, 16384), examples(rng, stimuli)
@@ -110,7 +93,7 @@ def measure(steps=4000, batch=128, stimuli=540, sites=25, seeds=5) -> dict:
             (TRAINED, experiment.train(train, seed)[0]),
             (UNTRAINED, experiment.init(jax.random.key(seed))),
         ):
-            results[name].append(flagged(states, params, shown, wanted, sites))
+            results[name].append(flagged(experiment, params, shown, wanted, sites))
     return results
 
 

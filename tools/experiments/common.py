@@ -4,6 +4,7 @@ result is judged by gates that were fixed beforehand, and written to `results/NA
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import platform
@@ -42,6 +43,7 @@ class Experiment:
         self.graphs, self.init = init_function(build.models(self.run, self.objectives), self.objectives, self.run.seed)
         self.train = jax.jit(self._train)
         self._embed = jax.jit(self._embed, static_argnames="name")
+        self._compute = jax.jit(self._compute, static_argnames="parts")
 
     def _train(self, data, seed, held=None, order=None):
         run, held = self.run, held or {}
@@ -91,6 +93,16 @@ class Experiment:
         names = [m.name for m in self.run.modalities]
         return {n: np.asarray(self._embed(params, batch, early, name=n)) for n in names}
 
+    def outputs(self, params, data, *parts: str) -> dict:
+        """{part: `[n, N, D]`}, what parts make of all modalities together, of the first views."""
+        return jax.device_get(self._compute(params, jax.tree.map(lambda x: x[:, 0], data), parts=parts))
+
+    def _compute(self, params, batch, parts):
+        model = self.model(params)
+        given = Leaf(Whole(tuple(m.name for m in self.run.modalities), self.run.modalities))
+        found = compute(model, {part: model.states.chain(part, given) for part in parts}, batch)
+        return {part: stream.x for part, stream in found.items()}
+
     def _embed(self, params, batch, early, name):
         model = self.model(params)
         leaf = Leaf(Whole((name,), self.run.modalities))
@@ -106,6 +118,18 @@ def vectors(**arrays) -> dict:
         for name, x in arrays.items()
     }
     return data | {"row": np.arange(len(next(iter(arrays.values()))))[:, None]}
+
+
+def classes(**ids) -> dict:
+    """{label: numbers `[n]`} → data of `labels` of one view."""
+    valid = lambda y: np.ones((len(y), 1, 1), bool)
+    return {name: {"ids": y[:, None, None].astype(np.int16), "valid": valid(y)} for name, y in ids.items()}
+
+
+def lacking(data: dict, name: str, which=True) -> dict:
+    """The data without a modality of vectors: of all examples, or of some, bool `[n]`."""
+    there = data[name]["valid"] & ~np.broadcast_to(which, len(data["row"]))[:, None, None]
+    return data | {name: data[name] | {"valid": there}}
 
 
 def encoded(experiment: Experiment, split, views: int = 1) -> dict:
@@ -241,6 +265,22 @@ def report(title: str, results: dict):
     print("| | " + " | ".join(metrics) + " |\n|" + "---|" * (len(metrics) + 1))
     for name, runs in results.items():
         print(f"| {name} | " + " | ".join(mean_sd([r[m] for r in runs]) for m in metrics) + " |", flush=True)
+
+
+def sequential(names, labels, objective, optim, *, steps, batch, state, hidden, width=8) -> dict:
+    """A config: modalities of `width` numbers that enter one state in turn (MultiModN), of which labels of two classes
+    are read. objective: keys of `stepwise`; state: its width, hidden: those of what encodes and what reads it.
+    """
+    parts, decoders = importlib.import_module("configs.systems.multimodn").parts, {n: f"decode_{n}" for n in labels}
+    layers = dict(state=state, hidden=hidden, decoders=dict.fromkeys(decoders, 2))
+    return dict(
+        steps=steps, batch_size=batch, data=dict(source="none"),
+        modalities=[dict(name=n, kind="vectors", shape=(1, width), field=n, targets=False) for n in names],
+        labels=[dict(name=n, kind="labels", shape=(1,), field=n, vocab_size=2) for n in decoders],
+        model=dict(model="models.network", parts=parts(names, 32, **layers), dtype="float32"),
+        objectives=dict(stepwise=dict(inputs=names, decoders=decoders, **objective)),
+        optim=dict(warmup=steps // 10, weight_decay=0.0, **optim),
+    )  # fmt: skip
 
 
 def pairs(objectives, *, steps, batch, depth, embed_dim, width=64) -> dict:

@@ -11,15 +11,21 @@ Held out, AUC of the last state where B lacks for all, for nobody, as in trainin
 instead; where all have B also after A, and how much it rises from the first state, a constant of .5, and from A.
 """
 
-import importlib
+import functools
 
-import jax
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from pretrain.models.passes import Leaf, compute
-from pretrain.models.tokens import Whole
-from tools.experiments.common import Experiment, Gate, finish, options, vectors
+from tools.experiments.common import (
+    Experiment,
+    Gate,
+    classes,
+    finish,
+    lacking,
+    options,
+    sequential,
+    vectors,
+)
 
 NAMES, WIDTH = ("a", "b"), 8
 SEPARATION = 1.5**0.5  # of the classes' means in one modality, in standard deviations
@@ -46,16 +52,8 @@ GATES = (
 
 
 def config(objective: dict, steps: int, batch: int) -> dict:
-    parts = importlib.import_module("configs.systems.multimodn").parts
-    layers = dict(state=50, hidden=(32, 32), decoders=dict(label=2))
-    return dict(
-        steps=steps, batch_size=batch, data=dict(source="none"),
-        modalities=[dict(name=n, kind="vectors", shape=(1, WIDTH), field=n, targets=False) for n in NAMES],
-        labels=[dict(name="label", kind="labels", shape=(1,), field="label", vocab_size=2)],
-        model=dict(model="models.network", parts=parts(NAMES, 32, **layers), dtype="float32"),
-        objectives=dict(stepwise=dict(inputs=NAMES, decoders=dict(label="decode_label"), **objective)),
-        optim=dict(lr=1e-3, warmup=steps // 10, b2=0.999, weight_decay=0.0),
-    )  # fmt: skip
+    optim = dict(lr=1e-3, b2=0.999)
+    return sequential(NAMES, ["label"], objective, optim, steps=steps, batch=batch, state=50, hidden=(32, 32))
 
 
 def examples(rng, size: int) -> dict:
@@ -63,13 +61,7 @@ def examples(rng, size: int) -> dict:
     y = rng.integers(2, size=size)
     shift = SEPARATION * WIDTH**-0.5 * (y[:, None] - 0.5)
     data = vectors(**{name: rng.normal(size=(size, WIDTH)) + shift for name in NAMES})
-    return data | {"label": {"ids": y[:, None, None].astype(np.int16), "valid": np.ones((size, 1, 1), bool)}}
-
-
-def lacking(data: dict, name: str, which) -> dict:
-    """The data without a modality of some examples, bool `[n]`."""
-    given = data[name]
-    return data | {name: given | {"valid": given["valid"] & ~which[:, None, None]}}
+    return data | classes(label=y)
 
 
 def at_random(data: dict, positive: bool, rng):
@@ -88,20 +80,10 @@ def ceiling(modalities: int) -> float:
     return float(norm.cdf(SEPARATION * (modalities / 2) ** 0.5))
 
 
-class Scores:
-    """(params, data) → log-odds of every state `[n, 3]`."""
-
-    def __init__(self, experiment: Experiment):
-        self.experiment, self.compute = experiment, jax.jit(self._compute)
-
-    def _compute(self, params, batch):
-        model = self.experiment.model(params)
-        node = model.states.chain("decode_label", Leaf(Whole(NAMES, self.experiment.run.modalities)))
-        x = compute(model, {"scores": node}, batch)["scores"].x
-        return x[..., 1] - x[..., 0]
-
-    def __call__(self, params, data):
-        return np.asarray(self.compute(params, jax.tree.map(lambda x: x[:, 0], data)))
+def log_odds(experiment: Experiment, params, data):
+    """Of every state `[n, 3]`."""
+    x = experiment.outputs(params, data, "decode_label")["decode_label"]
+    return x[..., 1] - x[..., 0]
 
 
 def measure(steps=1500, batch=16, size=4096, held_out=8192, seeds=6) -> dict:
@@ -109,7 +91,7 @@ def measure(steps=1500, batch=16, size=4096, held_out=8192, seeds=6) -> dict:
     results = {}
     for name, objective in CONDITIONS.items():
         experiment, rows = Experiment(config(objective, steps, batch)), []
-        score = Scores(experiment)
+        score = functools.partial(log_odds, experiment)
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
             train, test = examples(rng, size), examples(rng, held_out)

@@ -7,15 +7,20 @@ time, so the scores of v and t should be ½, −¼; −¼, ½; 0, 0; and ¼, ¼.
 far scores are from these at most, and how far accuracy with another example's t is at most from that without t.
 """
 
-import importlib
-
 import jax
 import numpy as np
 
 from pretrain.evals.metrics import modality_importance
-from pretrain.models.passes import Leaf, compute
-from pretrain.models.tokens import Whole
-from tools.experiments.common import Experiment, Gate, finish, options, vectors
+from tools.experiments.common import (
+    Experiment,
+    Gate,
+    classes,
+    finish,
+    lacking,
+    options,
+    sequential,
+    vectors,
+)
 
 NAMES, WIDTH, NOISE = ("v", "t"), 8, 0.3
 PLANTED = {"v alone": (0.5, -0.25), "t alone": (-0.25, 0.5), "either": (0.0, 0.0), "both": (0.25, 0.25)}
@@ -37,17 +42,8 @@ def label(task: str) -> str:
 
 
 def config(steps: int, batch: int) -> dict:
-    parts = importlib.import_module("configs.systems.multimodn").parts
-    decoders = {label(task): f"decode_{label(task)}" for task in PLANTED}
-    layers = dict(state=64, hidden=(64, 64), decoders=dict.fromkeys(decoders, 2))
-    return dict(
-        steps=steps, batch_size=batch, data=dict(source="none"),
-        modalities=[dict(name=n, kind="vectors", shape=(1, WIDTH), field=n, targets=False) for n in NAMES],
-        labels=[dict(name=n, kind="labels", shape=(1,), field=n, vocab_size=2) for n in decoders],
-        model=dict(model="models.network", parts=parts(NAMES, 32, **layers), dtype="float32"),
-        objectives=dict(stepwise=dict(inputs=NAMES, decoders=decoders, absent=0.2, every=False)),
-        optim=dict(lr=1e-3, warmup=steps // 10, weight_decay=0.0),
-    )  # fmt: skip
+    labels, objective = [label(task) for task in PLANTED], dict(absent=0.2, every=False)
+    return sequential(NAMES, labels, objective, dict(lr=1e-3), steps=steps, batch=batch, state=64, hidden=(64, 64))
 
 
 def examples(rng, size: int) -> dict:
@@ -58,35 +54,22 @@ def examples(rng, size: int) -> dict:
         x = NOISE * rng.normal(size=(size, WIDTH))
         x[:, :3] += 2.0 * np.stack([own[i], either, half[i]], 1) - 1
         data[name] = x
-    classes = dict(zip(PLANTED, (own[0], own[1], either, half[0] ^ half[1])))
-    valid = np.ones((size, 1, 1), bool)
-    return vectors(**data) | {
-        label(task): {"ids": y[:, None, None].astype(np.int16), "valid": valid} for task, y in classes.items()
-    }
+    right = (own[0], own[1], either, half[0] ^ half[1])
+    return vectors(**data) | classes(**dict(zip(map(label, PLANTED), right)))
 
 
-class Right:
-    """(params, data, which modalities are shown) → {task: accuracy}, by the last state."""
-
-    def __init__(self, experiment: Experiment):
-        self.experiment, self.compute = experiment, jax.jit(self._compute)
-
-    def _compute(self, params, batch):
-        model = self.experiment.model(params)
-        given = Leaf(Whole(NAMES, self.experiment.run.modalities))
-        nodes = {task: model.states.chain(f"decode_{label(task)}", given) for task in PLANTED}
-        return {task: stream.x[:, -1].argmax(-1) for task, stream in compute(model, nodes, batch).items()}
-
-    def __call__(self, params, data, shown=NAMES):
-        hidden = {n: data[n] | {"valid": np.zeros_like(data[n]["valid"])} for n in NAMES if n not in shown}
-        guesses = self.compute(params, jax.tree.map(lambda x: x[:, 0], data | hidden))
-        return {task: float((np.asarray(g) == data[label(task)]["ids"][:, 0, 0]).mean()) for task, g in guesses.items()}
+def accuracies(experiment: Experiment, params, data) -> dict:
+    """{task: accuracy}, by the last state."""
+    found = experiment.outputs(params, data, *(f"decode_{label(task)}" for task in PLANTED))
+    right = lambda task, x: x[:, -1].argmax(-1) == data[label(task)]["ids"][:, 0, 0]
+    return {task: float(right(task, found[f"decode_{label(task)}"]).mean()) for task in PLANTED}
 
 
-def evaluate(right: Right, params, data, rng) -> dict:
-    accuracy = {subset: right(params, data, subset) for subset in SUBSETS}
+def evaluate(experiment: Experiment, params, data, rng) -> dict:
+    shown = (lacking(data, "t"), lacking(data, "v"), data)
+    accuracy = {subset: accuracies(experiment, params, part) for subset, part in zip(SUBSETS, shown)}
     order = rng.permutation(len(data["row"]))
-    another = right(params, data | {"t": jax.tree.map(lambda x: x[order], data["t"])})
+    another = accuracies(experiment, params, data | {"t": jax.tree.map(lambda x: x[order], data["t"])})
     scores = {task: modality_importance({s: a[task] for s, a in accuracy.items()}) for task in PLANTED}
     found = {f"{task}: {name}": scores[task][name] for task in PLANTED for name in NAMES}
     off = max(abs(scores[task][name] - value) for task, two in PLANTED.items() for name, value in zip(NAMES, two))
@@ -98,7 +81,6 @@ def evaluate(right: Right, params, data, rng) -> dict:
 def measure(steps=4000, batch=128, size=16384, held_out=4096, seeds=5) -> dict:
     """{trained, untrained: [{metric: value} of every seed]}."""
     experiment, results = Experiment(config(steps, batch)), {TRAINED: [], UNTRAINED: []}
-    right = Right(experiment)
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         train, test = examples(rng, size), examples(rng, held_out)
@@ -106,7 +88,7 @@ def measure(steps=4000, batch=128, size=16384, held_out=4096, seeds=5) -> dict:
             (TRAINED, experiment.train(train, seed)[0]),
             (UNTRAINED, experiment.init(jax.random.key(seed))),
         ):
-            results[name].append(evaluate(right, params, test, np.random.default_rng(seed)))
+            results[name].append(evaluate(experiment, params, test, np.random.default_rng(seed)))
     return results
 
 
