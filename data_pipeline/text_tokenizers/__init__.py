@@ -2,7 +2,7 @@
 a `tokenizer.json`.
 
 `vocab_size`, `digest`, `encode(text, max_len, *, keep_end=False)` → ids, and `decode(ids)` → text, as `TextTokenizer`
-has them.
+has them. One that draws (kind `rendered`) has no ids: `vocab_size` is 0, a token is a row of `width` numbers.
 """
 
 from data_pipeline.discover import files, load
@@ -24,6 +24,11 @@ def marks_spans(name: str) -> bool:
     `tokenizer.json`, and who made ids that data hold, are trusted."""
     made_here = known(name) and not foreign(name)
     return not made_here or hasattr(load(__name__, name, "tokenizer", "Tokenizer").Tokenizer, "n_sentinels")
+
+
+def patch(name: str) -> int:
+    """How many numbers a token has of one that draws; 0 of one that makes ids."""
+    return 0 if foreign(name) else getattr(load(__name__, name, "tokenizer", "Tokenizer").Tokenizer, "width", 0)
 
 
 def make(name: str):
