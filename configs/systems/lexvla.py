@@ -93,5 +93,5 @@ def get_config(arg=""):
         dict(parts=["image_mapper", "image_map", "image_words"]),
         dict(how="nothing", store="bfloat16"),
     ]
-    c.optim = dict(lr=5e-4, warmup=1000, weight_decay=0.05)
+    c.optim = dict(lr=5e-4, warmup=1000)
     return c

@@ -78,7 +78,7 @@ def get_config(arg=""):
     if arg == "tiny":
         return small(c)
     c.final_evals = dict(retrieval=dict(pairs=[("text", "other")]))
-    c.data, c.optim = dict(source="files", transforms=[]), dict(lr=3e-5, warmup=100, weight_decay=0.05)
+    c.data, c.optim = dict(source="files", transforms=[]), dict(lr=3e-5, warmup=100)
     if arg:
         c.update(dict(steps=1300, batch_size=768, load=[dict(workdir="runs/pixel_base")], optim=dict(lr=3e-6)))
         c.data.update(dict(path="data/sentences", transforms=perturbed(PERTURBED[arg])))
