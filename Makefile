@@ -1,5 +1,6 @@
 # make quickstart: the whole job on the emoji corpus, into runs/quickstart.
 # make test: the tests but those marked slow, make test-slow: those.
+# make docs: the documentation as a site, in build/docs/site.
 # On a GPU machine: make quickstart EXTRAS=cuda13.   With the check against PyTorch: make quickstart EXTRAS=torch
 PYTHON ?= python3
 EXTRAS ?=
@@ -15,7 +16,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # The quickstart's batches are too small to share.
 export CUDA_VISIBLE_DEVICES ?= 0
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow docs lint clean
 .NOTPARALLEL:
 .SECONDARY:
 
@@ -60,6 +61,15 @@ test: | $(VENV)/.installed-$(EXTRAS)
 
 test-slow: | $(VENV)/.installed-$(EXTRAS)
 	$(py) -m pytest -n 2 --dist load -m slow
+
+# The tool keeps a cache beside its config, which has to be a copy: what it warned of once it warns of for ever.
+docs: | $(VENV)/.installed-$(EXTRAS)
+	$(py) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	rm -rf build/docs
+	mkdir -p build/docs
+	cp -r docs build/docs/docs
+	mv build/docs/docs/mkdocs.yml build/docs/
+	cd build/docs && $(abspath $(VENV))/bin/zensical build --strict
 
 lint: | $(VENV)/.installed-$(EXTRAS)
 	$(py) -m ruff check --fix .

@@ -22,7 +22,8 @@ class Modality:
       standard deviation, so that tokens which look alike start out alike; 0 starts it at random.
     classes: the names of labels, in the order of their ids; () if the field holds the numbers 0 … vocab_size − 1.
     tokenizer: who makes the ids: a learned tokenizer's name, or of a sequence a file of `text_tokenizers` (`text` for
-      SentencePiece, `characters`) or the path of a Hugging Face `tokenizer.json`.
+      SentencePiece, `characters`) or the path of a Hugging Face `tokenizer.json` or of a `.model` of
+      `tools.train_text_tokenizer`.
     patch: side of the square patches of `pixels`, in pixels.
     resample: how `pixels` are resized: `bicubic`, or `nearest` for label maps, so that no new values appear.
     range: of a continuous map such as depth: the numbers, as they are stored in any depth of pixels, that become 0 and

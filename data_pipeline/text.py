@@ -55,8 +55,12 @@ class TextTokenizer:
     n_sentinels = N_SENTINELS
 
     def __init__(self, path: str | Path | None = None):
-        packaged = importlib.resources.files("data_pipeline") / "text_models" / "emoji.model"
-        model = (packaged if path is None else Path(path).expanduser()).read_bytes()
+        file = packaged_model() if path is None else Path(path).expanduser()
+        if path is not None and not file.is_file():
+            raise FileNotFoundError(
+                f"tokenizer={str(path)!r}: no such file; train one with `python -m tools.train_text_tokenizer`"
+            )
+        model = file.read_bytes()
         self.digest = hashlib.sha256(model).hexdigest()
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -116,6 +120,11 @@ class TextTokenizer:
         if not (0 <= j < 4 and 0 <= n < N_NUMBERS):
             raise ValueError(f"there is no token v{j}={n}: j must be in 0..3 and n in 0..{N_NUMBERS - 1}.")
         return self.sentinel_start + self.n_sentinels + N_NUMBERS * j + n
+
+
+def packaged_model():
+    """The file of the SentencePiece model that comes with the project."""
+    return importlib.resources.files("data_pipeline") / "text_models" / "emoji.model"
 
 
 def render(field: str, example: dict, rng: np.random.Generator | None = None) -> str | None:

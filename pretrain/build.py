@@ -308,8 +308,7 @@ def models(run: Run, objectives: dict) -> dict:
 
 
 def text_tokenizers(run: Run) -> dict:
-    """{name of a file of `text_tokenizers` or path of a tokenizer.json: its tokenizer}, of all that the modalities
-    need."""
+    """{name of a file of `text_tokenizers` or path of another: its tokenizer}, of all that the modalities need."""
     made = {}
     for m in (m for m in run.modalities if m.text and tokenizers.known(m.tokenizer)):
         foreign = tokenizers.foreign(m.tokenizer)

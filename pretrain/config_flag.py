@@ -3,6 +3,7 @@
 `build.parse` then says which keys there are: defaults live there alone.
 """
 
+import importlib.resources
 import os
 import re
 import sys
@@ -20,9 +21,7 @@ class _Parser(flags.ArgumentParser):
     def parse(self, argument):
         if not isinstance(argument, str):
             return self._loader.parse(argument)
-        path = os.path.expanduser(argument)
-        if not os.path.isfile(path.split(":", 1)[0]):
-            raise ValueError("no such file; give FILE.py or FILE.py:ARGUMENT, such as configs/emoji.py")
+        path = find(argument)
         try:
             config = self._loader.parse(path)
         except RecursionError as e:
@@ -51,6 +50,22 @@ class _Parser(flags.ArgumentParser):
 
     def flag_type(self):
         return "config"
+
+
+def find(argument: str) -> str:
+    """FILE.py[:ARGUMENT] of one's own, or NAME[:ARGUMENT] of those that come with the project, → FILE.py[:ARGUMENT].
+    ValueError if there is neither."""
+    name, colon, rest = argument.partition(":")
+    own = os.path.expanduser(name)
+    if os.path.isfile(own):
+        return own + colon + rest
+    bundled = importlib.resources.files("configs") / f"{name.removeprefix('configs/').removesuffix('.py')}.py"
+    if not bundled.is_file():
+        raise ValueError(
+            "no such file; give FILE.py or FILE.py:ARGUMENT, or a config that comes with the project, such as emoji or "
+            "systems/m3pt:tiny"
+        )
+    return f"{bundled}{colon}{rest}"
 
 
 def define(help_string: str, values: flags.FlagValues = flags.FLAGS):

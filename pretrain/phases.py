@@ -1,7 +1,7 @@
 """A run as a list of stages (`config.phases`): each a run of its own that starts from what the one before it learned.
 
 Every phase has a folder of the workdir, `0_NAME`, `1_NAME`, …, with its config, metrics and checkpoints, and so resumes
-bit for bit as any run does. After each, the tasks of every phase are measured: R[phase][domain] in `phases.json`.
+bit for bit as any run does. After each, the tasks of every phase are measured: `R[phase][domain]` in `phases.json`.
 """
 
 import json

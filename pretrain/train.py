@@ -9,7 +9,7 @@ import numpy as np
 from data_pipeline.checks import check_labels
 from data_pipeline.pipeline import train_batches
 from data_pipeline.plan import describe_data
-from pretrain import build, metrics, runtime, sharding
+from pretrain import build, metrics, runtime, sharding, starts
 from pretrain.checkpoint import Checkpointer, has_checkpoint, newest_sound, read_info
 from pretrain.chips import chip_of
 from pretrain.data import check_tokens, read_codes
@@ -93,6 +93,7 @@ def train(config, workdir, executable: str = "") -> TrainState:
             runtime.say(f"starting from {started_from}: {report}")
         elif resumed:
             runtime.say(f"{workdir} has no complete checkpoint yet: starting from step 0")
+        starts.note(workdir, first)
 
         # -- Compile ----------------------------------------------------------------------------------------------
         batches = (sharding.place_batch(b, rows, run.batch_size, mesh) for b in iterator)

@@ -36,7 +36,7 @@ ROOMS = (
     ),
     ("pretrain.adapt",),
     ("pretrain.step",),
-    ("pretrain.runtime",),
+    ("pretrain.runtime", "pretrain.starts"),
     ("pretrain.checkpoint", "pretrain.metrics", "pretrain.data"),
     ("pretrain.build",),
     ("pretrain.restore",),

@@ -4,7 +4,7 @@ Carried: the divergence of the similarities of a batch from those that the model
 it found right; phases of one run, each measured on the domains of all.
 
 The published run is two towers on COCO, then on five parts of Flickr30K: folders `coco`, `flickr30k_1` … `flickr30k_5`
-of image-text files in `data/mod_x`. `:tiny` learns emoji of one designer, then of two others. R[phase][domain] is in
+of image-text files in `data/mod_x`. `:tiny` learns emoji of one designer, then of two others. `R[phase][domain]` is in
 `phases.json` of the workdir.
 """
 

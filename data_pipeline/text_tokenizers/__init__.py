@@ -1,17 +1,22 @@
 """Tokenizers of texts, one file each with a class `Tokenizer`: what `tokenizer` of a sequence names, beside the path of
-a `tokenizer.json`.
+a `tokenizer.json`, or of a `.model` that `tools.train_text_tokenizer` wrote.
 
 `vocab_size`, `digest`, `encode(text, max_len, *, keep_end=False)` → ids, and `decode(ids)` → text, as `TextTokenizer`
 has them.
 """
 
+from pathlib import Path
+
 from data_pipeline.discover import files, load
 from data_pipeline.hf_text import HFTokenizer
+from data_pipeline.text import TextTokenizer, packaged_model
+
+PACKAGED = "text"
 
 
 def known(name: str) -> bool:
     """Whether a run can encode texts by it; of another tokenizer data hold ids that were made beforehand."""
-    return foreign(name) or name in files(__name__)
+    return foreign(name) or trained(name) or name in files(__name__)
 
 
 def foreign(name: str) -> bool:
@@ -19,13 +24,27 @@ def foreign(name: str) -> bool:
     return name.endswith(".json")
 
 
+def trained(name: str) -> bool:
+    """Whether it is a file of `tools.train_text_tokenizer`."""
+    return name.endswith(".model")
+
+
+def sentencepiece_model(name: str) -> bytes | None:
+    """The SentencePiece model of a tokenizer with 4M's special tokens; None of others."""
+    if name == PACKAGED:
+        return packaged_model().read_bytes()
+    return Path(name).expanduser().read_bytes() if trained(name) else None
+
+
 def marks_spans(name: str) -> bool:
     """Whether sentinels, ids that stand for masked spans, are among its own: one says so by `n_sentinels`; a
     `tokenizer.json`, and who made ids that data hold, are trusted."""
-    made_here = known(name) and not foreign(name)
+    made_here = known(name) and not foreign(name) and not trained(name)
     return not made_here or hasattr(load(__name__, name, "tokenizer", "Tokenizer").Tokenizer, "n_sentinels")
 
 
 def make(name: str):
     """The tokenizer of a known name."""
-    return HFTokenizer(name) if foreign(name) else load(__name__, name, "tokenizer", "Tokenizer").Tokenizer()
+    if foreign(name):
+        return HFTokenizer(name)
+    return TextTokenizer(name) if trained(name) else load(__name__, name, "tokenizer", "Tokenizer").Tokenizer()

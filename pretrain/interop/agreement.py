@@ -7,8 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from data_pipeline.hf_text import HFTokenizer
-from data_pipeline.text import TextTokenizer
+from data_pipeline import text_tokenizers
 from pretrain.finite import furthest
 from pretrain.interop import tokenizer_json
 from pretrain.models import multimodal
@@ -69,7 +68,7 @@ def _texts(folder, text, config, rng) -> tuple[dict, dict]:
     if (Path(folder) / tokenizer_json.FILE).exists():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         made = tokenizer(list(TEXTS), padding="max_length", max_length=length, truncation=True, return_tensors="np")
-        mine = TextTokenizer() if text.tokenizer == "text" else HFTokenizer(text.tokenizer)
+        mine = text_tokenizers.make(text.tokenizer)
         rows = [mine.encode(t, length, keep_end=True) for t in TEXTS]
         valid = np.arange(length) < np.array([len(row) for row in rows])[:, None]
         theirs, ours = made["input_ids"], np.zeros(valid.shape, np.int32)

@@ -4,11 +4,11 @@ They are plain JSON: writing them needs neither `tokenizers` nor `transformers`.
 """
 
 import base64
-import importlib.resources
 import json
 import shutil
 from pathlib import Path
 
+from data_pipeline import text_tokenizers
 from data_pipeline.spec import Modality
 from data_pipeline.text import SPECIAL_TOKENS
 
@@ -37,8 +37,8 @@ def copy(source, out):
 
 def read(text: Modality) -> tuple[dict | None, dict]:
     """(tokenizer.json, tokenizer_config.json) as dicts, of the tokenizer of a modality; (None, {}) if it has none."""
-    if text.tokenizer == "text":
-        return from_sentencepiece(), dict(OURS)
+    if (model := text_tokenizers.sentencepiece_model(text.tokenizer)) is not None:
+        return from_sentencepiece(model), dict(OURS)
     file = Path(text.tokenizer)
     if file.suffix != ".json":
         return None, {}
@@ -62,7 +62,7 @@ def write(out, text: Modality, pad_id: int | None, inputs: list[str]) -> bool:
     if pad_id is not None and pad_id not in names:
         raise ValueError(f"modality {text.name!r}: pad_id={pad_id}: {text.tokenizer!r} has no such token to pad with")
     out = Path(out)
-    if text.tokenizer == "text":
+    if text_tokenizers.sentencepiece_model(text.tokenizer) is not None:
         (out / FILE).write_text(json.dumps(tokenizer, ensure_ascii=False))
     elif Path(text.tokenizer).name == FILE:
         copy(Path(text.tokenizer).parent, out)
@@ -129,12 +129,10 @@ def _appended(post: dict) -> int | None:
     return None
 
 
-def from_sentencepiece(model: bytes | None = None) -> dict:
-    """The tokenizer.json that gives the ids of `TextTokenizer` (None: of the packaged model), up to `LIMITS`."""
+def from_sentencepiece(model: bytes) -> dict:
+    """The tokenizer.json that gives the ids of `TextTokenizer` of a model, up to `LIMITS`."""
     from sentencepiece import sentencepiece_model_pb2
 
-    if model is None:
-        model = (importlib.resources.files("data_pipeline") / "text_models" / "emoji.model").read_bytes()
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     kinds = proto.SentencePiece
     best = max(p.score for p in proto.pieces if p.type == kinds.NORMAL)

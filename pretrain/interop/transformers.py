@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 
+from data_pipeline import text_tokenizers
 from data_pipeline.spec import Modality
 from pretrain.interop import tokenizer_json
 from pretrain.interop.transformers_config import CLASSES, classify, describe, metadata, preprocessor, read_json, select
@@ -301,7 +302,7 @@ def _readme(kind: str, pair, has_tokenizer: bool) -> str:
         ]
     if not has_tokenizer:
         lines += ["", f"No tokenizer is included: {text.tokenizer!r} made the ids and has no tokenizer.json."]
-    elif text.tokenizer == "text":
+    elif text_tokenizers.sentencepiece_model(text.tokenizer) is not None:
         lines += ["", f"tokenizer.json is made from a SentencePiece model. {tokenizer_json.LIMITS}"]
     return "\n".join(lines) + "\n"
 

@@ -116,7 +116,7 @@ def test_training_reads_the_train_split_only():
 
 def test_training_with_too_few_pieces():
     with pytest.raises(ValueError, match="vocab_size=4460"):
-        train_text_tokenizer.train(4460)
+        train_text_tokenizer.train(4460, [])
 
 
 def test_render_for_evaluation():

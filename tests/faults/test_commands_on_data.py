@@ -17,7 +17,7 @@ from pretrain import build
 from pretrain.data import Part
 from tools.prepare.recipe import Recipe, Unfit
 from tools.tokenize import __main__ as tokenize
-from tools.train_text_tokenizer import train
+from tools.train_text_tokenizer import sentences, train
 
 RECIPE = Recipe(
     "image", ("caption",), 1, 0.0, 1, 0, ("image",), ("image",), 4, 12.0, 0.8, 0, (), "png", 95, ()
@@ -134,4 +134,4 @@ def test_tokenizers_of_text_that_are_none(tmp_path):
         with pytest.raises(ValueError, match=r"x.model'.*(no model of SentencePiece|must be).*train_text_tokenizer"):
             TextTokenizer(tmp_path / "x.model")
     with pytest.raises(ValueError, match=r"vocab_size=2000000: SentencePiece cannot train it .*too high"):
-        train(2_000_000)
+        train(2_000_000, sentences())

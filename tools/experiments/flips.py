@@ -1,4 +1,4 @@
-"""python -m tools.experiments.flips [--flips=250] [--cases=workdir,store,…]: is a changed bit noticed?
+"""`python -m tools.experiments.flips --flips=250 --cases=workdir,store`: is a changed bit noticed?
 
 A workdir, a token store, an export, what tools.prepare made, and a small folder of each source are written; then, again
 and again, one bit of one byte of one of their files is flipped (files and bytes evenly) and all of it is read in a

@@ -54,7 +54,7 @@ def config(condition: str, steps: int, batch: int) -> dict:
 
 
 def language(seed: int) -> tuple:
-    """(latent vectors `[notions, LATENT]`, words [notions][SYNONYMS])."""
+    """(latent vectors `[notions, LATENT]`, words `[notions][SYNONYMS]`)."""
     rng = np.random.default_rng(seed)
     notions, words = rng.normal(size=(NOTIONS, LATENT)), []
     while len(words) < len(notions) * SYNONYMS:

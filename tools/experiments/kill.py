@@ -1,4 +1,4 @@
-"""python -m tools.experiments.kill [--kills=100] [--workers=0,2]: does a run survive SIGKILL at any moment?
+"""`python -m tools.experiments.kill --kills=100 --workers=0,2`: does a run survive SIGKILL at any moment?
 
 A small tokenizer of the emoji corpus is trained once without a break. Then it is started again and again in another
 workdir and killed by SIGKILL, a quarter of the times at any moment after its start, else some time after a step,
