@@ -43,6 +43,7 @@ ROOMS = (
     ("pretrain.program", "pretrain.flops", "pretrain.executable", "pretrain.inherit"),
     ("pretrain.generate",),
     ("pretrain.evals", "pretrain.interop"),
+    ("pretrain.opened",),
     ("pretrain.train",),
     ("pretrain.phases",),
     ("pretrain.dtype",),

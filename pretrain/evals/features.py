@@ -87,8 +87,12 @@ def together(context: Context, params, specs, splits, kind: str = "pooled") -> t
 
 def embed_texts(context: Context, params, modality: str, texts) -> np.ndarray:
     """Texts as a modality's own tokenizer makes them → their embeddings z `[n, E]`."""
-    batch = {modality: build.write(context.run, modality, texts)}
-    return jax.device_get(_embedder(context, (modality,), False)(params, batch))[1]
+    return embed(context, params, {modality: build.write(context.run, modality, texts)})
+
+
+def embed(context: Context, params, batch: dict) -> np.ndarray:
+    """A batch of one modality → its embeddings z `[n, E]`."""
+    return jax.device_get(_embedder(context, tuple(batch), False)(params, batch))[1]
 
 
 def unit(x):
