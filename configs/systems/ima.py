@@ -20,7 +20,7 @@ CLAIM = Claim(
     test="tests/evals/test_implicit_alignment.py::test_every_number_is_that_of_an_independent_writing",
     experiment="ima",
     control="before training",
-    gate="A language model of words is frozen, and a linear map from pictures is trained into it: over its training "
+    gate="A language model is frozen, and a linear map from pictures is trained into it: over its training "
     "the alignment score rises with accuracy (rank correlation above 0), and pictures' tokens that skip MLPs cost "
     "less than words' that do.",
     out="Large language models; hallucination; compression by the masks.",

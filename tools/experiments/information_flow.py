@@ -39,12 +39,12 @@ GATES = (
 )  # fmt: skip
 
 
-def config(steps: int, batch: int, *, length=4, words=END + 1, frozen=()) -> dict:
-    """length: of a text; words: how many there are; frozen: the parts that stay as they are."""
+def config(steps: int, batch: int, *, frozen=()) -> dict:
+    """frozen: the parts that stay as they are."""
     parts = dict(
         embed_image=dict(part="embed_one", reads=["image"], dim=DIM, positions="none"),
         embed_text=dict(part="embed_one", reads=["text"], dim=DIM, cls=True, positions="none"),
-        join=dict(part="sequence", reads=["embed_image", "embed_text"], dim=DIM, length=PLACES + length + 1),
+        join=dict(part="sequence", reads=["embed_image", "embed_text"], dim=DIM, length=PLACES + 5),
         language=dict(part="encoder", reads=["join"], dim=DIM, depth=DEPTH, heads=HEADS, causal=True),
         previous=dict(part="previous", reads=["language"], dim=DIM),
         words=dict(part="word_head", reads=["previous"], table="embed_text"),
@@ -56,7 +56,7 @@ def config(steps: int, batch: int, *, length=4, words=END + 1, frozen=()) -> dic
         steps=steps, batch_size=batch, data=dict(source="none"),
         modalities=[
             dict(name="image", kind="vectors", shape=(PLACES, PLACES + COLOURS), field="image", targets=False),
-            dict(name="text", kind="sequence", shape=(length,), field="text", vocab="words", vocab_size=words,
+            dict(name="text", kind="sequence", shape=(4,), field="text", vocab="words", vocab_size=END + 1,
                  tokenizer="none"),
         ],
         model=dict(model="models.network", parts=parts, dtype="float32"),
