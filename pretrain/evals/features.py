@@ -158,11 +158,9 @@ def _embedder(context: Context, names: tuple[str, ...], layers: bool):
             every, counted = blocks(network, batch, names)
             hidden = jnp.stack([mean(every[:, i], counted) for i in range(every.shape[1])])
         nodes = {"shown": leaf}
-        if len(names) == 1:
-            nodes["pooled"] = states.pooled(names[0], leaf)
-            nodes["z"] = states.embedding(names[0], leaf) or nodes["pooled"]
-        elif pool := states.pools_together(names):
-            nodes["pooled"] = nodes["z"] = states.chain(pool, leaf)
+        if pooled := states.together(names):
+            z = states.embedding(names[0], leaf) if len(names) == 1 else None
+            nodes |= dict(pooled=pooled, z=z or pooled)
         found = compute(network, nodes, batch)
         # Of several that no encoder reads together only their embeddings can be joined.
         return found.get("pooled"), found.get("z"), hidden, found["shown"].tokens.valid.any(1)

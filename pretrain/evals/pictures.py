@@ -127,6 +127,18 @@ def maps(named: dict):
     return figure
 
 
+def curves(named: dict, over: str = "layer"):
+    """{name: values of every layer, or of what else they are over} as lines."""
+    figure, axis = plt.subplots(figsize=(5.2, 2.8))
+    for name, values in named.items():
+        axis.plot(range(len(values)), values, marker="o" if len(values) < 50 else "", markersize=3, label=name)
+    axis.set_xlabel(over, fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def png(figure) -> str:
     """A figure as an <img> that holds its bytes; the figure is closed."""
     buffer = io.BytesIO()

@@ -111,9 +111,8 @@ def blocks(network, batch, names):
 
     ValueError if no encoder reads them together.
     """
-    leaf = Leaf(Whole(tuple(names), network.modalities))
-    node = network.states.stream(names[0], leaf)
-    if node is None or not set(names) <= set(network.states.read_by(node.part)):
+    node = network.states.side_by_side(tuple(names))
+    if node is None:
         raise ValueError(f"{'+'.join(names)}: towers have no layers in common; name one modality")
     stream = compute(network, {"stream": node}, batch, layers=(node,))["stream"]
     return stream.x[:, None] if stream.layers is None else stream.layers, stream.counted

@@ -58,10 +58,13 @@ class Network(nnx.Module):
                 mark(made, depth=max(readers) + 1)  # what lies before an encoder's blocks counts as one more
             setattr(self, name, made)
 
-    def run(self, part: str, *args, keys=None, layers: bool = False, **options):
-        """What a part gives for its arguments; keys, layers: see `Asked`. Profiles and plans know it by its name."""
+    def run(self, part: str, *args, keys=None, layers: bool = False, edit=None, **options):
+        """What a part gives for its arguments; keys, layers, edit: see `Asked`. Profiles and plans know it by its name.
+        ValueError where it takes no edit."""
+        if edit is not None and not self.states[part].edited:
+            raise ValueError(f"model.parts: {part!r}: nothing can be changed inside of it (`models.edits`)")
         with jax.named_scope(part):
-            return getattr(self, part)(*args, asked=Asked(self, keys, layers), **options)
+            return getattr(self, part)(*args, asked=Asked(self, keys, layers, edit), **options)
 
     def reads_layers(self, node: Call) -> bool:
         """Whether a call reads what every block of its first argument gave."""

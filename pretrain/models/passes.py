@@ -64,12 +64,13 @@ class Asked:
     """What a part is told beside its arguments.
 
     network: the network that it is a part of. keys `[B]`: one an example, of this call. layers: whether somebody wants
-    what every block gave (`Stream.layers`).
+    what every block gave (`Stream.layers`). edit: what an evaluation changes inside of it (`models.edits`).
     """
 
     network: Any
     keys: Any = None
     layers: bool = False
+    edit: Callable | None = None
 
 
 def leaves(nodes) -> list[Leaf]:

@@ -33,7 +33,8 @@ LAYERS = "layers"  # the auxiliary output that holds what every block gave
 class PerLayer(NamedTuple):
     """What a stack gives to each of its blocks alone, every leaf with a leading axis `[depth, …]`.
 
-    keep `[depth, B, branches]`: multipliers of the residual branches, from `drop_path`.
+    keep `[depth, B, branches]`: multipliers of the residual branches, from `drop_path`; of each token
+      `[depth, B, N, branches]`.
     prompts `[depth, n, D]` or `[depth, B, n, D]`: what stands in n slots before a block, whatever the block before gave
       there, where `prompted` `[depth]` says so (all blocks without it): deep prompts (arXiv 2203.12119, section 3.1).
     biased `[depth]`: which blocks' self-attention the bias of `Given.seen` is for; all without it.

@@ -169,6 +169,24 @@ class States:
         pool = self.pools(part) if (part := self.encodes(names)) else ""
         return pool if pool and all(self._first(m, VECTOR) == pool for m in names) else ""
 
+    def together(self, names) -> Call | None:
+        """The node of the vector of all tokens of one modality, or of several that one encoder reads side by side, as
+        one embedding takes them or behind embeddings of their own; None if no part makes one."""
+        if len(names) == 1:
+            return self.pooled(names[0], self.shown(*names))
+        if pool := self.pools_together(names):
+            return self.chain(pool, self.shown(*names))
+        makes = lambda n, c: c.gives == VECTOR and len(self.below(n)) == 1 and set(self.read_by(n)) == set(names)
+        pool = next((n for n, c in self.parts if makes(n, c) and self.joins(n)), "")
+        return self.over(pool, {self.called(n): self.shown(n) for n in names}) if pool else None
+
+    def side_by_side(self, names) -> Call | None:
+        """The node of the stream of which `together` makes a vector; None if there is none."""
+        if len(names) == 1:
+            return self.stream(names[0], self.shown(*names))
+        pooled = self.together(names)
+        return pooled.args[0] if pooled else None
+
     def pools(self, part: str) -> str:
         """The part that pools the stream of another; "" if none does."""
         return next((n for n, c in self.parts if c.gives == VECTOR and c.reads[0] == part), "")

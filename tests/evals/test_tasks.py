@@ -296,7 +296,7 @@ def test_defaults_take_what_fits(toy):
     nothing = Toy(embedded=())
     nothing.objectives["contrastive"].embedded = ()
     made, left_out = harness.make_tasks(nothing, ("all",))
-    unfit = {"zero_shot", "retrieval", "similarity", "grounding", "encoding"}
+    unfit = {"zero_shot", "retrieval", "similarity", "inversion", "grounding", "encoding"}
     assert set(left_out) == unfit and "knn" in made
     with pytest.raises(ValueError, match=r"--tasks=zero_shot: zero_shot: needs a text modality that an objective"):
         harness.make_tasks(nothing, ("zero_shot",))

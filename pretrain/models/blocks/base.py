@@ -39,8 +39,8 @@ class Given(NamedTuple):
     seen: by self-attention, one a stream in blocks over several; context `[B, M, D]` and context_seen: by
     cross-attention; condition: what the examples have in common with no token, `[B, C]`. modality `[B, N]`:
     `Stream.kinds`.
-    keep `[B, branches]`: what each branch is multiplied by (`stack.drop_path`); cache: {branch: what it remembers}, at:
-    the index of the one token that x then holds.
+    keep `[B, branches]`, or of each token `[B, N, branches]`: what each branch is multiplied by (`stack.drop_path`).
+    cache: {branch: what it remembers}, at: the index of the one token that x then holds.
     """
 
     seen: Seen | tuple[Seen, ...] = Seen()
@@ -85,9 +85,14 @@ class Block(nnx.Module):
                 y, more, cache[name] = getattr(self, name)(x, given, memory)
                 if self.adapters is not None:
                     y = self.adapters[name](y)
-            x = x + (y if given.keep is None else given.keep[:, i, None, None] * y).astype(x.dtype)
+            x = x + (y if given.keep is None else _along(given.keep[..., i], y) * y).astype(x.dtype)
             aux |= more
         return x, aux if given.cache is None else aux | {"cache": cache}
 
     def open(self, given: Given, length: int) -> dict:
         return {name: getattr(self, name).open(given, length) for name in self.names}
+
+
+def _along(keep, y):
+    """keep `[B]` or `[B, N]` beside y `[B, N, D]`."""
+    return keep.reshape(*keep.shape, *[1] * (y.ndim - keep.ndim))

@@ -47,6 +47,7 @@ class Config:
     fills: ClassVar[bool] = False  # whether it makes up for what an example lacks: any of what it reads is enough
     appends: ClassVar[tuple[int, ...]] = ()  # of a stream: the ids of tokens that it puts behind those of a text
     masks: ClassVar[bool] = False  # of an embedding: whether it has a token for what is masked
+    edited: ClassVar[bool] = False  # whether an evaluation may change what happens inside of it (`models.edits`)
     watches: ClassVar[bool] = False  # of a stream: whether it says what its first token looks at (`watched_encoder`)
     constant: ClassVar[bool] = False  # whether it depends on no example, as learned prompts do
     at_end: ClassVar[bool] = False  # of a vector: whether a text must have its end token where it is pooled

@@ -22,6 +22,8 @@ from pretrain.parameters import mark
 class Config(encoder.Config):
     """reads: what embeds its queries, and the encoder whose output it looks at. Settings as of an encoder."""
 
+    edited = False
+
     def branches(self, build):
         return blocks.DECODER
 

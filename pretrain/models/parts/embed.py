@@ -38,7 +38,7 @@ class Config(base.Config):
     table_std: float = 0.02
     waves: tuple[float, float] = WAVES
 
-    joint = True
+    joint = edited = True
 
     def __post_init__(self):
         if self.dim % 4:
@@ -114,6 +114,8 @@ class Part(nnx.Module):
             if others:
                 other, share = others
                 content = share[..., None] * content + (1 - share[..., None]) * self.content(*other)
+            if asked.edit is not None:
+                content = asked.edit(content)
             placed = jnp.where(tokens.valid[..., None], placed, 0.0)
             x = content + placed
         x = jnp.where(tokens.valid[..., None], x, 0.0)

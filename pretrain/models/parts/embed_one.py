@@ -43,6 +43,8 @@ class Config(base.Config):
     raw: bool = False
     masks: bool = dataclasses.field(default=False, kw_only=True)
 
+    edited = True
+
     @property
     def pads(self) -> bool:
         """As in SigLIP."""
@@ -94,7 +96,8 @@ class Part(nnx.Module):
     def __call__(self, shown: Shown, *given, asked: Asked) -> Stream:
         """shown: tokens `[B, N]` of one modality. given: of `prompts`, `[layers, n, dim]`."""
         c, tokens = self.config, shown.tokens
-        stream = Stream(self._content(shown), tokens.valid, tokens.modality, tokens.position)
+        content = self._content(shown) if asked.edit is None else asked.edit(self._content(shown))
+        stream = Stream(content, tokens.valid, tokens.modality, tokens.position)
         if c.raw:
             return stream
         if c.pad_id >= 0:

@@ -45,6 +45,8 @@ class Config(base.Config):
     slopes: tuple[float, ...] = ()
     mimetic: bool = False
 
+    edited = True
+
     def __post_init__(self):
         if self.dim % self.heads:
             raise ValueError(f"model.dim={self.dim}: must be divisible by model.heads={self.heads}")
@@ -113,6 +115,8 @@ class Part(nnx.Module):
             mask = mask & jnp.tril(jnp.ones((n, n), bool))
         distance = distances(stream.where, stream.where) if c.slopes and stream.where is not None else None
         given = Given(Seen(mask, bias, distance), modality=stream.kinds)
+        if asked.edit is not None:
+            given, each = asked.edit(stream, given, each)
         x, outputs = run_stack(self.blocks, stream.x, given, each, layers=asked.layers, slot=slot, **dict(self.run))
         outputs = {name: jnp.moveaxis(value, 0, 1) for name, value in outputs.items()}
         layers = outputs.pop(LAYERS, None)

@@ -26,6 +26,7 @@ class Config(encoder.Config):
     topology: str = "shared_cross"
 
     gives = STREAMS
+    edited = False
 
     def make(self, build, rngs):
         key = f"model.parts: {build.name!r}: topology"

@@ -23,6 +23,8 @@ class Config(encoder.Config):
 
     queries: int = 100
 
+    edited = False
+
     def branches(self, build):
         return blocks.DECODER
 

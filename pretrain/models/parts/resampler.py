@@ -25,6 +25,8 @@ class Config(encoder.Config):
 
     queries: int = 77
 
+    edited = False
+
     def branches(self, build):
         return blocks.DECODER
 
