@@ -20,6 +20,7 @@ from pretrain.models.tokens import Whole
 
 STEPS = 1  # in which a modality is predicted, as in 4M-21
 KEPT = 2 << 30  # bytes of features that are held, of a context
+TEXTS = 1024  # that are embedded at a time
 
 
 class Features(NamedTuple):
@@ -87,8 +88,11 @@ def together(context: Context, params, specs, splits, kind: str = "pooled") -> t
 
 def embed_texts(context: Context, params, modality: str, texts) -> np.ndarray:
     """Texts as a modality's own tokenizer makes them → their embeddings z `[n, E]`."""
-    batch = {modality: build.write(context.run, modality, texts)}
-    return jax.device_get(_embedder(context, (modality,), False)(params, batch))[1]
+    embed, found = _embedder(context, (modality,), False), []
+    for first in range(0, len(texts), TEXTS):
+        batch = {modality: build.write(context.run, modality, texts[first : first + TEXTS])}
+        found.append(jax.device_get(embed(params, batch))[1])
+    return np.concatenate(found)
 
 
 def unit(x):
