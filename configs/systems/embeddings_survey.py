@@ -11,7 +11,6 @@ women at the same thing are the analogies.
 from configs import clip_b16
 from configs.common import check_arg
 from configs.systems import Claim
-from data_pipeline.sources import emoji
 
 CLAIM = Claim(
     says="Embeddings of words, of sentences and of several modalities are judged by similarity, by analogy, and by the "
@@ -34,17 +33,16 @@ FLOWERS, INSECTS = ("rose", "tulip", "sunflower", "daisy", "lily"), ("ant", "bee
 PLEASANT, UNPLEASANT = ("love", "peace", "happy", "gift", "laughter"), ("sick", "poison", "angry", "death", "dirt")
 FAMILY = (("man", "woman"), ("boy", "girl"), ("king", "queen"), ("father", "mother"), ("uncle", "aunt"))
 
-
-def men_and_women() -> list[tuple[str, str]]:
-    """The names of emoji of a man, and of a woman, at the same thing."""
-    names = [line["name"]["en"] for line in emoji.metadata()]
-    return [(name, "wo" + name) for name in names if name.startswith("man ") and "wo" + name in names]
+AT_WORK = (
+    *("health worker", "student", "teacher", "judge", "farmer", "cook", "mechanic", "factory worker", "office worker"),
+    *("scientist", "technologist", "singer", "artist", "pilot", "astronaut", "firefighter", "police officer", "guard"),
+)
 
 
 def get_config(arg=""):
     check_arg(arg, __file__)
     c = clip_b16.get_config(arg)
-    pairs = men_and_women() if arg else FAMILY
+    pairs = [(f"man {work}", f"woman {work}") for work in AT_WORK] if arg else FAMILY
     sets = dict(first=FLOWERS, second=INSECTS, one=PLEASANT, other=UNPLEASANT)
     c.final_evals.similarity = dict(
         modalities=["text"], **(dict(overlap="keywords") if arg else dict(path="data/pairs"))
