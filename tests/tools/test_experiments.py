@@ -19,7 +19,10 @@ NOT_SMALL = ("joint", "finetune", "bfloat16", "kill", "flips")
 
 
 def test_a_page_or_the_readme_tells_of_every_script():
-    about, claimed = (FOLDER / "README.md").read_text(), {s.CLAIM.experiment for row in systems.rows() if (s := systems.config_of(row))}
+    about, claimed = (
+        (FOLDER / "README.md").read_text(),
+        {s.CLAIM.experiment for row in systems.rows() if (s := systems.config_of(row))},
+    )
     told = {s for s in SCRIPTS if f"experiments.{s}`" in about or f"experiments.{s} " in about}
     assert len(SCRIPTS) > 9 and set(SCRIPTS) == told | claimed
 
