@@ -323,18 +323,15 @@ def text_tokenizers(run: Run) -> dict:
 
 
 def write(run: Run, modality: str, texts) -> dict:
-    """The batch entry of texts as a modality's own tokenizer makes them: {"ids", "valid"} `[n, L]`. ValueError if it
-    has none."""
+    """The batch entry of texts as a modality's own tokenizer makes them: {"ids", "valid"} `[n, L]`, or {"vectors",
+    "valid"} of one that draws. ValueError if it has none."""
     m, known = next((m for m in run.modalities if m.name == modality), None), text_tokenizers(run)
     if m is None or not m.text or m.tokenizer not in known:
         have = ", ".join(m.name for m in run.modalities if m.text and m.tokenizer in known) or "none"
         raise ValueError(f"modality {modality!r}: no tokenizer writes it; texts of the run are {have}")
     how = {"keep_end": True} if modality in pooled_at_end(run) else {}
-    ids, valid = np.zeros((len(texts), m.length), m.dtype), np.zeros((len(texts), m.length), bool)
-    for i, text in enumerate(texts):
-        made = known[m.tokenizer].encode(text, m.length, **how)
-        ids[i, : len(made)], valid[i, : len(made)] = made, True
-    return {"ids": ids, "valid": valid}
+    made = [known[m.tokenizer].encode(text, m.length, **how) for text in texts]
+    return kinds.of(m).pad(m, made, np.arange(len(texts)))
 
 
 def examples(run: Run, split: str) -> dict:

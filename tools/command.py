@@ -19,6 +19,7 @@ COMMANDS = {
     "train-text-tokenizer": ("tools.train_text_tokenizer", "a text tokenizer of one's own texts"),
     "prepare": ("tools.prepare", "raw data into clean tars, by Apache Beam"),
     "store": ("tools.store", "check or export a token store"),
+    "average": ("tools.average", "the mean of what several runs learned, as one to start from"),
     "convert": ("tools.convert", "models of 4M and of transformers, in and out"),
     "export": ("tools.export", "weights and a module for PyTorch"),
     "plan": ("tools.plan", "what a run needs on a pod, and how long it takes by the compilers' clock"),

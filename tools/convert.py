@@ -57,7 +57,7 @@ def _read_fourm(source, workdir):
     mixture = [dict(inputs=dict.fromkeys(names, 0.5), targets=dict.fromkeys(targets, 0.5))]
     objectives = dict(masked=dict(input_tokens=[0, 128], target_tokens=[0, 128], mixture=mixture))
     params = {"model": held.params, "objective": {"masked": {}}}
-    _save(workdir, _config("models.encdec", held, held.modalities, objectives), params, held.report)
+    save(workdir, _config("models.encdec", held, held.modalities, objectives), params, held.report)
     if held.positions:
         save_file(held.positions, workdir / POSITIONS)
 
@@ -67,7 +67,7 @@ def _read_fourm_tokenizer(source, workdir, size):
 
     held = fourm_tokenizers.read(source, size)
     config = fourm_tokenizer_config.run_config(held.model, held.modality)
-    _save(
+    save(
         workdir,
         config,
         {"model": {"autoencoder": held.params}, "objective": {n: {} for n in config["objectives"]}},
@@ -86,7 +86,7 @@ def _read_transformers(source, workdir):
     if (Path(source) / tokenizer_json.FILE).exists():
         text = dataclasses.replace(text, tokenizer=str((workdir / tokenizer_json.FILE).resolve()))
     objectives = {name: build.keys_of(objective) for name, objective in held.objectives.items()}
-    _save(workdir, _config("models.multimodal", held, (image, text), objectives), held.params, held.report)
+    save(workdir, _config("models.multimodal", held, (image, text), objectives), held.params, held.report)
     tokenizer_json.copy(source, workdir)
 
 
@@ -97,7 +97,8 @@ def _config(model, held, modalities, objectives) -> dict:
     )  # fmt: skip
 
 
-def _save(workdir, config, params, report):
+def save(workdir, config, params, report):
+    """Writes a workdir at step 0, of a config and the parameters of its network; prints the report."""
     build.objectives(build.parse(config))  # what `restore` will do
     check_finite(params, "the checkpoint that is read")
     workdir.mkdir(parents=True, exist_ok=True)

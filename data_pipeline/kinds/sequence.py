@@ -25,11 +25,7 @@ class Kind(base.Kind):
         if encode is None:
             ids = example.get(m.field)
             return ids[: m.length] if getattr(ids, "ndim", 0) == 1 else _listed_ids(m, example)
-        try:
-            text = render(m.field, example, rng)
-        except ValueError as e:
-            raise ValueError(f"modality {m.name!r}: row {example['row']}: {e}") from e
-        return None if text is None else encode(text)
+        return read(m, example, rng, encode)
 
     def synthetic(self, m, size, rng):
         """Words, closed by [EOS]."""
@@ -37,6 +33,15 @@ class Kind(base.Kind):
         ids = rng.integers(min(FIRST_WORD, m.vocab_size - 1), m.vocab_size, size=(size, m.length))
         ids[np.arange(size), valid.sum(1) - 1] = TextTokenizer.eos_id
         return {"ids": np.where(valid, ids, 0).astype(m.dtype), "valid": valid}
+
+
+def read(m, example: dict, rng, encode):
+    """What `encode` makes of the text that an example has; None if it has none."""
+    try:
+        text = render(m.field, example, rng)
+    except ValueError as e:
+        raise ValueError(f"modality {m.name!r}: row {example['row']}: {e}") from e
+    return None if text is None else encode(text)
 
 
 def _listed_ids(m, example: dict):

@@ -28,6 +28,7 @@ class Source(Drawn):
       boxes: float32[n, 4], left, top, right and bottom in 0…1 of those that are named, in the order of the caption
       phrases: {"text": the caption, "spans": [[(start, end)] of each box]}, characters
       pairs: float32[n, 2], number of the pair of colour and shape, colour · 6 + shape, and a confidence, which is 1
+      shapes: uint8[side, side, 1], of each pixel 1 + the number of the shape in SHAPES that it shows, 0 of the ground
 
     Args:
       split: "train", "val" or "test", or a tuple of them: other scenes of the same silhouettes.
@@ -40,7 +41,7 @@ class Source(Drawn):
       ValueError: unknown split, or settings out of range.
     """
 
-    fields = frozenset({"picture", "caption", "boxes", "phrases", "pairs"})
+    fields = frozenset({"picture", "caption", "boxes", "phrases", "pairs", "shapes"})
 
     def __init__(
         self, split="train", scenes: int = 10_000, side: int = 48, objects: int = 4, named: int = 3, pairs: str = "seen"
@@ -63,10 +64,9 @@ class Source(Drawn):
         chosen = rng.choice(which(self._pairs), count, replace=False)
         others = np.setdiff1d(np.arange(len(COLOURS) * len(SHAPES)), chosen)
         every = [*chosen, *rng.choice(others, self._objects - count, replace=False)]
-        picture, boxes = self._draw(every, rng)
-        colours = list(COLOURS)
-        names = [f"{colours[p // len(SHAPES)]} {SHAPES[p % len(SHAPES)]}" for p in chosen]
-        starts = np.cumsum([0, *(len(name) + len(" and ") for name in names)])
+        picture, boxes, shapes = draw(every, rng.permutation(PLACES**2), self._side, rng)
+        names = [name(pair) for pair in chosen]
+        starts = np.cumsum([0, *(len(n) + len(" and ") for n in names)])
         return {
             "row": np.int64(index),
             "picture": picture,
@@ -74,31 +74,44 @@ class Source(Drawn):
             "boxes": boxes[:count],
             "phrases": {"text": caption, "spans": [[(int(a), int(a) + len(n))] for a, n in zip(starts, names)]},
             "pairs": np.stack([chosen, np.ones(count)], 1).astype(np.float32),
+            "shapes": shapes,
         }
-
-    def _draw(self, pairs, rng):
-        """(the picture, the boxes `[n, 4]` of the pairs)."""
-        side, cell = self._side, self._side / PLACES
-        picture, boxes = np.full((side, side, 3), 255, np.uint8), []
-        for pair, place in zip(pairs, rng.permutation(PLACES**2)):
-            ink = silhouettes()[pair % len(SHAPES)]
-            longest = rng.uniform(LEAST, 1.0) * cell
-            size = [max(1, int(longest * n / max(ink.shape))) for n in ink.shape]
-            corner = [int(p * cell + rng.uniform(0, cell - n)) for p, n in zip(divmod(place, PLACES), size)]
-            resized = Image.fromarray(ink).resize(size[::-1], Image.Resampling.BOX)
-            mixed = np.asarray(resized, np.float32)[..., None] / 255
-            (top, left), (high, wide) = corner, size
-            colour = list(COLOURS.values())[pair // len(SHAPES)]
-            here = picture[top : top + high, left : left + wide]
-            here[...] = np.rint(mixed * colour + (1 - mixed) * here)
-            boxes.append([left, top, left + wide, top + high])
-        return picture, np.array(boxes, np.float32) / side
 
     def __repr__(self) -> str:
         return (
             f"coloured_emoji.Source(split={self._splits!r}, scenes={self._scenes}, side={self._side}, "
             f"objects={self._objects}, named={self._named}, pairs={self._pairs!r})"
         )
+
+
+def draw(pairs, places, side: int, rng):
+    """Silhouettes of some pairs, each at a place of PLACES × PLACES, counted by rows.
+
+    Returns:
+      (the picture uint8 `[side, side, 3]`, the boxes `[n, 4]` of the pairs, what shape each pixel shows uint8
+      `[side, side, 1]`, 0 of the ground).
+    """
+    cell = side / PLACES
+    picture, boxes, shapes = np.full((side, side, 3), 255, np.uint8), [], np.zeros((side, side, 1), np.uint8)
+    for pair, place in zip(pairs, places):
+        ink = silhouettes()[pair % len(SHAPES)]
+        longest = rng.uniform(LEAST, 1.0) * cell
+        size = [max(1, int(longest * n / max(ink.shape))) for n in ink.shape]
+        corner = [int(p * cell + rng.uniform(0, cell - n)) for p, n in zip(divmod(place, PLACES), size)]
+        resized = Image.fromarray(ink).resize(size[::-1], Image.Resampling.BOX)
+        mixed = np.asarray(resized, np.float32)[..., None] / 255
+        (top, left), (high, wide) = corner, size
+        colour = list(COLOURS.values())[pair // len(SHAPES)]
+        where = slice(top, top + high), slice(left, left + wide)
+        picture[where] = np.rint(mixed * colour + (1 - mixed) * picture[where])
+        shapes[where][mixed > 0.5] = 1 + pair % len(SHAPES)
+        boxes.append([left, top, left + wide, top + high])
+    return picture, np.array(boxes, np.float32) / side, shapes
+
+
+def name(pair: int) -> str:
+    """Of a pair of colour and shape: "red star"."""
+    return f"{list(COLOURS)[pair // len(SHAPES)]} {SHAPES[pair % len(SHAPES)]}"
 
 
 def which(pairs: str) -> np.ndarray:

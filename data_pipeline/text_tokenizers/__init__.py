@@ -2,7 +2,7 @@
 a `tokenizer.json`, or of a `.model` that `tools.train_text_tokenizer` wrote.
 
 `vocab_size`, `digest`, `encode(text, max_len, *, keep_end=False)` → ids, and `decode(ids)` → text, as `TextTokenizer`
-has them.
+has them. One that draws (kind `rendered`) has no ids: `vocab_size` is 0, a token is a row of `width` numbers.
 """
 
 from pathlib import Path
@@ -41,6 +41,12 @@ def marks_spans(name: str) -> bool:
     `tokenizer.json`, and who made ids that data hold, are trusted."""
     made_here = known(name) and not foreign(name) and not trained(name)
     return not made_here or hasattr(load(__name__, name, "tokenizer", "Tokenizer").Tokenizer, "n_sentinels")
+
+
+def patch(name: str) -> int:
+    """How many numbers a token has of one that draws; 0 of one that makes ids."""
+    ids = foreign(name) or trained(name)
+    return 0 if ids else getattr(load(__name__, name, "tokenizer", "Tokenizer").Tokenizer, "width", 0)
 
 
 def make(name: str):

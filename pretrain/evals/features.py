@@ -20,6 +20,7 @@ from pretrain.models.tokens import Whole
 
 STEPS = 1  # in which a modality is predicted, as in 4M-21
 KEPT = 2 << 30  # bytes of features that are held, of a context
+TEXTS = 1024  # that are embedded at a time
 
 
 class Features(NamedTuple):
@@ -87,7 +88,8 @@ def together(context: Context, params, specs, splits, kind: str = "pooled") -> t
 
 def embed_texts(context: Context, params, modality: str, texts) -> np.ndarray:
     """Texts as a modality's own tokenizer makes them → their embeddings z `[n, E]`."""
-    return embed(context, params, {modality: build.write(context.run, modality, texts)})
+    parts = (texts[first : first + TEXTS] for first in range(0, len(texts), TEXTS))
+    return np.concatenate([embed(context, params, {modality: build.write(context.run, modality, p)}) for p in parts])
 
 
 def embed(context: Context, params, batch: dict) -> np.ndarray:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.image import NO_LABEL
 from data_pipeline.structured import decode_detections
+from pretrain.evals.metrics import class_iou, confusion
 
 BINARY = 128  # a pixel of a silhouette is inside below it: dark on white
 
@@ -31,14 +31,11 @@ def iou(made, truth) -> float:
 
 
 def miou(made, truth) -> float:
-    """Mean over the classes that occur of intersection over union, over all label maps (PASCAL VOC; arXiv
-    1411.4038). Pixels whose truth is 255 do not count."""
-    known = truth != NO_LABEL
-    made, truth = np.round(made[known]).astype(int), np.round(truth[known]).astype(int)
-    size = max(made.max(initial=0), truth.max(initial=0)) + 1
-    table = np.bincount(truth * size + made, minlength=size * size).reshape(size, size)
-    union = table.sum(0) + table.sum(1) - table.diagonal()
-    return float((table.diagonal()[union > 0] / union[union > 0]).mean())
+    """Mean over the classes that occur of intersection over union, over all label maps (`metrics.class_iou`)."""
+    made, truth = np.round(made).astype(int), np.round(truth).astype(int)
+    table = confusion(truth, made, max(made.max(initial=0), truth.max(initial=0)) + 1)
+    there = table.sum(0) + table.sum(1) > 0
+    return float(class_iou(table)[there].mean())
 
 
 def rmse(made, truth) -> float:

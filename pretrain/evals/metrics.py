@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import stats
 
+from data_pipeline.image import NO_LABEL
 from pretrain.evals.features import unit
 
 CHUNK = 4096  # examples at most where a measure compares all pairs: [n, n] of them are 128 MiB
@@ -60,6 +61,44 @@ def spearman(a, b) -> float:
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
     return float(stats.spearmanr(a, b).statistic)
+
+
+def auroc(score, positive) -> float:
+    """How often one that is positive scores above one that is not, a tie half (Hanley & McNeil, Radiology 1982).
+
+    score, positive `[n]`. ValueError if all are of one class.
+    """
+    positive = np.asarray(positive, bool)
+    n, others = int(positive.sum()), int((~positive).sum())
+    if not n or not others:
+        raise ValueError(f"AUROC of {n} positive and {others} other examples: needs both")
+    return float((stats.rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * others))
+
+
+def auroc_interval(score, positive, draws: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """(lower, upper): the middle share `level` of the AUROC of examples that are drawn anew, each class for itself
+    (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3)."""
+    rng, score, positive = np.random.default_rng(seed), np.asarray(score), np.asarray(positive, bool)
+    yes, no = score[positive], score[~positive]
+    labels = np.repeat([True, False], [len(yes), len(no)])
+    drawn = [auroc(np.concatenate([rng.choice(x, len(x)) for x in (yes, no)]), labels) for _ in range(draws)]
+    lower, upper = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(lower), float(upper)
+
+
+def confusion(truth, guess, classes: int) -> np.ndarray:
+    """How many pixels of a class (row) are taken for another (column), `[classes, classes]`; those whose truth is 255,
+    which says nothing, do not count."""
+    known = truth != NO_LABEL
+    pairs = truth[known].astype(int) * classes + guess[known].astype(int)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def class_iou(table) -> np.ndarray:
+    """Intersection over union of each class `[classes]` by a `confusion`, 0 of one that is nowhere (PASCAL VOC; arXiv
+    1411.4038)."""
+    both = np.diagonal(table)
+    return both / np.maximum(table.sum(0) + table.sum(1) - both, 1)
 
 
 def modality_gap(a, b) -> float:

@@ -139,6 +139,38 @@ def curves(named: dict, over: str = "layer"):
     return figure
 
 
+def classes(maps, count: int):
+    """Maps of class numbers `[n, H, W]` → uint8 `[n, H, W, 3]`, a colour a class; numbers of no class are white."""
+    colours = (255 * plt.cm.tab20(np.arange(count) % 20)[:, :3]).astype(np.uint8)
+    return np.where((maps < count)[..., None], colours[np.minimum(maps, count - 1)], 255).astype(np.uint8)
+
+
+def stacked(named: dict, lines=()):
+    """{row: {part: share}} as a bar a row, its parts one behind another; lines: a mark at a share of each row."""
+    figure, axis = plt.subplots(figsize=(7, 0.55 * len(named) + 0.6))
+    for at, shares in enumerate(named.values()):
+        ends = np.cumsum([0, *shares.values()])
+        for i, (part, share) in enumerate(shares.items()):
+            axis.barh(at, share, left=ends[i], color=plt.cm.Blues(0.85 - 0.65 * i / len(shares)), edgecolor="white")
+            if share > 0.06:
+                axis.text(ends[i] + share / 2, at, f"{part}\n{share:.2f}", ha="center", va="center", fontsize=7)
+    for at, line in enumerate(lines):
+        axis.plot([line, line], [at - 0.4, at + 0.4], color="tab:red")
+    axis.set_yticks(range(len(named)), [str(name)[:60] for name in named], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    return figure
+
+
+def bars(named: dict):
+    """{row: number} as a bar a row."""
+    figure, axis = plt.subplots(figsize=(6, 0.25 * len(named) + 0.6))
+    axis.barh(range(len(named)), list(named.values()), color=plt.cm.Blues(0.7))
+    axis.set_yticks(range(len(named)), [str(name)[:60] for name in named], fontsize=7)
+    axis.invert_yaxis()
+    return figure
+
+
 def png(figure) -> str:
     """A figure as an <img> that holds its bytes; the figure is closed."""
     buffer = io.BytesIO()

@@ -30,22 +30,16 @@ class Evaluator(Task):
     splits: tuple[str, ...] = ("val", "test")
 
     def __post_init__(self):
-        self.check_names("modalities", self.modalities)
-        self.check_names("text", [self.text])
-        for key, names in (("text", [self.text]), ("modalities", self.modalities)):
-            for name in names:
-                if name not in self.context.embedded:
-                    self.fail(key, f"no objective embeds {name!r}; they embed {', '.join(self.context.embedded)}")
-        if self.text not in _texts(self.context):
-            self.fail("text", f"has no text tokenizer; there are {', '.join(_texts(self.context)) or 'none'}")
+        check_embedded(self, "modalities", self.modalities)
+        check_embedded(self, "text", [self.text], texts=True)
         if not self.templates or any("{}" not in t for t in self.templates):
             self.fail("templates", "needs sentences with {} where the class name goes")
 
     @staticmethod
     def default(context) -> dict:
-        texts = [n for n in _texts(context) if n in context.embedded]
+        texts = [n for n in texts_of(context) if n in context.embedded]
         text = some(texts, 1, "needs a text modality that an objective embeds")[0]
-        others = [n for n in context.embedded if n not in _texts(context)]
+        others = [n for n in context.embedded if n not in texts_of(context)]
         others = some(others, 4, f"needs another embedded modality beside {text!r}")
         return dict(text=text, modalities=others, labels=labels(context, 1), splits=held_out(context))
 
@@ -81,7 +75,17 @@ class Evaluator(Task):
         return unit(np.stack([part.mean(0) for part in np.split(z, ends[:-1])]))
 
 
-def _texts(context) -> list[str]:
+def check_embedded(task: Task, key: str, names, *, texts: bool = False):
+    """ValueError unless an objective embeds every modality; texts: and its tokenizer writes texts that nobody read."""
+    task.check_names(key, names)
+    for name in names:
+        if name not in task.context.embedded:
+            task.fail(key, f"no objective embeds {name!r}; they embed {', '.join(task.context.embedded)}")
+        if texts and name not in (known := texts_of(task.context)):
+            task.fail(key, f"has no text tokenizer; there are {', '.join(known) or 'none'}")
+
+
+def texts_of(context) -> list[str]:
     """Modalities that a text tokenizer makes."""
     known = build.text_tokenizers(context.run)
     return [m.name for m in context.modalities if m.text and m.tokenizer in known]

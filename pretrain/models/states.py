@@ -118,15 +118,16 @@ class States:
         """Width of the embeddings; 0 if there are none."""
         return next((c.dim for _, c in self.parts if c.gives == EMBEDDING), 0)
 
-    def embedding(self, modality: str, leaf: Leaf, early: Leaf | None = None) -> Call | None:
-        """The node of a modality's embedding `[B, embed_dim]`, of unit length; None if it has none.
+    def embedding(self, modality: str, leaf: Leaf, early: Leaf | None = None, raw: bool | None = None) -> Call | None:
+        """The node of a modality's embedding `[B, embed_dim]`, of unit length, or, raw, of the length that it has; None
+        if it has none.
 
         early: a number `[B]`, the same of every example: that of an earlier layer (`parts.encoder`), None where there
         are no layers.
         """
         name = self.called(modality)
         last, pooled = self._first(name, EMBEDDING), self.pooled(modality, leaf, early)
-        return self.call(last, pooled, modality=name) if last and pooled else None
+        return self.call(last, pooled, modality=name, raw=raw) if last and pooled else None
 
     def pooled(self, modality: str, leaf: Leaf, early: Leaf | None = None) -> Call | None:
         """The node of what the projection of a modality reads, or would read, `[B, D]`."""

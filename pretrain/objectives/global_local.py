@@ -55,8 +55,7 @@ class Objective(Pairs):
         return found
 
     def embedding(self, name, leaf):
-        z = super().embedding(name, leaf)
-        return self.network.call(z.part, *z.args, **(dict(z.options) | {"raw": True}))
+        return self.network.embedding(name, leaf, raw=True)
 
     def passes(self, train: bool) -> dict:
         tokens = {("tokens", m): self.network.projected(m, self.shown(m), raw=True) for m in self.embedded}

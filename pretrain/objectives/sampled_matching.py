@@ -77,10 +77,23 @@ class Objective(Pairs):
         visit(self._match)
         return list(found)
 
-    def passes(self, train: bool) -> dict:
+    def apart(self) -> dict:
+        """{name: node} of what is computed of each example by itself: the embeddings, and all that `matched` reads."""
         own = {("side", side, i): node for side, nodes in enumerate(self._sides) for i, node in enumerate(nodes)}
+        return super().passes(False) | own
+
+    def matched(self, outputs, rows, run):
+        """What the head gives of pairs, `[n, 2]`. outputs: of `apart`, or of `passes`; rows: which examples they are
+        made of, those of a `[n]` and those of b `[n]`."""
+        given = {}
+        for side, nodes in enumerate(self._sides):
+            for i, node in enumerate(nodes):
+                given[node] = jax.tree.map(lambda x, side=side: x[rows[side]], outputs["side", side, i])
+        return above(self._match, given, run)
+
+    def passes(self, train: bool) -> dict:
         drawn = {("draw", side): Leaf(Numbers(("sampled_matching", "ab"[side]))) for side in range(2)}
-        return super().passes(train) | own | drawn
+        return self.apart() | drawn
 
     def weights(self, data):
         (own,) = super().weights(data).values()
@@ -98,13 +111,9 @@ class Objective(Pairs):
             jnp.concatenate([own, draw(likely.T, other, outputs["draw", 0]), own]),
             jnp.concatenate([own, own, draw(likely, other, outputs["draw", 1])]),
         )
-        given = {}
-        for side, nodes in enumerate(self._sides):
-            for i, node in enumerate(nodes):
-                given[node] = jax.tree.map(lambda x, side=side: x[rows[side]], outputs["side", side, i])
         matched = jnp.arange(3 * len(both)) < len(both)
         counted = jnp.concatenate([both, *[both & (both.sum() > 1)] * 2])
-        found = cross_entropy(above(self._match, given, run), matched.astype(jnp.int32))
+        found = cross_entropy(self.matched(outputs, rows, run), matched.astype(jnp.int32))
         return {k: jnp.where(counted, v, 0.0).sum() for k, v in found.items()}
 
     def loss_weight(self, name) -> float:

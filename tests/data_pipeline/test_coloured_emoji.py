@@ -52,6 +52,19 @@ def test_objects_do_not_touch():
             assert (np.maximum(a[:2], b[:2]) >= np.minimum(a[2:], b[2:])).any()
 
 
+def test_pixels_say_which_shape_they_show():
+    source = Source(scenes=20, objects=2, named=2, side=48)
+    e = next(e for e in map(source.__getitem__, range(20)) if len(e["boxes"]) == 2)
+    left = e["shapes"][..., 0].copy()
+    assert e["shapes"].shape == (48, 48, 1) and e["shapes"].dtype == np.uint8
+    for (pair, _), box in zip(e["pairs"], np.rint(e["boxes"] * 48).astype(int)):
+        here = left[box[1] : box[3], box[0] : box[2]]
+        assert set(np.unique(here)) == {0, 1 + int(pair) % 6} and (here > 0).mean() > 0.2
+        here[...] = 0
+    assert not left.any(), "the ground shows none"
+    assert (e["picture"][e["shapes"][..., 0] == 0] > 90).all(1).mean() > 0.95
+
+
 def test_splits_are_other_scenes_and_every_read_is_the_same():
     train, val, both = Source("train", scenes=50), Source("val", scenes=50), Source(("train", "val"), scenes=50)
     assert (len(train), len(val), len(both)) == (50, 5, 55)

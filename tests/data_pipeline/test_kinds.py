@@ -19,6 +19,7 @@ SPECS = {
     "pixels": (dict(shape=(6, 8, 3)), PICTURE, PICTURE),
     "video": (dict(shape=(2, 6, 8, 3)), np.stack([PICTURE] * 3), np.stack([PICTURE] * 2)),
     "vectors": (dict(shape=(2, 3), targets=False), [1.0, 2.0, 3.0], [[1, 2, 3], [0, 0, 0]]),
+    "rendered": (dict(shape=(2, 3), tokenizer="t", targets=False), [1.0, 2.0, 3.0], [[1, 2, 3], [0, 0, 0]]),
     "labels": (dict(shape=(1,), vocab_size=9), 4, [4]),
     "detections": (dict(shape=(2, 2), vocab_size=9), [[4, 0.5]], [[4, 0.5], [0, 0]]),
     "boxes": (dict(shape=(2, 4)), [[0.25, 0, 0.5, 1]], [[0.25, 0, 0.5, 1], [0, 0, 0, 0]]),

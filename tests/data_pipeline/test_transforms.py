@@ -16,7 +16,7 @@ from data_pipeline.plan import gives
 from data_pipeline.sources import emoji
 from data_pipeline.spec import Modality
 from data_pipeline.text import TextTokenizer
-from data_pipeline.transforms import base, crop, jitter, randaugment, swapped_text, text_variants, views
+from data_pipeline.transforms import base, crop, jitter, perturbed_text, randaugment, swapped_text, text_variants, views
 from data_pipeline.transforms.swapped_text import swap
 from data_pipeline.view import VIEW
 from pretrain import build
@@ -79,7 +79,7 @@ def test_a_config_names_them_in_order():
     [
         (
             dict(transform="crops"),
-            r"config.data.transforms\[0\].transform='crops': .* there are: crop, instructed, jitter, one_row, rand",
+            r"config.data.transforms\[0\].transform='crops': .* there are: .*crop, instructed, jitter, one_row",
         ),
         (dict(transform="crop", min_scal=0.3), r"config.data.transforms\[0\].min_scal=0.3: unknown key; did you mean"),
         (dict(transform="crop", min_scale=2.0), r"min_scale=2.0 must be in \(0, 1\]"),
@@ -87,6 +87,14 @@ def test_a_config_names_them_in_order():
         (dict(transform="text_variants", field="name:en", of=["keywords"]), "field='name:en', .*: give it a name that"),
         (dict(transform="text_variants", field="c", of=["keywords"], join=(2, 1)), r"join=\(2, 1\): must be \(least"),
         (dict(transform="swapped_text", field="keywords"), "field='keywords': is written of other fields"),
+        (dict(transform="perturbed_text", field="keywords", into="c"), "field='keywords': is written of other fields"),
+        (dict(transform="perturbed_text", field="b", into="b"), "into='b': give it a name that nothing else has"),
+        (dict(transform="perturbed_text", field="b", into="c", how=["words"]), r"how=.*: name one or more of typos, o"),
+        (
+            dict(transform="perturbed_text", field="b", into="c", edits=[]),
+            r"edits=\(\): name one or more of swap, drop",
+        ),
+        (dict(transform="perturbed_text", field="b", into="c", rate=0.0), "rate=0.0: must be above 0 and at most 1"),
     ],
 )
 def test_mistakes_of_a_config_are_named(given, message):
@@ -300,3 +308,46 @@ def test_a_new_transform_is_one_file_written_as_the_documents_say(tmp_path, monk
     assert transforms.name(made) == "without_stop"
     batch = encoder(made, modalities=(CAPTION,))({"row": 0, "caption": "it is red."}, np.random.default_rng(0))
     assert words(batch["caption"]) == "it is red"
+
+
+# -- Perturbed texts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "edit, lengths, shared", [("swap", {6}, 6), ("drop", {5}, 5), ("double", {7}, 6), ("replace", {6}, 5)]
+)
+def test_a_mistyped_word_differs_by_one_edit(edit, lengths, shared):
+    rng = np.random.default_rng(0)
+    made = {perturbed_text.mistype("wrench", edit, rng) for _ in range(200)}
+    assert {len(word) for word in made} == lengths and "wrench" not in made and len(made) > 4
+    for word in made:
+        common = collections.Counter(word) & collections.Counter("wrench")
+        assert common.total() == shared, word
+    assert perturbed_text.mistype("a", edit, rng) == "a"
+
+
+def test_a_perturbed_text_has_the_same_words_or_nearly():
+    said, rng = "three red keys under water", np.random.default_rng(1)
+    perturb = lambda *how, rate=1.0: perturbed_text.Transform("a", "b", how, rate).perturb(said, rng)
+    order = {perturb("order") for _ in range(30)}
+    assert len(order) > 20 and {tuple(sorted(text.split())) for text in order} == {tuple(sorted(said.split()))}
+    typos = [perturb("typos").split() for _ in range(200)]
+    assert {len(text) for text in typos} == {5}
+    assert np.mean([a != b for text in typos for a, b in zip(text, said.split())]) > 0.85
+    rare = [perturb("typos", rate=0.1).split() for _ in range(200)]
+    assert 0.03 < np.mean([a != b for text in rare for a, b in zip(text, said.split())]) < 0.15
+    both = [perturb("both").split() for _ in range(30)]
+    assert all(sorted(text) != sorted(said.split()) for text in both)
+
+
+def test_both_texts_are_of_the_one_that_was_drawn():
+    other = dataclasses.replace(CAPTION, name="other", field="other")
+    one = perturbed_text.Transform("caption", "other", ("order",))
+    example = {"row": 0, "caption": ["one two three four", "red blue green black"]}
+    for seed in range(8):
+        made = encoder(one, modalities=(CAPTION, other))(example, np.random.default_rng(seed))
+        assert sorted(words(made["caption"]).split()) == sorted(words(made["other"]).split())
+    evaluated = encoder(one, modalities=(CAPTION, other), train=False)
+    assert words(evaluated(example, None)["caption"]) == "one two three four"
+    assert equal(evaluated(example, None)["other"], evaluated(example, None)["other"])
+    assert words(evaluated({"row": 0}, None)["other"]) is None

@@ -202,6 +202,29 @@ def test_separable_features_are_classified_perfectly():
     assert (vote(bank, labels, queries, 10, 0.07) == labels).all()
 
 
+def test_auroc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    score, positive = rng.integers(0, 6, 40), rng.random(40) < 0.4
+    pairs = [(a > b) + (a == b) / 2 for a in score[positive] for b in score[~positive]]
+    assert metrics.auroc(score, positive) == pytest.approx(np.mean(pairs))
+    statistic = stats.mannwhitneyu(score[positive], score[~positive]).statistic
+    assert metrics.auroc(score, positive) == pytest.approx(statistic / len(pairs))
+    assert metrics.auroc(positive, positive) == 1 and metrics.auroc(np.zeros(40), positive) == 0.5
+    with pytest.raises(ValueError, match="AUROC of 3 positive and 0 other examples: needs both"):
+        metrics.auroc([1, 2, 3], [1, 1, 1])
+
+
+def test_an_interval_of_auroc_holds_what_is_true_as_often_as_it_says():
+    rng, truth, held = np.random.default_rng(0), stats.norm.cdf(1 / 2**0.5), []
+    for seed in range(120):
+        positive = np.arange(80) < 40
+        score = rng.normal(size=80) + positive
+        lower, upper = metrics.auroc_interval(score, positive, draws=200, seed=seed)
+        assert lower < metrics.auroc(score, positive) < upper
+        held.append(lower < truth < upper)
+    assert 0.87 < np.mean(held) <= 1
+
+
 def test_a_permutation_p_counts_random_orders():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 5))

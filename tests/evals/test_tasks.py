@@ -287,16 +287,17 @@ def test_likelihoods_given_several_modalities(toy):
 
 def test_defaults_take_what_fits(toy):
     made, left_out = harness.make_tasks(toy, ("all",))
-    assert set(made) == set(harness.known_tasks()) - {"grounding", "encoding"}
+    assert set(made) == set(harness.known_tasks()) - {"grounding", "encoding", "reranking"}
     assert left_out == {
         "grounding": "no objective of the run finds boxes (set_prediction)",
+        "reranking": "no objective of the run matches pairs (sampled_matching)",
         "encoding": "no word of 'words' is on 20 or more of the held-out examples, and not on as many",
     }
     assert made["knn"].labels == ("label",) and made["zero_shot"].text == "caption"
     nothing = Toy(embedded=())
     nothing.objectives["contrastive"].embedded = ()
     made, left_out = harness.make_tasks(nothing, ("all",))
-    unfit = {"zero_shot", "retrieval", "similarity", "inversion", "grounding", "encoding"}
+    unfit = {"zero_shot", "retrieval", "similarity", "inversion", "grounding", "encoding", "reranking"}
     assert set(left_out) == unfit and "knn" in made
     with pytest.raises(ValueError, match=r"--tasks=zero_shot: zero_shot: needs a text modality that an objective"):
         harness.make_tasks(nothing, ("zero_shot",))

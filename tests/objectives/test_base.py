@@ -37,6 +37,6 @@ def test_the_loss_is_the_weighted_sum_of_means(weight):
 def test_an_objective_says_whether_it_compares_examples():
     batch = {"boosting", "code_entropy", "contrastive", "matryoshka", "mutual", "pair_hinge"}
     batch |= {"sequence_contrast", "sigmoid", "symile", "triplet", "uniformity"}
-    batch |= {"global_local", "late_interaction", "map_contrast", "prototypes", "sampled_matching"}
+    batch |= {"global_local", "late_interaction", "map_contrast", "prototypes", "sampled_matching", "sparsity"}
     assert {n for n, o in made().items() if o.scope == BATCH} == batch
     assert {o.scope for n, o in made().items() if n not in batch} == {EXAMPLE}

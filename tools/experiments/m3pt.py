@@ -17,7 +17,6 @@ import numpy as np
 
 from pretrain.evals.metrics import ranks
 from pretrain.models.passes import draw, evaluate
-from pretrain.objectives.sampled_matching import above
 from pretrain.step import Models, example_keys
 from tools.experiments.common import Experiment, Gate, finish, options
 
@@ -78,12 +77,7 @@ def scores(experiment: Experiment, params, held_out) -> dict:
         cosine = outputs["z", "content"] @ outputs["z", "tag"].T
         near = jnp.argsort(-cosine, axis=1)[:, :FIRST]
         rows = jnp.repeat(jnp.arange(n), FIRST), near.ravel()
-        pairs = {
-            node: jax.tree.map(lambda x, side=side: x[rows[side]], values[node])
-            for side, own in enumerate(one._sides)
-            for node in own
-        }
-        logits = above(one._match, pairs, run)
+        logits = one.matched(outputs, rows, run)
         return totals["nll"] / (3 * n), cosine, near, (logits[:, 1] - logits[:, 0]).reshape(n, FIRST)
 
     loss, cosine, near, matched = jax.device_get(jax.jit(given)(params, held_out))

@@ -177,7 +177,7 @@ def get_config():
         model="models.multimodal", embed_dim={width}, dtype="{dtype}",
         towers=[
             dict(name="image", modalities=("image",), pool="cls", pre_norm=True, patch_bias=False, **tower),
-            dict(name="text", modalities=("text",), pool="last", causal=True, pad_id=0, **tower),
+            dict(name="text", modalities=("text",), pool="last", causal=True, **tower),
         ],
     )  # fmt: skip
     c.objectives = dict(contrastive=dict(edges=[dict(a="image", b="text")]))

@@ -93,6 +93,11 @@ class Build:
             self.fail("reads", modality, f"no such modality; the run has {', '.join(found)}")
         return found[modality]
 
+    def begins(self, part: str) -> tuple[str, ...]:
+        """The modalities that are read at the beginning of a part."""
+        below = [name for name in self.parts[part].reads if name in self.parts]
+        return tuple(m for name in below for m in self.begins(name)) or self.parts[part].reads
+
     def fail(self, key, value, remedy):
         raise ValueError(f"model.parts: {self.name!r}: {key}={value!r}: {remedy}")
 

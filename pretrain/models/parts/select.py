@@ -23,18 +23,12 @@ class Config(base.Config):
     def make(self, build, rngs):
         if self.period < 0:
             build.fail("period", self.period, "must not be negative; 0 is none")
-        length = self.period or min(build.spec(m).length for m in self._modalities(build, self.reads[0]))
+        length = self.period or min(build.spec(m).length for m in build.begins(self.reads[0]))
         if not self.places or not 0 <= min(self.places) <= max(self.places) < length:
             build.fail("places", self.places, f"list some of 0…{length - 1}")
         if build.width(self.reads[0]) != self.dim:
             build.fail("dim", self.dim, f"{self.reads[0]!r} gives tokens of width {build.width(self.reads[0])}")
         return Part(self)
-
-    def _modalities(self, build, part: str) -> tuple[str, ...]:
-        """What is read at the beginning of a part."""
-        reads = build.parts[part].reads
-        below = [name for name in reads if name in build.parts]
-        return tuple(m for name in below for m in self._modalities(build, name)) or reads
 
 
 class Part(nnx.Module):
