@@ -28,7 +28,8 @@ CLAIM = Claim(
 APPROXIMATE = (
     "Masks are of attention's input projections alone, whose inputs are what the layers before gave.",
     "What is skipped is the MLP of every other block, of one kind of token at a time.",
-    "The paper compares trained models; the experiment the checkpoints of one training, from several seeds.",
+    "The paper compares trained models; the experiment the checkpoints of one training, from several seeds. Its words' "
+    "tokens are those that ask, and of them the last is where the answer is read.",
 )
 
 
