@@ -69,10 +69,11 @@ def scores(experiment: Experiment, params, held_out) -> dict:
 def measure(steps=600, batch=64, seeds=3, scenes=4000) -> dict:
     """{condition: [scores of every seed]}."""
     results = {name: [] for name in (*CONDITIONS, UNTRAINED)}
+    experiment = Experiment(config(CLIP, steps, batch, scenes))
+    train, held_out = encoded(experiment, "train", views=4), encoded(experiment, ("val", "test"))
+    source = build.source(experiment.run.data, "train")
     for name in CONDITIONS:
         experiment = Experiment(config(name, steps, batch, scenes))
-        train, held_out = encoded(experiment, "train", views=4), encoded(experiment, ("val", "test"))
-        source = build.source(experiment.run.data, "train")
         for seed in range(seeds):
             order = near(source, steps, batch, seed) if name == NEAR else None
             params, losses = experiment.train(train, seed, order=order)
