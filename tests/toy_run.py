@@ -28,7 +28,7 @@ def write_run(config, workdir, moved=0.0):
     """A workdir of a run whose parameters are where they started, or all moved by as much."""
     (workdir / "config.json").write_text(build.to_json(config))
     with Checkpointer(workdir) as checkpointer:
-        params = jax.tree.map(lambda x: np.asarray(x) + np.float32(moved), laws.Built(config).params)
+        params = jax.tree.map(lambda x: np.asarray(x + np.asarray(moved, x.dtype)), laws.Built(config).params)
         state = TrainState(np.asarray(7, np.int32), params, (), {})
         checkpointer.save(state, types.SimpleNamespace(get_state=dict))
 
