@@ -126,6 +126,18 @@ def test_a_teacher_equals_numpy(scale, correct, reduction, block):
     equals_numpy(one, lambda outputs, there, s: numpy_teacher(outputs, there, s, scale, correct))
 
 
+@pytest.mark.parametrize("of", NAMES)
+def test_the_relations_of_a_teacher_equal_numpy(of):
+    """Both directions are taught by one matrix: how alike the examples of one modality are to it."""
+
+    def relations(outputs, there, s):
+        x = np.float64(outputs["target", ("teacher", of)])[there]
+        return softmax(4.0 * x @ x.T), softmax(4.0 * x @ x.T)
+
+    for block in (0, 4):
+        equals_numpy(make(target=teacher.Target("old", 4.0, of=of), divergence="kl", block=block), relations)
+
+
 def golden(one, own=None, **entries):
     outputs = {("shown", m): tiny.shown(np.ones(6, bool)) for m in NAMES}
     for key, name in entries.items():
@@ -272,6 +284,7 @@ def test_a_teacher_does_not_learn(data):
         (dict(target=teacher.Target("new")), "contrastive.target.model='new': no such model; there are online, old"),
         (dict(target=teacher.Target("online")), "target.model='online': name another model than the one that learns"),
         (dict(target=teacher.Target("old", 0.0)), "target.scale=0.0: must be positive"),
+        (dict(target=teacher.Target("old", of="sound")), "target.of='sound': must be one of image, caption, which the"),
         (dict(divergence="js"), "divergence='js': must be one of cross_entropy, kl, reverse_kl"),
         (dict(divergence="kl", label_smoothing=0.1), "label_smoothing=0.1: smooths the target of divergence='cross"),
         (dict(epsilon=0.0), "epsilon=0.0: must be positive"),
