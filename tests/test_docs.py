@@ -3,6 +3,9 @@
 import importlib
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,16 @@ def test_links_lead_somewhere(page):
 
 def test_the_readme_is_a_page():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 140
+
+
+@pytest.mark.slow
+def test_the_site_is_made_without_a_warning(tmp_path):
+    pytest.importorskip("zensical")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    config = (tmp_path / "docs" / "mkdocs.yml").read_text()
+    assert "[../..]" in config
+    (tmp_path / "mkdocs.yml").write_text(config.replace("[../..]", f"[{ROOT}]"))
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "pretrain.open" in (tmp_path / "site" / "api" / "pretrain.html").read_text()
