@@ -20,6 +20,7 @@ from pretrain.restore import restore
 from pretrain.storage import locate, write
 from pretrain.train import train
 
+FILE = "phases.json"
 MERGED = ("data", "optim", "checkpoint", "log")  # settings, of which a phase may change some; others it replaces
 
 
@@ -91,7 +92,7 @@ def measure(workdir, phases, folder: str):
 
     One that fails costs its scores, not the phases to come, and is tried again when the run is started again.
     """
-    file, matrix = locate(workdir) / "phases.json", {}
+    file, matrix = locate(workdir) / FILE, {}
     if file.exists():
         try:
             matrix = dict(json.loads(file.read_text()))

@@ -13,6 +13,7 @@ from vector_run import config, write_split
 from pretrain import phases
 from pretrain.checkpoint import load_params, steps
 from pretrain.train import train
+from tools import show
 
 FOLDERS = ["0_first", "1_second", "2_third"]
 
@@ -83,6 +84,8 @@ def test_every_phase_is_measured_on_every_domain(whole):
     numbers = {key for row in matrix.values() for scores in row.values() for key in scores}
     assert any(key.startswith("retrieval/a") for key in numbers), numbers
     assert matrix["0_first"]["0_first"] == matrix["0_first"]["2_third"] != matrix["0_first"]["1_second"]
+    told = show.describe(whole)
+    assert told.startswith("phases       0_first, 1_second, 2_third") and told.count("forgetting ") > 2
 
 
 @pytest.mark.parametrize("lost", [["2_third"], ["2_third", "1_second/checkpoints/4", "phases.json"]], ids=str)

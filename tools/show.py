@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import math
 import os
 
-from pretrain import build, checkpoint, starts
+import numpy as np
+
+from pretrain import build, checkpoint, phases, starts
+from pretrain.evals.metrics import continual
 from pretrain.storage import locate, read_rows
 
 MOST = 12  # scores
@@ -12,10 +16,27 @@ MOST = 12  # scores
 
 def describe(workdir) -> str:
     """Lines about a workdir. FileNotFoundError if it is none."""
+    if (locate(workdir) / phases.FILE).exists():
+        return "\n".join(_phases(workdir))
     run = build.read_run(workdir)
     return "\n".join(
         [*_about(run), *_progress(workdir, run), *_started(workdir), *_scores(workdir), *_next(workdir, run)]
     )
+
+
+def _phases(workdir) -> list[str]:
+    """Of a run in phases: every score that all domains share, a row a phase, and what it comes to."""
+    held = json.loads((locate(workdir) / phases.FILE).read_text())
+    names = list(held)
+    shared = set.intersection(*(set(scores) for row in held.values() for scores in row.values()))
+    lines = [f"phases       {', '.join(names)}; each is a workdir of its own"]
+    for key in sorted(shared):
+        matrix = [[row.get(domain, {}).get(key, math.nan) for domain in names] for row in held.values()]
+        lines.append(f"{key}, a row after each phase, a column a domain")
+        lines += ["             " + "  ".join(f"{value:.3f}" for value in row) for row in matrix]
+        if len(matrix) > 1 and np.isfinite(matrix).all():
+            lines.append("             " + ", ".join(f"{k} {v:.3f}" for k, v in continual(matrix).items()))
+    return lines
 
 
 def _about(run) -> list[str]:

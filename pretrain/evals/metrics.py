@@ -199,6 +199,23 @@ def noise_ceiling(raters) -> tuple[float, float]:
     )
 
 
+def continual(matrix) -> dict[str, float]:
+    """What a run in phases has at its end. matrix `[phases, domains]`: a score on every domain after every phase, the
+    higher the better, domains in the order in which they are learned.
+
+    average: over domains; newest: on the last; forgetting: how far the others have fallen from the best that they were
+    after any phase before (Chaudhry et al., arXiv 1801.10112, section 4), below 0 where they have risen. ValueError if
+    it is not square, or of one phase.
+    """
+    matrix = np.asarray(matrix, float)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
+        raise ValueError(f"matrix {matrix.shape}: give two phases or more, and as many domains")
+    last, best = matrix[-1], matrix[:-1, :-1].max(0)
+    return {
+        "average": float(last.mean()), "newest": float(last[-1]), "forgetting": float((best - last[:-1]).mean())
+    }  # fmt: skip
+
+
 def modality_importance(accuracy: dict) -> dict[str, float]:
     """{modality: mean accuracy of the subsets that hold it − that of those that do not} (arXiv 2408.12763, section 3).
 

@@ -269,3 +269,12 @@ def test_importance_of_a_modality_is_exact_on_planted_tasks(answers, without, wi
     assert tuple(metrics.modality_importance(accuracy).values()) == without
     both = metrics.modality_importance({(): float(answers(()))} | accuracy)
     assert (both["v"], both["t"]) == with_empty
+
+
+def test_what_a_run_in_phases_has_at_its_end():
+    r = [[0.6, 0.3, 0.1], [0.5, 0.8, 0.2], [0.4, 0.9, 0.9]]  # the second is better than ever
+    found = metrics.continual(r)
+    assert found == pytest.approx({"average": 2.2 / 3, "newest": 0.9, "forgetting": (0.2 - 0.1) / 2})
+    for bad in ([[0.5]], [[0.5, 0.1]], [0.5, 0.1]):
+        with pytest.raises(ValueError, match="two phases or more"):
+            metrics.continual(bad)

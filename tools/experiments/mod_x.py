@@ -6,7 +6,7 @@ model learns by InfoNCE alone (fine-tuning), or beside it by the divergence of i
 was when the domain began, of pairs which that finds (Mod-X), or of all (no filter); and by a mean over the batch at a
 scale of 14 in the place of the sum of raw cosines. Held out, after the last domain: R@1 of 512, the mean of both
 directions, of the first domain, of all, and of the newest, and what was forgotten of all but that since it stood
-highest.
+highest (`metrics.continual`).
 """
 
 import importlib
@@ -14,6 +14,7 @@ import importlib
 import jax
 import numpy as np
 
+from pretrain.evals.metrics import continual
 from pretrain.parameters import path_str
 from tools.experiments.common import Experiment, Gate, finish, options, pairs, recall_at_1, vectors
 
@@ -66,11 +67,8 @@ def config(changes: dict | None, steps: int, batch: int) -> dict:
 
 
 def scores(matrix: np.ndarray) -> dict:
-    """What the last row of R[phase, domain] says; forgetting: of all domains but the newest."""
-    last, best = matrix[-1], matrix[:, :-1].max(0)
-    return {
-        "first": last[0], "average": last.mean(), "newest": last[-1], "forgetting": (best - last[:-1]).mean()
-    }  # fmt: skip
+    """What the last row of R[phase, domain] says."""
+    return {"first": matrix[-1, 0]} | continual(matrix)
 
 
 def measure(steps=200, batch=128, count=5, seeds=8, conditions=tuple(CONDITIONS)) -> dict:
