@@ -3,9 +3,9 @@
 import pretrain
 
 run = pretrain.open("runs/quickstart/model")
-run.embed("caption", ["a red apple", "a dog"])                  # [2, E]
-run.generate({"render3d": [picture]}, ["flat", "caption"])      # {"flat": [picture], "caption": [text]}
-run.evaluate(["retrieval"])                                     # {"retrieval/…": {"value", "chance", "untrained"}}
+run.embed("caption", ["a red apple", "a dog"])              # [2, E]
+run.generate({"render3d": [picture]}, ["flat", "caption"])  # {"flat": [picture], "caption": [text]}
+run.evaluate(["retrieval"])                                 # {score: {"value", "chance", "raw", "untrained"}}
 """
 
 

@@ -98,7 +98,7 @@ class Opened:
         return {t.name: self.show(t.name, jax.device_get(made[t.name])) for t in wanted}
 
     def evaluate(self, tasks: Sequence[str] = ()) -> dict:
-        """{score: {"value", "chance", "untrained"}} of transfer tasks on the run's own held-out data; () for the
+        """{score: {"value", "chance", "raw", "untrained"}} of transfer tasks on the run's own held-out data; () for the
         `final_evals` of its config."""
         restored, context = harness.open_run(self.workdir, self.step)
         return harness.evaluate(restored, harness.make_tasks(context, tuple(tasks))[0])

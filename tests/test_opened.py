@@ -58,7 +58,7 @@ def test_what_is_made_goes_by_seed_and_what_is_given(run):
 
 def test_scores_stand_beside_chance_and_the_untrained_network(run):
     scores = run.evaluate(["retrieval"])
-    assert all(set(v) == {"value", "chance", "untrained"} for v in scores.values())
+    assert all(set(v) == {"value", "chance", "raw", "untrained"} for v in scores.values())
     assert scores["retrieval/render3d→caption/R@1"]["chance"] == 1 / 32
 
 

@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 
 from pretrain.evals.base import Context
 from pretrain.evals.features import together
-from pretrain.evals.page import document, number, table
+from pretrain.evals.page import COLUMNS, document, number, table
 from pretrain.evals.pictures import Images, image_rows, png
 from pretrain.finite import check_finite
 from pretrain.generate.chain import Generator, Target
@@ -171,9 +171,11 @@ def page(workdir, examples: int) -> str:
     for source, target in RETRIEVALS:
         if {source, target} <= names:
             parts += [f"<h2>Nearest: {source} → {target}</h2>", retrieval_figure(p, source, target)]
-    keys = ("value", "chance", "untrained")
-    plain = [(k, *(number(v[key]) for key in keys)) for k, v in scores.items() if not k.startswith("nll/")]
-    parts += ["<h2>Held-out scores</h2>", table(["", "trained", "chance", "untrained network"], plain)]
+    plain = [(k, *(number(v.get(key)) for key in COLUMNS)) for k, v in scores.items() if not k.startswith("nll/")]
+    parts += [
+        "<h2>Held-out scores</h2>",
+        table(["", "trained", "chance", "raw pixels or words", "untrained network"], plain),
+    ]
     parts += ["<h2>How well one modality predicts another</h2>", matrix_table(scores)]
     parts += ['<p class="note">Nats a token, lower is better. unigram: token frequencies of the training split.</p>']
     run = p.restored.run

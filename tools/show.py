@@ -80,7 +80,7 @@ def _scores(workdir) -> list[str]:
     known = [(name, s) for name, s in first["scores"].items() if not name.startswith("nll/")]
     lines = []
     for name, s in known[:MOST]:
-        beside = [f"{key} {s[key]:.3f}" for key in ("chance", "untrained") if s.get(key) is not None]
+        beside = [f"{key} {s[key]:.3f}" for key in ("chance", "raw", "untrained") if s.get(key) is not None]
         lines.append(
             f"{'scores' if not lines else '':12} {name} {s['value']:.3f}"
             + (f" ({', '.join(beside)})" if beside else "")

@@ -24,11 +24,13 @@ NAMES = ("modalities", "text", "inputs", "targets", "pairs")  # and such that na
 
 
 class Score(float):
-    """A value beside `chance`, what guessing would give; None where there is no such number."""
+    """A value beside `chance`, what guessing would give, and `raw`, what pixels or tokens give without a network; None
+    where there is no such number."""
 
-    def __new__(cls, value, chance: float | None = None):
+    def __new__(cls, value, chance: float | None = None, raw: float | None = None):
         self = super().__new__(cls, value)
         self.chance = None if chance is None else float(chance)
+        self.raw = None if raw is None else float(raw)
         return self
 
 

@@ -98,7 +98,7 @@ def score(tasks: dict, params, say=None) -> dict:
 
 
 def evaluate(restored: Restored, tasks: dict, say=None) -> dict:
-    """{name: {"value", "chance", "untrained"}}; None where there is no such number."""
+    """{name: {"value", "chance", "raw", "untrained"}}, see `Score`; None where there is no such number."""
     values = score(tasks, restored.params, say)
     # An untrained network's likelihoods say less than the baseline that the evaluator brings, and cost as much.
     compared = {name: e for name, e in tasks.items() if not e.own_baseline}
@@ -107,6 +107,7 @@ def evaluate(restored: Restored, tasks: dict, say=None) -> dict:
         name: {
             "value": float(value),
             "chance": getattr(value, "chance", None),
+            "raw": getattr(value, "raw", None),
             "untrained": float(before[name]) if name in before else None,
         }
         for name, value in values.items()

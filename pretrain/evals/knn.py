@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from pretrain.evals import raw
 from pretrain.evals.base import Score, Task, some
 from pretrain.evals.features import represent, unit
 
@@ -13,7 +14,8 @@ class Evaluator(Task):
     """Accuracy per modality and label. The bank is the training split; votes weigh exp(cosine / temperature).
 
     labels: fields of the examples (`group`, `subgroup`); features: `pooled` encoder output or `z`, the contrastive
-    embedding. Chance is the accuracy of always guessing the bank's most frequent label.
+    embedding. Chance is the accuracy of always guessing the bank's most frequent label; pictures and texts stand beside
+    the same vote by their pixels or tokens (`raw`).
     """
 
     place = 30
@@ -42,10 +44,16 @@ class Evaluator(Task):
     def run(self, params):
         for name in self.modalities:
             bank, held_out = (represent(self.context, params, name, s, self.features) for s in (self.bank, self.splits))
+            free = [raw.vectors(self.context, name, s) for s in (self.bank, self.splits)]
             for label in self.labels:
                 known, wanted = labels_of(self, label, bank[0], self.bank), labels_of(self, label, held_out[0])
-                guess = vote(bank[1], known, held_out[1], self.k, self.temperature)
-                yield f"{name}/{label}", Score((guess == wanted).mean(), majority(known, wanted))
+                beside = None if None in free else self._accuracy(label, *free)
+                yield f"{name}/{label}", Score(self._accuracy(label, bank, held_out), majority(known, wanted), beside)
+
+    def _accuracy(self, label, bank, held_out) -> float:
+        """bank, held_out: (rows `[n]`, vectors `[n, D]`)."""
+        known, wanted = labels_of(self, label, bank[0], self.bank), labels_of(self, label, held_out[0])
+        return (vote(bank[1], known, held_out[1], self.k, self.temperature) == wanted).mean()
 
 
 def inputs(context, most: int = 3) -> list[str]:

@@ -7,6 +7,8 @@ STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;p
 img{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.85rem}td,th{padding:.15rem .6rem;
 border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left;word-break:break-word}
 .wide{overflow-x:auto}h2{margin-top:2.2rem}p.note{color:#666;font-size:.9rem}"""
+COLUMNS = ("value", "chance", "raw", "untrained")  # of a score; raw: by pixels or tokens
+WIDTH = 10 * len(COLUMNS) - 1  # of a checkpoint's, in a terminal
 TITLES = {
     "zero_shot": "Zero-shot classification", "retrieval": "Retrieval", "knn": "k-nearest-neighbour classification",
     "linear_probe": "Linear probes", "few_shot": "Few-shot classification",
@@ -37,12 +39,11 @@ def begin(restored, context, tasks) -> Held:
 
 
 def rows_of(found) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): a row for each score of any checkpoint; value, chance and untrained of each checkpoint."""
+    """(head, rows): a row for each score of any checkpoint; the COLUMNS of each checkpoint."""
     checkpoints = found["checkpoints"]
     names = dict.fromkeys(name for c in checkpoints for name in c["scores"])
-    columns = ("value", "chance", "untrained")
-    rows = [[n, *(number(c["scores"].get(n, {}).get(k)) for c in checkpoints for k in columns)] for n in names]
-    return ["", *(columns * len(checkpoints))], rows
+    rows = [[n, *(number(c["scores"].get(n, {}).get(k)) for c in checkpoints for k in COLUMNS)] for n in names]
+    return ["", *(COLUMNS * len(checkpoints))], rows
 
 
 def number(value) -> str:
@@ -54,7 +55,7 @@ def as_text(found) -> str:
     head, rows = rows_of(found)
     width = max(len(row[0]) for row in [head, *rows])
     lines = [f"{row[0]:{width}}  " + " ".join(f"{cell:>9}" for cell in row[1:]) for row in [head, *rows]]
-    over = [f"{label(c)[-29:]:>29}" for c in found["checkpoints"]]
+    over = [f"{label(c)[-WIDTH:]:>{WIDTH}}" for c in found["checkpoints"]]
     return "\n".join([f"{'on ' + found['device']:{width}}  " + " ".join(over), *lines])
 
 
@@ -66,7 +67,7 @@ def render(found, held: list[Held]) -> str:
     """The page: a table for each task, with all checkpoints side by side, and each one's pictures below it."""
     checkpoints, parts = found["checkpoints"], []
     head, rows = rows_of(found)
-    over = "".join(f"<th colspan=3>{html.escape(label(c))}</th>" for c in checkpoints)
+    over = "".join(f"<th colspan={len(COLUMNS)}>{html.escape(label(c))}</th>" for c in checkpoints)
     tasks = {name.split("/")[0]: None for name, *_ in rows}
     for task in tasks:
         mine = [[name.split("/", 1)[1], *cells] for name, *cells in rows if name.split("/")[0] == task]

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 
+from pretrain.evals import raw
 from pretrain.evals.base import Score, Task, parts, some, split_made
 from pretrain.evals.features import together, unit
 from pretrain.evals.knn import held_out
@@ -24,6 +25,7 @@ class Evaluator(Task):
     pairs: (a, b), each a modality or several joined by +: a query of several is the mean of their embeddings.
     (a>c, b>c): through c predicted of each, such as global features of a frozen network (4M-21, arXiv 2406.09406).
     label: a field; then mAP, where all examples with the query's label are relevant.
+    Two pictures, or two texts of one tokenizer, stand beside what their pixels or tokens retrieve (`raw`).
     """
 
     place = 20
@@ -68,16 +70,22 @@ class Evaluator(Task):
     def run(self, params):
         for a, b in self.pairs:
             rows, (ours, theirs) = together(self.context, params, (a, b), self.splits, "z")
-            similarity, n = unit(ours) @ unit(theirs).T, len(rows)
-            relevant = self._relevant(rows)
-            yield f"{a}↔{b}/candidates", float(n)
-            for name, matrix in ((f"{a}→{b}", similarity), (f"{b}→{a}", similarity.T)):
-                for k in self.at:
-                    yield f"{name}/R@{k}", Score(recall(matrix, k), min(k / n, 1))
-                yield f"{name}/MRR", Score(reciprocal_rank(matrix), reciprocal_rank_chance(n))
-                if relevant is not None:
-                    chance = average_precision_chance(relevant)
-                    yield f"{name}/mAP {self.label}", Score(average_precision(matrix, relevant), chance)
+            yield f"{a}↔{b}/candidates", float(len(rows))
+            free = raw.together(self.context, (a, b), self.splits)
+            free = {} if free is None or len(free[0]) != len(rows) else dict(self._scores(a, b, *free))
+            for name, score in self._scores(a, b, rows, (unit(ours), unit(theirs))):
+                yield name, Score(score, score.chance, free.get(name))
+
+    def _scores(self, a, b, rows, vectors):
+        """(name, score) of both directions; vectors: of a and of b, `[n, D]` each, of unit length."""
+        similarity, n, relevant = vectors[0] @ vectors[1].T, len(rows), self._relevant(rows)
+        for name, matrix in ((f"{a}→{b}", similarity), (f"{b}→{a}", similarity.T)):
+            for k in self.at:
+                yield f"{name}/R@{k}", Score(recall(matrix, k), min(k / n, 1))
+            yield f"{name}/MRR", Score(reciprocal_rank(matrix), reciprocal_rank_chance(n))
+            if relevant is not None:
+                chance = average_precision_chance(relevant)
+                yield f"{name}/mAP {self.label}", Score(average_precision(matrix, relevant), chance)
 
     def _relevant(self, rows):
         if not self.label:

@@ -59,5 +59,5 @@ def test_page_escapes_and_keeps_checkpoints_apart():
     ]}  # fmt: skip
     html = page.render(found, [page.Held({}, {}, None)] * 2)
     assert "a&lt;b" in html and "no &lt;decoder&gt;" in html
-    cells = "<tr><td>only</td><td></td><td></td><td></td><td>1.000</td><td>0.100</td><td></td></tr>"
+    cells = "<tr><td>only</td><td></td><td></td><td></td><td></td><td>1.000</td><td>0.100</td><td></td><td></td></tr>"
     assert cells in html
