@@ -55,6 +55,7 @@ def resumes(c, folder):
     return whole
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_of_another_run_stays_and_is_not_saved(data, base, tmp_path, capsys):
     towers = [tower("eyes", "a", frozen=True), tower("b", "b"), tower("c", "c")]
     load = [dict(workdir=str(base), parts=["a", "c"], into=["eyes", "c"])]
@@ -74,6 +75,7 @@ def test_a_frozen_tower_of_another_run_stays_and_is_not_saved(data, base, tmp_pa
     assert f"starting from config.load: '{base}'" in said and "parameters that learn beside a base" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rules, learns",
     [
@@ -94,6 +96,7 @@ def test_a_run_that_trains_a_part_resumes(data, base, tmp_path, rules, learns):
         np.testing.assert_array_equal(after[path], stored, err_msg=path)
 
 
+@pytest.mark.slow
 def test_what_stays_may_be_fresh_where_a_rule_says_so(data, tmp_path):
     """The base is nowhere but in the seed, and is the same when the run goes on or is opened."""
     rules = [dict(parts=["a"], how="nothing", fresh=True), dict()]
@@ -104,6 +107,7 @@ def test_what_stays_may_be_fresh_where_a_rule_says_so(data, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, of(held.params, *parts), of(started, *parts))
 
 
+@pytest.mark.slow
 def test_a_base_that_changed_or_is_gone_is_named(data, base, tmp_path):
     copy = shutil.copytree(base, tmp_path / "copy")
     c = make(data, base, [tower(n, n) for n in "abc"], load=str(copy), train=[dict(parts=["b"])])

@@ -54,6 +54,7 @@ def three(data, teacher, **changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_learns_is_saved_and_what_does_not_is_read_again(data, teacher, tmp_path):
     c = three(data, teacher, ema=0.5, evals={})
     state = resumes(c, tmp_path)
@@ -84,6 +85,7 @@ def test_a_teacher_reads_what_the_run_calls_otherwise(data, teacher):
     assert all(not np.asarray(g).any() for g in jax.tree.leaves(grads["model"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [dict(accum=2), dict(mesh="data=4,fsdp=2")], ids=str)
 def test_accumulated_or_on_a_mesh(data, teacher, tmp_path, how):
     for name, more in (("one", {}), ("other", how)):

@@ -101,6 +101,7 @@ def test_killed_anywhere_it_resumes_in_the_right_phase(data, whole, tmp_path, lo
     assert json.loads((copy / "phases.json").read_text()) == json.loads((whole / "phases.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_program_trains_phases(tmp_path, data):
     text = json.dumps(three(data).to_dict())
     (tmp_path / "config.py").write_text(

@@ -66,6 +66,7 @@ def test_local_cka_is_the_cka_of_the_anchors_and_the_pair(partners):
     np.testing.assert_allclose(alignment.local_cka(a, b, *known), wanted, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_is_shared_is_found_in_its_directions_alone():
     a, b = spaces(np.random.default_rng(0), 360)
     known, rest = (a[:240], b[:240]), (a[240:], b[240:])

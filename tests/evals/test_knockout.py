@@ -47,6 +47,7 @@ def test_a_window_cuts_several_blocks_and_heads_one_alone(circuit):
     np.testing.assert_array_equal(around(2, 2, 4), [False, True, True, False])
 
 
+@pytest.mark.slow
 def test_groups_are_all_that_there_are(circuit):
     task, params = circuit
     found = dict(dataclasses.replace(task, groups=()).run(params))

@@ -89,6 +89,7 @@ def test_partners_are_matched_by_number():
         np.testing.assert_array_equal(a, features(toy, toy.params, "image", "val").at([row]).z[0])
 
 
+@pytest.mark.slow
 def test_what_shows_the_class_is_classified(toy):
     """A random network keeps what the ids say: each classifier must find it, above its chance."""
     names, label = ("image", "caption"), ("label",)

@@ -61,6 +61,7 @@ def test_one_step_at_temperature_zero_is_the_arg_max_of_one_pass(method, registe
     assert len(np.unique(got)) > 1
 
 
+@pytest.mark.slow
 def test_vectors_and_pixels_are_conditions_too():
     vectors = Modality("vectors", "vectors", (4, 6), "vectors", targets=False)
     pixels = Modality("rgb", "pixels", (8, 8, 3), "rgb", patch=4, mean=(0.5,) * 3, std=(0.5,) * 3, targets=False)

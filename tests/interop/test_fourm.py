@@ -87,6 +87,7 @@ def per_modality(modalities, nll, queries):
     return out
 
 
+@pytest.mark.slow
 def test_intermediates_and_losses(case):
     checkpoint, golden, inputs, dense, queries, labels = case
     network = nnx.merge(built(checkpoint), jax.tree.map(jnp.asarray, checkpoint.params))

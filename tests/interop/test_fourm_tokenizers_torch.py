@@ -116,6 +116,7 @@ def test_another_size_of_images(tmp_path, monkeypatch):
     np.testing.assert_allclose(case.ours.decode(case.ours.encode(mine)), there, atol=1e-5 * np.abs(there).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["labels", "masks", "vector", "divae"])
 def test_gradients(name, tmp_path, monkeypatch):
     """Of a sum of squares through the decoder, the straight-through estimator and the encoder."""

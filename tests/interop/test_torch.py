@@ -64,6 +64,7 @@ MORE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [dict(pool_queries=3), dict(gated=False, bias=True, registers=1), dict(tables="untied", qk_norm=True, bias=True),

@@ -54,6 +54,7 @@ def fine_tuned(name: str, **changes) -> Restored:
     return Restored(run, {name: objective}, {"online": graph}, params, init=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [dict(), dict(adapter=3, registers=2)], ids=["plain", "adapters-prompts"])
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_equal_ours(name, changes, tmp_path):

@@ -31,6 +31,7 @@ def test_mimetic_keys_start_as_queries(mimetic):
     assert np.array_equal(made.decoder.context.kernel[...], np.eye(16)) == mimetic
 
 
+@pytest.mark.slow
 def test_slopes_make_attention_local():
     """With steep slopes a query reads its own place alone: what changes elsewhere in the picture changes nothing."""
     model = Predictor(tiny.model(slopes=(1e4, 1e4), encoder_depth=1))

@@ -111,6 +111,7 @@ def co_attention(p, names, xs, valids):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology, layer", [("shared_cross", layer), ("co_attention", co_attention)])
 def test_a_layer_equals_numpy(topology, layer):
     model, given = make(cross=dict(topology=topology)), streams()

@@ -97,6 +97,7 @@ def numpy_encoder(stream, params, names, given):
     return norm(x, p["norm"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "encoder, given",
     [
@@ -140,6 +141,7 @@ def numpy_loss(small, params, batch):
     return total
 
 
+@pytest.mark.slow
 def test_the_loss_and_its_gradient_equal_numpy():
     """The gradient along random directions against differences of the loss in double precision."""
     small = Small()
@@ -189,6 +191,7 @@ def test_what_a_token_passes_through_is_one_dense_model():
         np.testing.assert_allclose(np.asarray(got.x)[counted], np.asarray(want.x)[counted], atol=1e-5, err_msg=str(i))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["added at the end", "another order"])
 def test_a_modality_that_is_added_changes_no_bit_of_what_was_there(order):
     """Through `config.load`: its skill is new, and that is reported; skills are found by their names."""
@@ -217,6 +220,7 @@ def close(a, b, tolerance=2e-5):
         np.testing.assert_allclose(x, y, atol=tolerance * max(np.abs(y).max(initial=0), 1e-3))
 
 
+@pytest.mark.slow
 def test_accumulated_it_is_the_same():
     """A skill may be without tokens in a microbatch."""
     small = Small()
@@ -227,6 +231,7 @@ def test_accumulated_it_is_the_same():
     close((got, got_grads), (loss, grads))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2)], ids=str)
 def test_on_eight_devices_it_is_the_same(mesh, monkeypatch):
     monkeypatch.setattr("pretrain.sharding.MIN_FSDP_SIZE", 1)  # these are small
@@ -242,6 +247,7 @@ def test_on_eight_devices_it_is_the_same(mesh, monkeypatch):
     close(meshed, alone)
 
 
+@pytest.mark.slow
 def test_a_step_trains_every_skill_and_the_loss_falls():
     small = Small()
     optimizer = optim.make_optimizer(small.run.optim, small.params, 30, small.roles)

@@ -32,6 +32,7 @@ def found(net, batch, names=NAMES, part="state", layers=False):
     return compute(net, {"x": node}, batch, layers=[node] if layers else ())["x"]
 
 
+@pytest.mark.slow
 def test_states_follow_the_order_and_stay_where_a_modality_lacks():
     net, batch = network(), tiny.batch(16, missing=0.5)
     stream = found(net, batch)

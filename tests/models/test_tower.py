@@ -68,6 +68,7 @@ def parts_of(params, tower="image"):
     return {n.removeprefix(f"{tower}_"): part for n, part in params.items() if n.startswith(f"{tower}_")}
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_learns_nothing_but_its_projection():
     """Its parts are the base of a run, which no gradient is taken of and the optimizer does not see."""
     made, data = model(frozen=True), batch()

@@ -69,6 +69,7 @@ def game(made, data):
     return generator, discriminator
 
 
+@pytest.mark.slow
 def test_each_side_has_the_gradient_of_its_own_loss(made, data):
     loss, terms, grads = one_loss(made, data)
     generator, discriminator = game(made, data)
@@ -88,6 +89,7 @@ def test_each_side_has_the_gradient_of_its_own_loss(made, data):
     np.testing.assert_allclose(found["adversarial/l1"] + WEIGHT * found["adversarial/generator"], g, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_equals_the_undivided_batch(made, data):
     loss, terms, grads = one_loss(made, data)
     keys = example_keys(0, 0, 4)
@@ -98,6 +100,7 @@ def test_accumulation_equals_the_undivided_batch(made, data):
     laws.close_trees(grads, grads_2, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accum", [1, 2])
 def test_it_begins_at_its_step(data, accum):
     c = config(start=2)

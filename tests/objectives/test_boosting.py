@@ -218,6 +218,7 @@ def boosted(data, teacher, anchors=("peer", "momentum", "teacher"), **changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [dict(accum=2), dict(mesh="data=4,fsdp=2")], ids=str)
 def test_accumulated_or_on_a_mesh(data, teacher, tmp_path, how):
     for name, more in (("one", {}), ("other", how)):

@@ -160,6 +160,7 @@ def numpy_loss(params, batch, how, classes=BASE):
     return np.mean(nll), np.mean(hits), len(nll)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [maple.COUPLED, maple.INDEPENDENT, maple.TEXTS, ""])
 def test_equals_numpy(how):
     made, batch = built(how=how), data()
@@ -242,6 +243,7 @@ def test_prompts_alone_learn(how):
     )
 
 
+@pytest.mark.slow
 def test_the_scale_is_the_one_that_clip_learned(tmp_path):
     c = clip_b16.get_config("tiny")
     c.steps, c.batch_size, c.optim.warmup, c.checkpoint.every, c.log.every, c.evals = 2, 16, 1, 2, 1, {}
@@ -262,6 +264,7 @@ def test_the_scale_is_the_one_that_clip_learned(tmp_path):
 # -- The step --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accum", [2, 4])
 def test_accumulation_changes_nothing_and_writes_the_classes_once(accum, monkeypatch):
     made, batch = built(), data()
@@ -281,6 +284,7 @@ def test_accumulation_changes_nothing_and_writes_the_classes_once(accum, monkeyp
     assert ("image_project", SIZE // accum) in ran
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one():
     made, batch = built(), data()
     loss, grads, _ = made.gradient(batch)
@@ -292,6 +296,7 @@ def test_eight_devices_are_one():
     laws.close_trees(sharded, grads, 1e-5)
 
 
+@pytest.mark.slow
 def test_the_program_of_a_mesh_runs(tmp_path):
     """Class texts, of which there are not as many as devices, in the step that a run compiles."""
     c = config(frozen=False)

@@ -120,6 +120,7 @@ def close(a, b, tolerance):
 TWINS = ("contrastive in blocks", "sigmoid", "hardest triplet", "summed triplet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in MADE if n not in TWINS])
 def test_accumulation_changes_nothing(name):
     loss, grads = loss_and_grads(name)
@@ -129,6 +130,7 @@ def test_accumulation_changes_nothing(name):
     close((loss, grads), loss_and_grads(name, accum=4), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["contrastive in blocks", "sigmoid in a ring", "symile, missing learned"])
 def test_a_mesh_changes_nothing(name):
     """The losses alone are tested on three meshes in tests/ops."""

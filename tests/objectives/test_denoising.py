@@ -49,6 +49,7 @@ def data(made):
     return made.batch()
 
 
+@pytest.mark.slow
 def test_the_loss_equals_numpy(made, data):
     """Of what the model gives for noised images, with the noise that the keys draw; an invalid image has no part."""
     objective, keys = made.objectives["denoising"], example_keys(0, 3, 4)

@@ -89,6 +89,7 @@ def values(built, params, batch, **nodes):
     return jax.device_get({name: found[node] for name, node in nodes.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["teacher", ""])
 def test_equals_numpy(workdir, teacher):
     """Loss and gradient of W and its bias: loops over examples and patches, from the last norms of both networks."""
@@ -176,6 +177,7 @@ def test_everything_learns_but_the_teacher(workdir):
         assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(grads["model"][part])), part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_path", [0.0, 0.3])
 def test_accumulation_changes_nothing(workdir, drop_path):
     built, params, batch = made(workdir, drop_path=drop_path)
@@ -184,6 +186,7 @@ def test_accumulation_changes_nothing(workdir, drop_path):
     assert drop_path == 0 or loss != run(*made(workdir))[0]
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing(workdir):
     built, params, batch = made(workdir)
     mesh = sharding.make_mesh(sharding.parse_mesh("data=4,fsdp=2"))

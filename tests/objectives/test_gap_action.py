@@ -57,6 +57,7 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_the_losses_equal_numpy():
     """The whole of the training loss from what the towers give: means over areas, projections, loops over pairs."""
     objectives, _, params, batch = made()
@@ -129,10 +130,12 @@ def test_places_recur_with_every_frame():
     assert np.isin(at % c.period, c.places).sum() == 48
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing():
     roles = laws.Built(config()).roles
     laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2", roles=roles), undivided(), 2e-5)

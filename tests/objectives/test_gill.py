@@ -236,6 +236,7 @@ def exact(tree):
     return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(tree))
 
 
+@pytest.mark.slow
 def test_the_loss_equals_numpy():
     """Two examples are one sequence without a gap in it, as in the release; here the second reads the first."""
     _, objectives, *_, params, batch = made()
@@ -278,6 +279,7 @@ def test_the_gradient_equals_numpy():
         np.testing.assert_allclose(of(grads, path)[at], (moved[0] - moved[1]) / 2e-5, rtol=5e-4, err_msg=path)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     _, objectives, graph, _, params, batch = made()
     loss, _, grads = jax.jit(lambda p, b: accumulate(graph, p, objectives, b, keys(), 2))(params, batch)
@@ -285,6 +287,7 @@ def test_accumulation_changes_nothing():
     laws.close_trees((want, expected), (loss, grads), 2e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing():
     _, objectives, graph, roles, params, batch = made()
     mesh = sharding.make_mesh(sharding.parse_mesh("data=2,fsdp=2,tensor=2"))

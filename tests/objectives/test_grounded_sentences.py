@@ -132,10 +132,12 @@ def test_every_parameter_has_a_gradient():
         assert np.abs(g).max() > 1e-5 * most, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing():
     roles = laws.Built(config()).roles
     laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2", roles=roles), undivided(), 2e-5)

@@ -175,6 +175,7 @@ def test_every_part_has_a_gradient():
     assert np.abs(undivided(negatives=3, n3=0.0)[1]["objective"]["links"]["head_bias"]).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [dict(accum=2), dict(mesh="data=4,fsdp=2")])
 @pytest.mark.parametrize("changes", [dict(product="hamilton"), dict(negatives=3, n3=0.0)])
 def test_microbatches_and_devices_change_nothing(changes, divided):

@@ -175,10 +175,12 @@ def test_of_every_text_a_word_is_masked(least):
         np.testing.assert_array_equal(np.asarray(a)[~none], np.asarray(b)[~none])
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-4)
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one():
     laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2"), undivided(), 2e-4)
 

@@ -178,6 +178,7 @@ def test_every_part_has_a_gradient():
         assert np.abs(x).max() > 0, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [dict(accum=2), dict(mesh="data=4,fsdp=2")])
 def test_microbatches_and_devices_change_nothing(divided):
     laws.same_gradients(laws.gradients(*made(), KEYS, **divided), undivided(), 3e-4)

@@ -120,6 +120,7 @@ def test_every_part_has_a_gradient():
         assert not jax.tree.leaves(tree) or max(np.abs(x).max() for x in jax.tree.leaves(tree)) > 0, part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [dict(accum=2), dict(mesh="data=4,fsdp=2")])
 def test_microbatches_and_devices_change_nothing(divided):
     laws.same_gradients(laws.gradients(*made(), KEYS, **divided), undivided(), 2e-4)

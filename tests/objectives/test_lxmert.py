@@ -73,6 +73,7 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_the_losses_equal_numpy():
     """The whole of the training loss, from what the network's parts give: loops over examples, words and objects."""
     _, objectives, graph, params, batch = made()
@@ -158,12 +159,14 @@ def undivided():
     return loss, grads
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     _, objectives, graph, params, batch = made()
     loss, _, grads = jax.jit(lambda p, b: accumulate(graph, p, objectives, b, KEYS, 4))(params, batch)
     laws.close_trees(undivided(), (loss, grads), 2e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing():
     run, objectives, graph, params, batch = made()
     roles = init_function(build.models(run, objectives), objectives, 0)[1].roles
@@ -250,6 +253,7 @@ def test_the_transform_feeds_a_run():
     np.testing.assert_array_equal(found["words"]["ids"][away], batch["text/swapped"]["ids"][away])
 
 
+@pytest.mark.slow
 def test_a_drawing_is_the_same_however_the_batch_is_divided_and_another_every_step():
     _, objectives, *_, batch = made()
     make = objectives["words"].leaf("").make

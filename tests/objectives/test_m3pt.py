@@ -200,6 +200,7 @@ def test_every_part_has_a_gradient_and_the_draw_has_none():
     assert np.any(alone["content"]["kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [dict(accum=2), dict(mesh="data=4,fsdp=2")])
 def test_microbatches_and_devices_change_nothing(divided):
     laws.same_gradients(laws.gradients(*made(), KEYS, **divided), undivided(), 3e-4)

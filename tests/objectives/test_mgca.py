@@ -150,10 +150,12 @@ def test_uniform_weights_need_no_attention():
     assert ("watched", "a") not in outputs.passes(True) and np.isfinite(terms["token_contrast/nll"].total)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-4)
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one():
     """Sinkhorn's sums over the examples too: on what a device holds alone they would be others."""
     laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2"), undivided(), 2e-4)

@@ -119,6 +119,7 @@ def test_the_loss_equals_numpy(made, whole):
         assert any(np.asarray(g).any() for g in jax.tree.leaves(whole[1]["model"][part])), part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accum", [2, 4])
 def test_accumulation_changes_nothing(made, whole, accum):
     """The head sees a microbatch's worth of rows at a time, and mines among all of them."""
@@ -128,6 +129,7 @@ def test_accumulation_changes_nothing(made, whole, accum):
     close_trees(whole[1], grads, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accum", [1, 4])
 def test_eight_devices_equal_one(made, whole, accum):
     graph, params = nnx.split(made[0])[0], made[1]

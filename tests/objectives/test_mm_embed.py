@@ -72,10 +72,12 @@ def test_the_loss_equals_numpy():
     np.testing.assert_allclose(undivided()[0][0], total / B, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing():
     roles = laws.Built(config()).roles
     laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2", roles=roles), undivided(), 2e-5)

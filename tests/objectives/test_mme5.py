@@ -175,10 +175,12 @@ def test_without_negatives_it_is_one_direction_of_clip():
     np.testing.assert_allclose(loss, want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing():
     roles = laws.Built(config()).roles
     laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2", roles=roles), undivided(), 2e-5)

@@ -138,6 +138,7 @@ def test_what_decides_has_no_gradient():
     assert not any(np.asarray(g).any() for g in grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "block, divided", [(0, dict(accum=2)), (4, {}), (0, dict(mesh="data=4,fsdp=2")), (2, dict(mesh="data=4,fsdp=2"))]

@@ -75,6 +75,7 @@ def test_patches_behind_a_text_are_no_part_of_its_mean():
     np.testing.assert_array_equal(loss(batch | {"text": other}), loss(batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [dict(accum=2), dict(mesh="data=4,fsdp=2")])
 def test_microbatches_and_devices_change_nothing(divided):
     laws.same_gradients(laws.gradients(*made(), KEYS, **divided), undivided(), 2e-4)

@@ -81,6 +81,7 @@ def embedded(params, text, image, modality):
     return z / np.linalg.norm(z, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_the_losses_equal_numpy():
     """The whole of the training loss, from what the network's encoders give: loops over words and examples."""
     _, objectives, graph, params, batch = made()
@@ -210,12 +211,14 @@ def whole():
     return loss, found
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     _, objectives, graph, params, batch = made()
     loss, _, found = jax.jit(lambda p, b: accumulate(graph, p, objectives, b, KEYS, 2))(params, trained(batch))
     laws.close_trees(whole(), (loss, found), 2e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing():
     run, objectives, graph, params, batch = made()
     roles = init_function(build.models(run, objectives), objectives, 0)[1].roles

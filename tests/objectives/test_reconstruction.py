@@ -48,6 +48,7 @@ def held(params):
     return params["model"]["autoencoder"].get("quantizer", {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_accumulation_equals_the_undivided_batch(name):
     # Of seed 0 a pixel lies within a rounding of its target, where the gradient of |e| jumps; of this one none does.

@@ -155,6 +155,7 @@ def test_every_parameter_has_a_gradient():
     assert all(np.any(x) for x in jax.tree.leaves(grads["model"]["encoder"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [dict(accum=2), dict(mesh="data=4,fsdp=2")])
 def test_microbatches_and_devices_change_nothing(divided):
     laws.same_gradients(laws.gradients(*made(), KEYS, **divided), undivided(), 1e-4)

@@ -166,6 +166,7 @@ def arrays(outputs):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask_pad", [True, False])
 def test_the_loss_and_its_gradient_equal_numpy(mask_pad):
     built, batch = Built(align__mask_pad=mask_pad), data()
@@ -218,6 +219,7 @@ def test_every_layer_has_a_gradient_and_the_last_is_what_is_evaluated():
 # -- Accumulated and sharded ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     """Microbatches have other numbers of boxes, one of them none; all divide by those of the whole batch."""
     built, batch = Built(), data()
@@ -230,6 +232,7 @@ def test_accumulation_changes_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), summed, grads)
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one():
     built, batch = Built(), data()
     loss, grads = built.gradient(built.params, batch)

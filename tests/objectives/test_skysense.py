@@ -106,6 +106,7 @@ def expected(a, b, there) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_the_losses_equal_numpy():
     (loss, (terms, _)), _ = undivided()
     total, found = 0.0, {key: square(stream) for key, stream in streams().items()}
@@ -205,6 +206,7 @@ def test_time_is_the_date_and_a_sensor_that_saw_nothing_is_not_seen():
     assert (differs > 1e-4).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [dict(accum=2), dict(mesh="data=4,fsdp=2")])
 def test_microbatches_and_devices_change_nothing(divided):
     """Also of what prototypes are moved by: sums of the global batch."""

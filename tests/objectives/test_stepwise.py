@@ -181,6 +181,7 @@ def test_what_lacks_changes_nothing_whatever_stands_there():
     np.testing.assert_array_equal(built.loss(filled)[0], loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip, absent", [("example", 0.0), ("batch", 0.0), ("example", 0.5)])
 def test_accumulation_changes_nothing(skip, absent):
     built, batch = Built(skip=skip, absent=absent, dropout=0.3), data(lacking=False)
@@ -196,6 +197,7 @@ def test_accumulation_changes_nothing(skip, absent):
     assert lost == (skip == "batch"), "one example without a modality keeps it from the whole batch, microbatches too"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", ["example", "batch"])
 def test_eight_devices_are_one(skip):
     built, batch = Built(skip=skip, absent=0.3, dropout=0.3), data()

@@ -258,10 +258,12 @@ def test_an_exchanged_text_learns_by_the_tower_of_texts():
     assert np.asarray(table)[words[words > 3]].any()
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing():
     laws.same_gradients(laws.gradients(*made(), KEYS, accum=2), undivided(), 2e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing():
     roles = laws.Built(config()).roles
     laws.same_gradients(laws.gradients(*made(), KEYS, mesh="data=4,fsdp=2", roles=roles), undivided(), 2e-5)

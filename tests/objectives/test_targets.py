@@ -242,6 +242,7 @@ def targeted(data, **changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [dict(accum=2), dict(mesh="data=4,fsdp=2"), dict(mesh="data=8", block=2)], ids=str)
 def test_accumulated_or_on_a_mesh(data, tmp_path, how):
     block = how.get("block", 0)

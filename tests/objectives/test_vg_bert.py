@@ -107,6 +107,7 @@ def test_every_part_has_a_gradient():
         assert not jax.tree.leaves(tree) or max(np.abs(x).max() for x in jax.tree.leaves(tree)) > 0, part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block, divided", [(0, dict(accum=2)), (4, {}), (0, dict(mesh="data=4,fsdp=2")), (1, dict(mesh="data=4,fsdp=2"))]
 )

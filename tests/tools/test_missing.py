@@ -24,6 +24,7 @@ def test_simulated_data_reach_the_ceilings_and_lack_what_they_should():
     assert given[y == 0].all() and given[y == 1].mean() == pytest.approx(0.2, abs=0.01)
 
 
+@pytest.mark.slow
 def test_every_condition_runs():
     results = missing.measure(steps=2, batch=8, size=16, held_out=32, seeds=1)
     assert set(results) == set(missing.CONDITIONS)

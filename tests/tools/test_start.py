@@ -123,6 +123,7 @@ def test_configs_are_runs(pictures, tmp_path, objective, capsys, monkeypatch):
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_written_config_trains_and_its_run_is_shown(pictures, tmp_path):
     path, out, workdir = pictures(beside), tmp_path / "mine.py", tmp_path / "run"
     start.main([str(path), f"--out={out}"])

@@ -50,6 +50,7 @@ def test_a_system_says_what_it_is(name):
     assert isinstance(system.APPROXIMATE, tuple) and all(vars(system.CLAIM).values())
 
 
+@pytest.mark.slow
 @of_system
 def test_the_published_size_evaluates_its_shapes_and_the_tiny_one_builds(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
