@@ -34,8 +34,9 @@ APPROXIMATE = (
 def get_config(arg=""):
     check_arg(arg, __file__)
     c, label = clip_b16.get_config(arg), "group" if arg else "label"
+    small = dict(steps=50, examples=32) if arg else {}
     c.final_evals = dict(
-        oti=dict(evaluator="inversion", pairs=[("image", "text")], label=label),
-        ovi=dict(evaluator="inversion", pairs=[("text", "image")], label=label, steps=100 if arg else 1000),
+        oti=dict(evaluator="inversion", pairs=[("image", "text")], label=label) | small,
+        ovi=dict(evaluator="inversion", pairs=[("text", "image")], label=label, steps=1000) | small,
     )
     return c

@@ -30,7 +30,13 @@ def config(condition: str, steps: int, batch: int) -> dict:
     c = importlib.import_module("configs.systems.skysense").get_config("tiny").to_dict()
     c["data"]["options"] = dict(squares=SQUARES)
     c["objectives"]["granularity"]["levels"] = LEVELS[condition]
-    return c | dict(steps=steps, batch_size=batch, evals={}, final_evals={}, optim=dict(lr=2e-3, clip=1.0, warmup=20))
+    return c | dict(
+        steps=steps,
+        batch_size=batch,
+        evals={},
+        final_evals={},
+        optim=dict(lr=2e-3, clip=1.0, warmup=min(20, steps // 2)),
+    )
 
 
 def features(experiment, params, data, part: str, shift: int = 0) -> np.ndarray:
