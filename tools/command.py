@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None):
     if name in BY_CONFIG and rest and not rest[0].startswith("-"):
         rest[0] = f"--config={rest[0]}"
     module, _ = COMMANDS[name]
-    sys.argv = [f"tokenloom {name}", *rest]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = [f"tokenloom {name}", *rest]  # what the program calls itself
+    runpy.run_module(module, run_name="__main__")
 
 
 if __name__ == "__main__":

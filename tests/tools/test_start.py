@@ -173,6 +173,37 @@ def test_what_is_no_data_is_said(tmp_path, make, message):
         look.look(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    "file, data, message",
+    [
+        (
+            "metadata.jsonl",
+            b'{"file_name": "00.png", "text": "x"}\n{oops\n',
+            r"metadata.jsonl, line 2: not JSON, one object",
+        ),
+        (
+            "captions.csv",
+            b"image,caption\n00.png,caf\xe9\n",
+            r"captions.csv: not a table \(csv\), in UTF-8 .*mend the file",
+        ),
+        ("captions.csv", b'image,caption\n00.png,"x" y\n', r"captions.csv: not a table \(csv\)"),
+    ],
+)
+def test_a_broken_table_is_named(tmp_path, capsys, file, data, message):
+    Image.new("RGB", (8, 8)).save(tmp_path / "00.png")
+    (tmp_path / file).write_bytes(data)
+    with pytest.raises(SystemExit, match=message):
+        start.main([str(tmp_path), f"--out={tmp_path / 'x.py'}"])
+    assert not list(tmp_path.glob("*.py")) and not (tmp_path / "train.jsonl").exists()
+
+
+def test_classes_are_judged_by_class(pictures, tmp_path):
+    out = tmp_path / "mine.py"
+    start.main([str(pictures(in_classes)), f"--out={out}"])
+    run = build.parse(parsed(out))
+    assert set(run.final_evals) == {"zero_shot", "knn"} and list(run.final_evals["knn"]["labels"]) == ["label"]
+
+
 def test_pictures_alone_have_no_pairs(tmp_path):
     fields = (look.Field("image", "picture", 1.0, 40, 3),)
     with pytest.raises(ValueError, match="no texts among its fields: image: pictures"):
@@ -189,6 +220,8 @@ def test_the_command_has_the_flags_of_the_modules(tmp_path):
     assert wrong.returncode and "there is no command 'trian'" in wrong.stderr
     shown = run("show", str(tmp_path))
     assert shown.returncode == 1 and "is no workdir" in shown.stderr
+    wrong = run("start", str(tmp_path), "--val=2")
+    assert "tokenloom start: error: --val=2.0: must be a share" in wrong.stderr
     wrong = run("train", "emojy", f"--workdir={tmp_path}")
     assert wrong.returncode and "a config that comes with the project" in wrong.stderr
 

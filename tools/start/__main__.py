@@ -30,6 +30,8 @@ def text_tokenizer(found, field: str, file: Path) -> tuple[str, int, int]:
     name = text_tokenizers.PACKAGED
     if len(set(texts)) >= OWN:
         name = str(file.with_name(f"{file.stem}_text.model").resolve())
+        if Path(name).exists():
+            raise ValueError(f"{name}: is there already: remove it, or give another --out")
         write_file(name, train(VOCABULARY, texts, at_most=True))
     made = text_tokenizers.make(name)
     return name, made.vocab_size, config.text_length(len(made.encode(t, 10**6)) for t in texts[:READ])
@@ -54,8 +56,8 @@ def main(argv=None):
         parser.error(f"--objective={args.objective}: must be one of {', '.join(config.OBJECTIVES)}")
     try:
         found = look.look(args.folder, args.val)
-        text = found.best("text")
-        tokenizer = text_tokenizer(found, text.name, out) if text else ("", 0, 0)
+        _, text = found.pair()
+        tokenizer = text_tokenizer(found, text.name, out)
         chosen = config.choose(found, args.objective, *tokenizer, on_cpu=_on_cpu())
     except (ValueError, FileNotFoundError) as e:
         sys.exit(f"{parser.prog}: {e}")

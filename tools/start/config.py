@@ -5,6 +5,7 @@ import math
 import shlex
 from pathlib import Path
 
+from tools.start.folder import LABEL
 from tools.start.look import Found
 
 OBJECTIVES = ("contrastive", "masked", "both")
@@ -40,14 +41,8 @@ class Choice:
 
 
 def choose(found: Found, objective: str, tokenizer: str, text_vocab: int, length: int, on_cpu: bool) -> Choice:
-    """ValueError if an objective is unknown, or pictures or texts are not there."""
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective={objective!r}: must be one of {', '.join(OBJECTIVES)}")
-    picture, text = found.best("picture"), found.best("text")
-    for form, field in (("pictures", picture), ("texts", text)):
-        if field is None:
-            there = "; ".join(map(str, found.fields)) or "nothing that is one"
-            raise ValueError(f"{found.path}: no {form} among its fields: {there}")
+    """ValueError if pictures or texts are not there."""
+    picture, text = found.pair()
     examples = next(iter(found.splits.values()))
     sizes = SIZES[:1] if on_cpu else SIZES
     _, width, depth, side, patch, batch, epochs = [s for s in sizes if examples >= s[0]][-1]
@@ -99,9 +94,20 @@ def _evals(choice: Choice, found: Found, held) -> str:
             f'    c.final_evals = dict(retrieval=dict(pairs=[("image", "text")], splits=("{only}",)))\n'
         )
     batch = min(64, found.splits[held[0]])
+    losses = f'    c.evals = dict({held[0]}=dict(evaluator="losses", batch_size={batch}, every={choice.every}))\n'
+    if choice.text == LABEL:  # many pictures share a text: none of them is the one to find
+        return (
+            "    # The loss of examples that are held out, and how many get their class: by the nearest text, and\n"
+            "    # by the nearest training pictures.\n"
+            f"{losses}"
+            "    c.final_evals = dict(\n"
+            f'        zero_shot=dict(text="text", modalities=["image"], labels=["{LABEL}"], splits={held!r}),\n'
+            f'        knn=dict(modalities=["image"], labels=["{LABEL}"], splits={held!r}),\n'
+            "    )  # fmt: skip\n"
+        )
     return (
-        f"    # The loss of examples that are held out, and how well a picture finds its text among them.\n"
-        f'    c.evals = dict({held[0]}=dict(evaluator="losses", batch_size={batch}, every={choice.every}))\n'
+        "    # The loss of examples that are held out, and how well a picture finds its text among them.\n"
+        f"{losses}"
         f'    c.final_evals = dict(retrieval=dict(pairs=[("image", "text")], splits={held!r}))\n'
     )
 

@@ -98,11 +98,20 @@ def _table(file: Path, folder: str, pictures: set) -> list[dict]:
 
 
 def _rows(file: Path) -> list[dict]:
-    text = decode_text(file.read_bytes())
-    if file.suffix == ".jsonl":
-        rows = [parse_json(line.encode()) for line in text.splitlines() if line.strip()]
-        return [row for row in rows if isinstance(row, dict)]
-    return list(csv.DictReader(text.splitlines(), delimiter="\t" if file.suffix == ".tsv" else ","))
+    """ValueError that names the file, and of JSON the line, if it is broken."""
+    where = str(file)
+    try:
+        lines = decode_text(file.read_bytes()).splitlines()
+        if file.suffix == ".jsonl":
+            rows = []
+            for number, line in enumerate(lines, 1):
+                where = f"{file}, line {number}"
+                rows += [parse_json(line.encode())] if line.strip() else []
+            return [row for row in rows if isinstance(row, dict)]
+        return list(csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True))
+    except (ValueError, csv.Error) as e:
+        kind = "JSON, one object a line" if file.suffix == ".jsonl" else f"a table ({file.suffix[1:]})"
+        raise ValueError(f"{where}: not {kind}, in UTF-8 ({e}); mend the file, or move it away") from e
 
 
 def _classes(pictures) -> list[dict]:

@@ -49,6 +49,14 @@ class Found:
     fields: tuple[Field, ...]
     report: str = ""
 
+    def pair(self) -> tuple[Field, Field]:
+        """The picture and the text to train on. ValueError if there is none of either."""
+        for form in ("picture", "text"):
+            if self.best(form) is None:
+                there = "; ".join(map(str, self.fields)) or "nothing that is one"
+                raise ValueError(f"{self.path}: no {form}s among its fields: {there}")
+        return self.best("picture"), self.best("text")
+
     def best(self, form: str) -> Field | None:
         """The field that most examples have; of texts first a caption, then what says most."""
         fields = [f for f in self.fields if f.form == form]
