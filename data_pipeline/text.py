@@ -55,12 +55,7 @@ class TextTokenizer:
     n_sentinels = N_SENTINELS
 
     def __init__(self, path: str | Path | None = None):
-        file = packaged_model() if path is None else Path(path).expanduser()
-        if path is not None and not file.is_file():
-            raise FileNotFoundError(
-                f"tokenizer={str(path)!r}: no such file; train one with `python -m tools.train_text_tokenizer`"
-            )
-        model = file.read_bytes()
+        model = read_model(path)
         self.digest = hashlib.sha256(model).hexdigest()
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -122,9 +117,16 @@ class TextTokenizer:
         return self.sentinel_start + self.n_sentinels + N_NUMBERS * j + n
 
 
-def packaged_model():
-    """The file of the SentencePiece model that comes with the project."""
-    return importlib.resources.files("data_pipeline") / "text_models" / "emoji.model"
+def read_model(path: str | Path | None = None) -> bytes:
+    """A file of SentencePiece, None for the one that comes with the project. FileNotFoundError if there is none."""
+    if path is None:
+        return (importlib.resources.files("data_pipeline") / "text_models" / "emoji.model").read_bytes()
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"tokenizer={str(path)!r}: no such file; train one with `python -m tools.train_text_tokenizer`"
+        )
+    return file.read_bytes()
 
 
 def render(field: str, example: dict, rng: np.random.Generator | None = None) -> str | None:

@@ -5,11 +5,9 @@ a `tokenizer.json`, or of a `.model` that `tools.train_text_tokenizer` wrote.
 has them. One that draws (kind `rendered`) has no ids: `vocab_size` is 0, a token is a row of `width` numbers.
 """
 
-from pathlib import Path
-
 from data_pipeline.discover import files, load
 from data_pipeline.hf_text import HFTokenizer
-from data_pipeline.text import TextTokenizer, packaged_model
+from data_pipeline.text import TextTokenizer, read_model
 
 PACKAGED = "text"
 
@@ -32,8 +30,8 @@ def trained(name: str) -> bool:
 def sentencepiece_model(name: str) -> bytes | None:
     """The SentencePiece model of a tokenizer with 4M's special tokens; None of others."""
     if name == PACKAGED:
-        return packaged_model().read_bytes()
-    return Path(name).expanduser().read_bytes() if trained(name) else None
+        return read_model()
+    return read_model(name) if trained(name) else None
 
 
 def marks_spans(name: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline.sources.emoji import metadata
 from data_pipeline.spec import Modality
-from data_pipeline.text import TextTokenizer, packaged_model
+from data_pipeline.text import TextTokenizer, read_model
 from pretrain.interop import tokenizer_json
 
 
@@ -15,7 +15,7 @@ def test_the_tokenizer_gives_our_ids():
     pytest.importorskip("tokenizers.models")  # `tokenizers` alone may be the folder beside this one
     from tokenizers import Tokenizer
 
-    theirs = Tokenizer.from_str(json.dumps(tokenizer_json.from_sentencepiece(packaged_model().read_bytes())))
+    theirs = Tokenizer.from_str(json.dumps(tokenizer_json.from_sentencepiece(read_model())))
     ours = TextTokenizer()
     texts = {t for row in metadata() for t in (*row["name"].values(), *row["keywords"]["en"], row["subgroup"])}
     texts = [
@@ -38,7 +38,7 @@ def test_the_tokenizer_gives_our_ids():
 def test_special_tokens_of_other_files(tmp_path):
     text = Modality("text", "sequence", (16,), "caption", "text", 8000, tokenizer="text")
     assert tokenizer_json.special_ids(text) == {"bos_token": 2, "eos_token": 3, "pad_token": 0}
-    made = tokenizer_json.from_sentencepiece(packaged_model().read_bytes())
+    made = tokenizer_json.from_sentencepiece(read_model())
     (tmp_path / "mine.json").write_text(json.dumps(made))
     (tmp_path / tokenizer_json.CONFIG).write_text("{}")  # of another
     mine = dataclasses.replace(text, tokenizer=str(tmp_path / "mine.json"))
@@ -52,3 +52,5 @@ def test_special_tokens_of_other_files(tmp_path):
         tokenizer_json.write(out, mine, 9999, [])
     with pytest.raises(FileNotFoundError, match="put it back"):
         tokenizer_json.special_ids(dataclasses.replace(text, tokenizer="gone.json"))
+    with pytest.raises(FileNotFoundError, match=r"gone.model.*train one with"):
+        tokenizer_json.special_ids(dataclasses.replace(text, tokenizer="gone.model"))
