@@ -20,7 +20,7 @@ def _read(context: Context, name: str, splits) -> tuple[np.ndarray, np.ndarray] 
     images = Images(context)
     m = images.modalities.get(name)
     try:
-        if m is None or not (m.text or images.has(name)) or len(context.source(splits)) > MOST:
+        if m is None or not (_ids(m) or images.has(name)) or len(context.source(splits)) > MOST:
             return None
     except (OSError, ValueError):  # a tokenizer is not there
         return None
@@ -29,8 +29,13 @@ def _read(context: Context, name: str, splits) -> tuple[np.ndarray, np.ndarray] 
         keep = (batch["row"] >= 0) & batch[name]["valid"].reshape(len(batch["row"]), -1).any(1)
         mine = {key: np.asarray(value)[keep] for key, value in batch[name].items()}
         rows.append(batch["row"][keep])
-        found += _words(m, mine) if m.text else map(_small, images.pictures(name, mine))
+        found += _words(m, mine) if _ids(m) else map(_small, images.pictures(name, mine))
     return (np.concatenate(rows), np.stack(found)) if found else None
+
+
+def _ids(m) -> bool:
+    """Whether it is a text of tokens, not one that is drawn."""
+    return m.text and m.form == "ids"
 
 
 def _words(m, given):
@@ -53,7 +58,7 @@ def together(context: Context, names, splits) -> tuple[np.ndarray, list[np.ndarr
     if any(found is None for found in read):
         return None
     specs = {m.name: m for m in context.modalities}
-    texts = [specs[name] for name in names if specs[name].text]
+    texts = [specs[name] for name in names if _ids(specs[name])]
     if texts and (len(texts) < len(names) or len({m.vocab for m in texts}) > 1):
         return None
     rows = functools.reduce(np.intersect1d, (rows for rows, _ in read))

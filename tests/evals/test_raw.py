@@ -25,9 +25,11 @@ def config():
         *(image(64, 8, name=name, field=name) for name in ("render3d", "noto")), LINE,
         *(text(16, name=name, field=field) for name, field in (("caption", "name:en"), ("keywords", "keywords"))),
         text(16, 100, "characters", "letters", "name:en"),
+        dict(name="drawn", kind="rendered", shape=(8, 256), field="name:en", tokenizer="bitmap", targets=False),
     ]  # fmt: skip
     tower = dict(dim=16, heads=2, depth=1, pool="mean")
-    read = dict(pictures=("render3d", "noto"), lines=("line",), texts=("caption", "keywords"), letters=("letters",))
+    alone = {name: (name,) for name in ("line", "letters", "drawn")}
+    read = dict(pictures=("render3d", "noto"), texts=("caption", "keywords")) | alone
     c.model.towers = [dict(name=name, modalities=names, **tower) for name, names in read.items()]
     pairs = [
         ("render3d", "noto"),
@@ -77,7 +79,14 @@ def test_texts_are_compared_by_the_tokens_that_they_share(context):
 
 
 @pytest.mark.parametrize(
-    "pair", [("noto", "caption"), ("caption", "letters"), ("noto+caption", "render3d"), ("noto>line", "noto")]
+    "pair",
+    [
+        ("noto", "caption"),
+        ("caption", "letters"),
+        ("noto+caption", "render3d"),
+        ("noto>line", "noto"),
+        ("caption", "drawn"),
+    ],
 )
 def test_what_cannot_be_compared_has_no_such_number(context, pair):
     assert raw.together(context, pair, SPLITS) is None
