@@ -68,3 +68,18 @@ def record(example):
         field = "edges:render3d" if name == "edges" else name
         out[name] = toy_tokens(read_image(example, field, None, 64))[None]
     return out | {"palettes": [palette(example["render3d"][::4, ::4], n) for n in (1, 2, 3)]}
+
+
+@pytest.fixture(scope="module")
+def toy_workdir(token_store, tmp_path_factory):
+    """A workdir of an untrained network on two of its modalities, pictures, whose tokenizer is a toy, and captions."""
+    import tiny
+    from toy_run import Toy, write_run
+
+    from pretrain.evals.base import Context
+
+    workdir = tmp_path_factory.mktemp("run")
+    write_run(tiny.emoji_run(token_store), workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Context, "tokenizers", {"rgb": Toy()})
+        yield workdir

@@ -2,27 +2,15 @@
 
 import numpy as np
 import pytest
-import tiny
-from toy_run import Toy, write_run
 
 import pretrain
 from pretrain.evals import features
-from pretrain.evals.base import Context
 from pretrain.generate.chain import Target
 
 
 @pytest.fixture(scope="module")
-def workdir(token_store, tmp_path_factory):
-    path = tmp_path_factory.mktemp("run")
-    write_run(tiny.emoji_run(token_store), path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Context, "tokenizers", {"rgb": Toy()})
-        yield path
-
-
-@pytest.fixture(scope="module")
-def run(workdir):
-    return pretrain.open(workdir)
+def run(toy_workdir):
+    return pretrain.open(toy_workdir)
 
 
 def picture(seed, shape=(80, 64, 3)):

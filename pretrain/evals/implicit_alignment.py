@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrain.evals.base import Score, Task, Unfit, split_layer
-from pretrain.evals.intervened import Probe, part_of, sample
+from pretrain.evals.intervened import Probe, check_probe, part_of, sample
 from pretrain.evals.knn import held_out, inputs
 from pretrain.models.edits import Skip
 from pretrain.models.passes import compute
@@ -57,10 +57,7 @@ class Evaluator(Task):
             self.fail("stride", "must be at least 1")
         if not 0 < self.top < 1:
             self.fail("top", "must be between 0 and 1")
-        if self.examples < 1:
-            self.fail("examples", "must be at least 1")
-        if not self.decay > 0:
-            self.fail("decay", "must be above 0: separable features have no minimum without")
+        check_probe(self)
 
     @staticmethod
     def default(context) -> dict:

@@ -12,6 +12,14 @@ from pretrain.models.edits import Edited
 from pretrain.models.passes import compute
 
 
+def check_probe(task):
+    """ValueError for what `sample` and `Probe` read of a task's keys."""
+    if task.examples < 1:
+        task.fail("examples", "must be at least 1")
+    if not task.decay > 0:
+        task.fail("decay", "must be above 0: separable features have no minimum without")
+
+
 def sample(task, names, *, batch_size: int = 64) -> dict:
     """A batch of those of `task.examples` examples of `task.splits`, drawn by `task.seed`, that have all modalities.
 

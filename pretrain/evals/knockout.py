@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from pretrain.evals.base import Score, Task, Unfit, parts, split_layer, split_made
-from pretrain.evals.intervened import Probe, part_of
+from pretrain.evals.intervened import Probe, check_probe, part_of
 from pretrain.evals.knn import held_out, inputs, labels
 from pretrain.models.edits import Cut
 from pretrain.models.passes import compute
@@ -61,10 +61,7 @@ class Evaluator(Task):
         for head in self.heads:
             if not 0 <= head < part.heads:
                 self.fail("heads", f"{self._part!r} has heads 0 … {part.heads - 1}")
-        if self.examples < 1:
-            self.fail("examples", "must be at least 1")
-        if not self.decay > 0:
-            self.fail("decay", "must be above 0: separable features have no minimum without")
+        check_probe(self)
 
     @staticmethod
     def default(context) -> dict:

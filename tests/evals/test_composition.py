@@ -2,30 +2,21 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
+from small_towers import evaluated
 
 from configs.systems import semantic_composition
-from pretrain import build
 from pretrain.evals import base, composition
 from pretrain.evals.features import embed_texts
 from pretrain.evals.metrics import auroc, spearman
-from pretrain.restore import init_function
 
 RATED = [("red bus", 1), ("red herring", 0), ("blue moon", 0), ("green tree", 1), ("bus", 1), ("old house", 1)]
 
 
 @pytest.fixture(scope="module")
 def made():
-    c = semantic_composition.get_config("tiny")
-    for tower in c.model.towers:
-        tower.update(dict(dim=16, heads=2, depth=1))
-    c.model.embed_dim = 8
-    run = build.parse(json.loads(json.dumps(c.to_dict(), default=list)))
-    objectives = build.objectives(run)
-    graphs, init = init_function(build.models(run, objectives), objectives, 0)
-    return base.Context(run, graphs, objectives), jax.jit(init)()
+    return evaluated(semantic_composition.get_config("tiny"))
 
 
 def folder(path, rows):

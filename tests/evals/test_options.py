@@ -1,16 +1,12 @@
 """Option tests: their sentences, what is chosen of them, and that words alone cannot choose between equal words."""
 
-import json
-
-import jax
 import numpy as np
 import pytest
+from small_towers import evaluated
 
 from configs.systems import snare
-from pretrain import build
 from pretrain.evals import base, options
 from pretrain.evals.features import embed_texts, features
-from pretrain.restore import init_function
 
 GRAPH = (["star", "traffic light"], ["red", "blue"], "left of")
 
@@ -18,15 +14,10 @@ GRAPH = (["star", "traffic light"], ["red", "blue"], "left of")
 def context(bag=False, **changes):
     c = snare.get_config("tiny")
     for tower in c.model.towers:
-        tower.update(dict(dim=16, heads=2, depth=1))
         if bag and tower["name"] == "text":
             tower.update(dict(positions="none", pool="mean", causal=False))
-    c.model.embed_dim = 8
     c.data.options = dict(scenes=300)
-    run = build.parse(json.loads(json.dumps(c.to_dict(), default=list)) | changes)
-    objectives = build.objectives(run)
-    graphs, init = init_function(build.models(run, objectives), objectives, 0)
-    return base.Context(run, graphs, objectives), jax.jit(init)()
+    return evaluated(c, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,14 @@
 """Segmentation by prototypes: counts by hand, regions and the ground of planted patches, and what is refused."""
 
-import json
-
-import jax
 import numpy as np
 import pytest
 from flax import nnx
+from small_towers import evaluated
 
 from configs.systems import prototypes_segmentation
-from pretrain import build
 from pretrain.evals import base, metrics, segmentation
 from pretrain.evals.features import features
 from pretrain.models.passes import compute
-from pretrain.restore import init_function
 
 ASPECTS = ((), ("star",), ("key", "red key"), ("umbrella",), ("anchor",), ("cactus",), ("bus",))
 KEYS = dict(modality="image", text="text", label="segments", aspects=ASPECTS, splits=("val",), shots=2)
@@ -20,14 +16,8 @@ KEYS = dict(modality="image", text="text", label="segments", aspects=ASPECTS, sp
 
 def context(**changes):
     c = prototypes_segmentation.get_config("tiny")
-    for tower in c.model.towers:
-        tower.update(dict(dim=16, heads=2, depth=1))
-    c.model.embed_dim, c.data.options = 8, dict(scenes=60)
-    c.update(changes)
-    run = build.parse(json.loads(json.dumps(c.to_dict(), default=list)))
-    objectives = build.objectives(run)
-    graphs, init = init_function(build.models(run, objectives), objectives, 0)
-    return base.Context(run, graphs, objectives), jax.jit(init)()
+    c.data.options = dict(scenes=60)
+    return evaluated(c, **changes)
 
 
 @pytest.fixture(scope="module")

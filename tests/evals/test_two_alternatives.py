@@ -1,30 +1,20 @@
 """The choice between a caption and another form of it: what counts, ties, and what is refused."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from small_towers import evaluated
 
 from configs.systems import structure_clip
-from pretrain import build
 from pretrain.evals import base, two_alternatives
 from pretrain.models.passes import compute
-from pretrain.restore import init_function
 
 PAIRS = (("image", "text"),)
 
 
 def context(**changes):
-    c = structure_clip.get_config("tiny")
-    for tower in c.model.towers:
-        tower.update(dict(dim=16, heads=2, depth=1))
-    c.model.embed_dim = 8
-    run = build.parse(json.loads(json.dumps(c.to_dict(), default=list)) | changes)
-    objectives = build.objectives(run)
-    graphs, init = init_function(build.models(run, objectives), objectives, 0)
-    return base.Context(run, graphs, objectives), jax.jit(init)()
+    return evaluated(structure_clip.get_config("tiny"), **changes)
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,14 @@
 """Analogies and associations of word vectors: planted ones, against a writing in loops, and what is refused."""
 
 import itertools
-import json
 
-import jax
 import numpy as np
 import pytest
+from small_towers import evaluated
 
 from configs.systems import embeddings_survey
-from pretrain import build
-from pretrain.evals import analogy, association, base, harness
+from pretrain.evals import analogy, association, harness
 from pretrain.evals.features import embed_texts, unit
-from pretrain.restore import init_function
 
 RELATIONS = {"sex": (("man", "woman"), ("king", "queen"), ("boy", "girl"))}
 SETS = dict(first=("cook", "nurse"), second=("pilot", "judge"), one=("woman", "girl"), other=("man",))
@@ -19,14 +16,7 @@ SETS = dict(first=("cook", "nurse"), second=("pilot", "judge"), one=("woman", "g
 
 @pytest.fixture(scope="module")
 def made():
-    c = embeddings_survey.get_config("tiny")
-    for tower in c.model.towers:
-        tower.update(dict(dim=16, heads=2, depth=1))
-    c.model.embed_dim = 8
-    run = build.parse(json.loads(json.dumps(c.to_dict(), default=list)))
-    objectives = build.objectives(run)
-    graphs, init = init_function(build.models(run, objectives), objectives, 0)
-    return base.Context(run, graphs, objectives), jax.jit(init)()
+    return evaluated(embeddings_survey.get_config("tiny"))
 
 
 def test_analogies_equal_numpy():

@@ -12,22 +12,16 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from toy_run import Toy, write_run
+from toy_run import write_run
 
-from pretrain.evals.base import Context
 from tools.playground.__main__ import serve
 from tools.playground.request import read_picture
 from tools.playground.session import Session
 
 
 @pytest.fixture(scope="module")
-def session(token_store, tmp_path_factory):
-    """A workdir, its tokenizer a toy."""
-    workdir = tmp_path_factory.mktemp("run")
-    write_run(tiny.emoji_run(token_store), workdir)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Context, "tokenizers", {"rgb": Toy()})
-        yield workdir
+def session(toy_workdir):
+    return toy_workdir
 
 
 @pytest.fixture(scope="module")
